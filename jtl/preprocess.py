@@ -1,0 +1,26 @@
+"""How an image becomes a model's input. It travels with the weights: run folder, evaluation, export, serving."""
+
+from dataclasses import dataclass
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Evaluation pre-processing, timm's convention: resize the short side, crop the centre, normalise.
+
+    `image_px` is (height, width) after the crop. `resize_px` is the short side before the crop for a square input;
+    0 resizes straight to `image_px` without keeping the aspect ratio. `mean` and `std`, one per channel, apply to
+    values scaled to [0, 1]; their number is the number of channels.
+    """
+
+    image_px: tuple[int, int] = (224, 224)
+    resize_px: int = 256
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    interpolation: str = "bicubic"
+
+    @property
+    def num_channels(self) -> int:
+        """Number of image channels the model reads."""
+        return len(self.mean)
