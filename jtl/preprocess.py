@@ -1,6 +1,7 @@
 """How an image becomes a model's input. It travels with the weights: run folder, evaluation, export, serving."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -24,3 +25,12 @@ class Preprocess:
     def num_channels(self) -> int:
         """Number of image channels the model reads."""
         return len(self.mean)
+
+    def at(self, image_px: tuple[int, int]) -> Self:
+        """Return the same pre-processing for another input size, keeping the ratio of crop to resize.
+
+        >>> Preprocess((224, 224), resize_px=256).at((448, 448)).resize_px
+        512
+        """
+        scaled = round(self.resize_px * min(image_px) / min(self.image_px))
+        return replace(self, image_px=image_px, resize_px=scaled)

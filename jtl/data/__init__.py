@@ -1,6 +1,7 @@
 """Data: the contract every source keeps, and the explicit dict of sources (one file each in `sources/`)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,8 +30,36 @@ class Source(Protocol):
     def describe(self, index: int) -> str: ...
 
 
+class Labels(NamedTuple):
+    """How to read labels: `kind` is the task's ("class", "multilabel", "regression").
+
+    `names` are the classes in order where they are already fixed (evaluation of a run); None: found in the data.
+    """
+
+    kind: str = "class"
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings every kind of source shares; a kind adds its own by extending this.
+
+    `val_fraction` is split off the training examples where the data has no validation split of its own (0: no split).
+    `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an error.
+    `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
+    stratified. Both are deterministic and leave the other splits alone.
+    """
+
+    name: str = "image_folder"
+    path: str = ""
+    val_fraction: float = 0.2
+    max_unreadable: int = 0
+    train_per_class: int = 0
+    train_fraction: float = 1.0
+
+
 class SourceKind(NamedTuple):
-    """One kind of source: its settings and how to open them as `{"train": …, "val": …[, "test": …]}`."""
+    """One kind of source: its settings and `open(config, labels)` → `{"train": …[, "val": …][, "test": …]}`."""
 
     Config: type
-    open: Callable[[Any], dict[str, Source]]
+    open: Callable[[Any, Labels], dict[str, Source]]
