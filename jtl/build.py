@@ -1,0 +1,131 @@
+"""From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jtl import optim, rng, tree
+from jtl.config import Config, Pretrained
+from jtl.data import SOURCES, Labels, Source
+from jtl.errors import UserError, nearest
+from jtl.models import MODELS, Model
+from jtl.preprocess import INTERPOLATIONS, Preprocess
+from jtl.step import Parts
+from jtl.strategies import STRATEGIES, Context, Group
+from jtl.tasks import TASKS, LabelStats, Task
+from jtl.weights.contract import Loaded
+from jtl.weights.load import load
+
+NO_WEIGHTS = "none"
+SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
+
+
+class Built(NamedTuple):
+    """The parts, the initial values (host or device arrays), and where they came from (None: random weights)."""
+
+    parts: Parts
+    params: dict[str, Any]
+    model_state: Any
+    loaded: Loaded | None
+
+
+def open_splits(config: Config, names: tuple[str, ...] | None = None) -> dict[str, Source]:
+    """Open the data's splits; `names` fixes the classes and their order."""
+    labels = Labels(TASKS[config.task.name].label_kind, names)
+    return SOURCES[config.data.name].open(config.data, labels)
+
+
+def label_stats(config: Config, source: Source) -> LabelStats:
+    """Return what the task needs to know of the training labels."""
+    return TASKS[config.task.name].stats(source.labels(), source.info.label_names)
+
+
+def num_steps(config: Config, num_examples: int) -> int:
+    """Return the steps of the run: `train.steps`, or `train.epochs` passes over the examples, rounded up."""
+    return config.train.steps or -(-round(config.train.epochs * num_examples) // config.train.batch_size)
+
+
+def build(config: Config, stats: LabelStats, steps: int) -> Built:
+    """Build everything a run of that many steps needs beside its data."""
+    task = TASKS[config.task.name].build(config.task, stats)
+    model, params, model_state, loaded = _model(config, task)
+    preprocess = _preprocess(config.preprocess, loaded, model)
+    strategy_kind = STRATEGIES[config.strategy.name]
+    context = Context(model.layers, steps)
+    strategy = strategy_kind.build(config.strategy, context)
+    extra = strategy.extra(rng.key(config.train.seed, "extra"), params)
+    params = {**params, "extra": extra} if extra else params
+    groups = optim.assign(strategy.groups(list(tree.flatten(params))), config.optim, context)
+    parts = Parts(
+        model=model,
+        task=task,
+        strategy=strategy,
+        optimizer=optim.make(config.optim, groups, steps),
+        optim=config.optim,
+        groups=groups,
+        preprocess=preprocess,
+        augment=config.augment,
+        num_steps=steps,
+        seed=config.train.seed,
+        adapts_frozen_stats=config.train.batch_stats == "adapt",
+    )
+    return Built(parts, params, model_state, loaded)
+
+
+def source_name(path: str) -> str:
+    """Return which kind of source a path given to a verb is, by its suffix; a folder is a folder of images."""
+    return SOURCE_BY_SUFFIX.get(Path(path).suffix.lower(), "image_folder" if Path(path).suffix == "" else "")
+
+
+def with_data(config: Config, path: str) -> Config:
+    """Return the configuration reading other data, all of it (nothing is split off for validation).
+
+    Raises:
+        UserError: the kind of data cannot be told from the path.
+    """
+    name = "image_folder" if Path(path).is_dir() else SOURCE_BY_SUFFIX.get(Path(path).suffix.lower())
+    if name is None:
+        raise UserError(f"data {path!r} is not there; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file")
+    shared = {"max_unreadable": config.data.max_unreadable}
+    return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
+
+
+def parameter_rows(groups: Mapping[str, Group], params: Mapping[str, Any], layers: tuple[Any, ...]) -> dict[str, Any]:
+    """Return parameter counts {"total", "trainable"} and bytes for reports."""
+    flat = tree.flatten(params)
+    trainable = {name: leaf for name, leaf in flat.items() if not groups[name].is_frozen}
+    return {"total": tree.num_values(params), "trainable": tree.num_values(trainable)}
+
+
+def _model(config: Config, task: Task) -> tuple[Model, Any, Any, Loaded | None]:
+    model = MODELS[config.model.name].build(config.model, task.head_size)
+    params, model_state = model.init(rng.key(config.train.seed, "init"))
+    if config.model.weights == NO_WEIGHTS:
+        return model, params, model_state, None
+    loaded = load(
+        config.model.weights,
+        family=config.model.name,
+        config=config.model,
+        model_params=params,
+        model_state=model_state,
+        settings=config.weights,
+    )
+    return model, loaded.params, loaded.model_state, loaded
+
+
+def _preprocess(settings: Pretrained, loaded: Loaded | None, model: Model) -> Preprocess:
+    """Return the weights' own pre-processing at the model's input size, with what the user changed."""
+    base = model.preprocess
+    if loaded is not None and loaded.preprocess is not None:
+        base = loaded.preprocess.at(model.preprocess.image_px)
+    changed = {each.name: getattr(settings, each.name) for each in fields(settings) if getattr(settings, each.name)}
+    if changed.get("interpolation", "bicubic") not in INTERPOLATIONS:
+        raise UserError(f"preprocess.interpolation is {changed['interpolation']!r}; nearest: {nearest(changed['interpolation'], INTERPOLATIONS)}")
+    preprocess = replace(base, **changed)
+    if len(preprocess.mean) != len(preprocess.std) or len(preprocess.mean) != base.num_channels:
+        raise UserError(f"preprocess.mean {preprocess.mean} and std {preprocess.std} need {base.num_channels} values each")
+    return preprocess

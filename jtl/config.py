@@ -1,0 +1,289 @@
+"""The resolved configuration: a config file's ConfigDict, read once and strictly into frozen dataclasses.
+
+This is the only file that knows ConfigDict. A setting is declared beside the code that reads it; here they are put
+together. An unknown key is an error, from the file and from the command line alike.
+"""
+
+import ast
+import importlib.util
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jtl import optim, sharding, weights
+from jtl.data import SOURCES, pipeline
+from jtl.data.image import Augment
+from jtl.errors import UserError, nearest
+from jtl.models import MODELS
+from jtl.strategies import STRATEGIES
+from jtl.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where the pre-processing differs from what the weights bring; empty and 0 mean "as the weights say"."""
+
+    resize_px: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    interpolation: str = ""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Settings of the loop.
+
+    Either `epochs` or `steps` (above 0) gives the length. `batch_size` is global, over all devices. Evaluation runs
+    every `eval_every` steps (0: once an epoch), on `eval_batch_size` images at a time (0: as in training), and a
+    checkpoint is saved with it and also every `checkpoint_every` steps (0: only with evaluation). `monitor` names the
+    metric that picks the best step and drives early stopping ("": the task's own); training stops after `patience`
+    evaluations without a gain above `min_gain` (0: never). `batch_stats` says what frozen normalisation layers do
+    with their statistics: "frozen" or "adapt". `log_every` is in steps.
+    """
+
+    epochs: float = 10.0
+    steps: int = 0
+    batch_size: int = 32
+    eval_batch_size: int = 0
+    seed: int = 0
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    monitor: str = ""
+    patience: int = 0
+    min_gain: float = 0.0
+    batch_stats: str = "frozen"
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "patience", "min_gain"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
+        if not self.steps and self.epochs <= 0:
+            raise UserError(f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0")
+        if self.batch_stats not in ("frozen", "adapt"):
+            raise UserError(f"train.batch_stats is {self.batch_stats!r}; expected 'frozen' or 'adapt'")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on, a section per part.
+
+    With `baseline` the same model is also trained from random weights on the same data, under RUN/scratch, and both
+    results are printed side by side.
+    """
+
+    model: Any
+    data: Any
+    task: Any
+    strategy: Any
+    weights: weights.Config = field(default_factory=weights.Config)
+    preprocess: Pretrained = field(default_factory=Pretrained)
+    input: pipeline.Config = field(default_factory=pipeline.Config)
+    augment: Augment = field(default_factory=Augment)
+    optim: optim.Config = field(default_factory=optim.Config)
+    train: Train = field(default_factory=Train)
+    sharding: sharding.Config = field(default_factory=sharding.Config)
+    baseline: bool = False
+
+
+CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "model": ("vit", MODELS),
+    "data": ("image_folder", SOURCES),
+    "task": ("multiclass", TASKS),
+    "strategy": ("full", STRATEGIES),
+}
+
+# Settings that change how fast a run goes or what it prints, but no number in it: they may differ on resume.
+RESUMABLE = (
+    "input.threads",
+    "input.workers",
+    "input.prefetch",
+    "input.cache_bytes",
+    "train.log_every",
+    "weights.cache_dir",
+    "sharding.devices",
+    "sharding.rules",
+)
+
+
+def read(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Return the configuration of a file ("configs/vit_ft.py" or "configs/vit_ft.py:ti16") with overrides applied.
+
+    Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's type.
+
+    Raises:
+        UserError: the file cannot be read, or a key, a value or a type does not fit.
+    """
+    values = _to_dict(_load(spec))
+    for name, text in overrides:
+        _override(values, name, text)
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Return the configuration from nested plain values, such as `to_dict` gave and JSON brought back."""
+    known = {each.name for each in fields(Config)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown config section {key!r}; nearest: {nearest(key, known)}")
+    sections: dict[str, Any] = {}
+    for each in fields(Config):
+        given = values.get(each.name, {})
+        if each.name in CHOICES:
+            sections[each.name] = _choice(each.name, given)
+        elif is_dataclass(each.type):
+            sections[each.name] = _section(typing.cast(type, each.type), given, each.name)
+        elif each.name in values:
+            sections[each.name] = _convert(given, each.type, each.name)
+    return Config(**sections)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain values, all defaults included."""
+    return asdict(config)
+
+
+def conflicts(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return "name: old → new" for each setting whose change would make a resumed run another run."""
+    found: list[str] = []
+    for key in sorted(new.keys() | old.keys()):
+        name, ours, theirs = f"{prefix}{key}", new.get(key), old.get(key)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            found += conflicts(ours, theirs, f"{name}.")
+        elif _plain(ours) != _plain(theirs) and name not in RESUMABLE:
+            found.append(f"{name}: {theirs!r} -> {ours!r}")
+    return found
+
+
+def text(config: Config) -> str:
+    """Return the resolved configuration as one line a section, for people."""
+    lines = []
+    for name, section in to_dict(config).items():
+        body = ", ".join(f"{key}={value!r}" for key, value in section.items()) if isinstance(section, dict) else section
+        lines.append(f"{name}: {body}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _load(spec: str) -> ConfigDict:
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py")
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert module_spec is not None and module_spec.loader is not None, path
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {path!r} has no function get_config(argument='')")
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def _to_dict(config: ConfigDict) -> dict[str, Any]:
+    return {key: _to_dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
+
+
+def _override(values: dict[str, Any], name: str, value: str) -> None:
+    *parents, last = name.split(".")
+    node = values
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--config.{name}: {parent!r} is a value, not a section")
+    node[last] = value
+
+
+def _choice(name: str, given: Mapping[str, Any]) -> Any:
+    default, known = CHOICES[name]
+    if not isinstance(given, Mapping):
+        raise UserError(f"config.{name} is {given!r}; expected a section with a name, such as {name}.name={default}")
+    chosen = given.get("name", default)
+    if chosen not in known:
+        raise UserError(f"unknown {name}.name {chosen!r}; nearest: {nearest(str(chosen), known)}")
+    return _section(known[chosen].Config, {**given, "name": chosen}, name)
+
+
+def _section(section: type, given: Any, where: str) -> Any:
+    if not isinstance(given, Mapping):
+        raise UserError(f"config.{where} is {given!r}; expected a section with settings")
+    hints = typing.get_type_hints(section)
+    known = {each.name: each for each in fields(section)}
+    for key in given:
+        if key not in known:
+            raise UserError(f"unknown config key {where}.{key}; nearest: {nearest(key, known)}")
+    missing = [name for name, each in known.items() if name not in given and each.default is MISSING]
+    missing = [name for name in missing if known[name].default_factory is MISSING]
+    if missing:
+        raise UserError(f"config.{where} lacks {', '.join(missing)}")
+    return section(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in given.items()})
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Return the value as the annotated type; text (from the command line) is parsed where the type is not text."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return _convert_union(value, typing.get_args(kind), where)
+    if isinstance(value, str) and kind is not str:
+        value = _parsed(value, where)
+    if typing.get_origin(kind) is tuple:
+        return _convert_tuple(value, typing.get_args(kind), where)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    is_right = isinstance(value, kind) if isinstance(kind, type) else True
+    if not is_right or (kind is int and isinstance(value, bool)):
+        raise UserError(f"config.{where} is {value!r}; expected {_type_name(kind)}")
+    return value
+
+
+def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    """Return the value as the first member type that takes it; text last, so that numbers stay numbers."""
+    if value is None and type(None) in kinds:
+        return None
+    for kind in sorted(kinds, key=lambda each: each is str):
+        if kind is type(None):
+            continue
+        try:
+            return _convert(value, kind, where)
+        except UserError:
+            continue
+    raise UserError(f"config.{where} is {value!r}; expected {' or '.join(_type_name(kind) for kind in kinds)}")
+
+
+def _convert_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"config.{where} is {value!r}; expected a tuple such as {_example(kinds)}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_convert(each, kinds[0], where) for each in value)
+    if len(value) != len(kinds):
+        raise UserError(f"config.{where} is {value!r}; expected {len(kinds)} values such as {_example(kinds)}")
+    return tuple(_convert(each, kind, where) for each, kind in zip(value, kinds, strict=True))
+
+
+def _parsed(value: str, where: str) -> Any:
+    lowered = {"true": True, "false": False, "none": None}
+    if value.lower() in lowered:
+        return lowered[value.lower()]
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f"config.{where} is {value!r}; expected a number, true, false, or a tuple in quotes") from error
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
+def _example(kinds: tuple[Any, ...]) -> str:
+    samples = {int: "1", float: "0.5", str: "'name'", bool: "True"}
+    return f"({', '.join(samples.get(kind, '…') for kind in kinds if kind is not Ellipsis)},)"

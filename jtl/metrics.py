@@ -1,0 +1,83 @@
+"""Metrics as sums: added over batches, divided once at the end, exact under masks, padding and any batch size.
+
+Shape legend: C classes. Counts are kept in int32 on the device and in int64 once merged on the host.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Sums = dict[str, Array]
+MAX_CONFUSION_CLASSES = 1000
+
+
+class Summary(NamedTuple):
+    """Final numbers of one evaluation.
+
+    `scalars` by name; `per_class` vectors [C] by name; `confusion` [true, predicted] counts, or None where the task
+    has none or has more than `MAX_CONFUSION_CLASSES` classes.
+    """
+
+    scalars: dict[str, float]
+    per_class: dict[str, np.ndarray]
+    confusion: np.ndarray | None
+
+
+def confusion_sums(
+    predicted: Int[Array, " batch"], actual: Int[Array, " batch"], mask: Bool[Array, " batch"], num_classes: int
+) -> Sums:
+    """Return the counts behind recall, precision and F1: a matrix [true, predicted] up to 1,000 classes, else margins."""
+    weight = mask.astype(jnp.int32)
+    if num_classes <= MAX_CONFUSION_CLASSES:
+        matrix = jnp.zeros((num_classes, num_classes), jnp.int32).at[actual, predicted].add(weight)
+        return {"confusion": matrix}
+    zeros = jnp.zeros((num_classes,), jnp.int32)
+    hits = weight * (predicted == actual)
+    return {
+        "class_hits": zeros.at[actual].add(hits),
+        "class_actual": zeros.at[actual].add(weight),
+        "class_predicted": zeros.at[predicted].add(weight),
+    }
+
+
+def class_margins(sums: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (hits, actual, predicted) [C] from what `confusion_sums` gave."""
+    if "confusion" in sums:
+        matrix = sums["confusion"]
+        return np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+    return sums["class_hits"], sums["class_actual"], sums["class_predicted"]
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return numerator / denominator with nan where there is nothing to divide by.
+
+    >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
+    array([0.5, nan])
+    """
+    result = np.full(np.shape(numerator), np.nan)
+    return np.divide(numerator, denominator, out=result, where=np.asarray(denominator) != 0)
+
+
+def f1_scores(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return F1 a class [C]: 2 hits / (actual + predicted); nan for a class neither present nor predicted.
+
+    >>> f1_scores(np.array([1]), np.array([2]), np.array([1])).round(3)
+    array([0.667])
+    """
+    return ratio(2.0 * hits, actual + predicted)
+
+
+def merge(totals: dict[str, np.ndarray] | None, sums: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Add one batch's sums to the totals on the host, in int64 or float64."""
+    wide = {name: np.asarray(value) for name, value in sums.items()}
+    wide = {name: value.astype(np.int64 if value.dtype.kind in "iu" else np.float64) for name, value in wide.items()}
+    return wide if totals is None else {name: totals[name] + value for name, value in wide.items()}
+
+
+def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:
+    """Return the mean over the examples whose mask is true."""
+    weight = mask.astype(values.dtype)
+    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1.0)

@@ -1,0 +1,279 @@
+"""The optimizer: schedules, groups, layer-wise decay → one optax transformation over the trainable leaves.
+
+It sees only the flat dict {name: leaf} of what trains, so a clip or a norm cannot bring back the cost of frozen
+gradients. Leaves that thaw later have their own optimizer state, whose clock starts when they do.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+from optax import contrib
+
+from jtl.errors import UserError, nearest
+from jtl.models.layers import layer_of
+from jtl.strategies.contract import FROZEN, Context, Group
+
+Flat = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the optimizer.
+
+    `learning_rate` is the peak rate, reached after `warmup` (fraction of the run) and brought down by `schedule` to
+    `end_factor` times the peak; the step schedule multiplies by `decay_factor` at each fraction in `decay_at`.
+    `weight_decay` applies to `decay_on`: "kernels" (no norms, biases, tokens or position embeddings) or "all".
+    `momentum` (beta1), `beta2` and `epsilon` go to the optimizers that have them. `clip_norm` bounds the global norm of
+    the trainable gradients (0: no bound). `accumulate` processes a batch in that many slices, one after another.
+    `ema` is the decay of a moving average of the trainable parameters, used for evaluation (0: none).
+    `layer_decay` multiplies the learning rate once for every layer between a leaf and the head (Clark et al. 2020);
+    `head_multiplier` scales the head's.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    decay_on: str = "kernels"
+    momentum: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    end_factor: float = 0.0
+    decay_at: tuple[float, ...] = (0.5, 0.75)
+    decay_factor: float = 0.1
+    clip_norm: float = 1.0
+    accumulate: int = 1
+    ema: float = 0.0
+    layer_decay: float = 1.0
+    head_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        choices = (("name", OPTIMIZERS), ("schedule", SCHEDULES), ("decay_on", DECAYS))
+        for field, known in choices:
+            value = getattr(self, field)
+            if value not in known:
+                raise UserError(f"optim.{field} is {value!r}; expected one of {nearest(value, known, len(known))}")
+        for field in ("learning_rate", "epsilon", "layer_decay", "head_multiplier", "decay_factor"):
+            if getattr(self, field) <= 0:
+                raise UserError(f"optim.{field} is {getattr(self, field)}; expected a positive number")
+        for field in ("weight_decay", "clip_norm"):
+            if getattr(self, field) < 0:
+                raise UserError(f"optim.{field} is {getattr(self, field)}; expected 0 or a positive number")
+        for field in ("momentum", "beta2", "ema", "warmup", "end_factor"):
+            if not 0 <= getattr(self, field) < 1:
+                raise UserError(f"optim.{field} is {getattr(self, field)}; expected 0 <= value < 1")
+        if self.accumulate < 1:
+            raise UserError(f"optim.accumulate is {self.accumulate}; expected 1 or more slices a batch")
+
+
+class Optimizer(NamedTuple):
+    """One built optimizer kind. `is_decoupled`: weight decay adds to the update (AdamW), not to the gradient (L2)."""
+
+    direction: Callable[[Config], optax.GradientTransformation]
+    is_decoupled: bool
+
+
+class GateState(NamedTuple):
+    """How many updates were seen, and the inner optimizer's state."""
+
+    count: Int[Array, ""]
+    inner: optax.OptState
+
+
+def assign(groups: Mapping[str, Group], config: Config, context: Context) -> dict[str, Group]:
+    """Return the strategy's groups with layer-wise decay and the head's multiplier applied.
+
+    >>> context = Context(layers=(("stem",), ("block",), ("head",)), num_steps=10)
+    >>> groups = {name: Group() for name in ("stem/kernel", "block/kernel", "head/kernel")}
+    >>> [group.multiplier for group in assign(groups, Config(layer_decay=0.5, head_multiplier=3.0), context).values()]
+    [0.25, 0.5, 3.0]
+    """
+    head = len(context.layers) - 1
+
+    def scaled(name: str, group: Group) -> Group:
+        if group.is_frozen or name.startswith("extra/"):
+            return group
+        layer = layer_of(name, context.layers)
+        factor = config.head_multiplier if layer == head else config.layer_decay ** (head - layer)
+        return Group(group.multiplier * factor, group.start_step, group.ramp_steps)
+
+    return {name: scaled(name, group) for name, group in groups.items()}
+
+
+def make(config: Config, groups: Mapping[str, Group], num_steps: int) -> optax.GradientTransformation:
+    """Return the transformation over the flat dict of trainable leaves: clip, direction, decay, rate.
+
+    Leaves whose group has not started get zero updates and keep a fresh optimizer state.
+    """
+    trainable = {name: group for name, group in groups.items() if group != FROZEN and not group.is_frozen}
+    labels = {name: str(group.start_step) for name, group in trainable.items()}
+    starts = {label: int(label) for label in labels.values()}
+    per_start = {label: _starting_at(_update_rule(config), start) for label, start in starts.items()}
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, optax.partition(per_start, labels), _scale_by_rates(config, trainable, num_steps))
+
+
+def schedule(config: Config, num_steps: int) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
+    """Return step → learning rate of multiplier 1; the first step already has a rate above 0."""
+    warmup_steps = round(config.warmup * num_steps)
+    shape = SCHEDULES[config.schedule](config)
+
+    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+        warm = jnp.minimum(1.0, (step + 1.0) / max(warmup_steps, 1))
+        progress = jnp.clip((step - warmup_steps) / max(num_steps - warmup_steps, 1), 0.0, 1.0)
+        return config.learning_rate * warm * shape(progress, step / num_steps)
+
+    return rate
+
+
+def phases(groups: Mapping[str, Group]) -> list[int]:
+    """Return the steps at which the set of training leaves changes, starting with 0."""
+    return sorted({0} | {group.start_step for group in groups.values() if not group.is_frozen})
+
+
+def is_decayed(name: str, decay_on: str) -> bool:
+    """Return whether weight decay applies to the leaf of that name."""
+    return DECAYS[decay_on].search(name) is not None
+
+
+def _starting_at(inner: optax.GradientTransformation, start_step: int) -> optax.GradientTransformation:
+    """Hold updates and state back until `start_step` updates were seen."""
+    if start_step == 0:
+        return inner
+
+    def init(params: Flat) -> GateState:
+        return GateState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update(updates: Flat, state: GateState, params: Flat | None = None) -> tuple[Flat, GateState]:
+        is_on = state.count >= start_step
+        new_updates, new_inner = inner.update(updates, state.inner, params)
+        new_updates = jax.tree.map(lambda value: jnp.where(is_on, value, jnp.zeros_like(value)), new_updates)
+        new_inner = jax.tree.map(lambda new, old: jnp.where(is_on, new, old), new_inner, state.inner)
+        return new_updates, GateState(state.count + 1, new_inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _update_rule(config: Config) -> optax.GradientTransformation:
+    optimizer = OPTIMIZERS[config.name]
+    direction = optimizer.direction(config)
+    if config.weight_decay == 0:
+        return direction
+
+    def mask(params: Flat) -> Flat:
+        return {name: is_decayed(name, config.decay_on) for name in params}
+
+    decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
+    return optax.chain(direction, decay) if optimizer.is_decoupled else optax.chain(decay, direction)
+
+
+def _scale_by_rates(
+    config: Config, groups: Mapping[str, Group], num_steps: int
+) -> optax.GradientTransformation:
+    """Multiply each leaf's update by minus its learning rate at this step."""
+    rate_at = schedule(config, num_steps)
+
+    def update(
+        updates: Flat, state: optax.ScaleByScheduleState, params: Flat | None = None
+    ) -> tuple[Flat, optax.ScaleByScheduleState]:
+        del params
+        rate = rate_at(state.count)
+
+        def scaled(name: str, value: Array) -> Array:
+            group = groups[name]
+            ramp = jnp.clip((state.count + 1.0 - group.start_step) / max(group.ramp_steps, 1), 0.0, 1.0)
+            return value * (-rate * group.multiplier * ramp).astype(value.dtype)
+
+        new_updates = {name: scaled(name, value) for name, value in updates.items()}
+        return new_updates, optax.ScaleByScheduleState(state.count + 1)
+
+    def init(params: Flat) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _muon(config: Config) -> optax.GradientTransformation:
+    """Muon on the backbone's kernels, Adam on the rest (Jordan 2024; rates as AdamW's, Liu et al. 2025, eq. 4)."""
+
+    def label(name: str, leaf: Array) -> str:
+        is_matrix = name.endswith("/kernel") and leaf.ndim >= 2 and not name.startswith("head/")
+        return "muon" if is_matrix else "adam"
+
+    def labels(params: Flat) -> Flat:
+        return {name: label(name, leaf) for name, leaf in params.items()}
+
+    def dimensions(params: Flat) -> Flat:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _matrix_dimensions(path[-1].key, leaf.ndim), params
+        )
+
+    muon = optax.chain(
+        contrib.scale_by_muon(beta=0.95, weight_dimension_numbers=dimensions),
+        contrib.scale_by_shape(weight_dimension_numbers=dimensions, consistent_rms=0.2),
+    )
+    return optax.partition({"muon": muon, "adam": _adam(config)}, labels)
+
+
+def _matrix_dimensions(name: str, ndim: int) -> contrib.MuonDimensionNumbers:
+    """Return which dims of a kernel are inputs and outputs: [dim, heads, head_dim] has two outputs, others one."""
+    num_inputs = 1 if re.search(r"/(query|key|value)/kernel$", name) else ndim - 1
+    return contrib.MuonDimensionNumbers(tuple(range(num_inputs)), tuple(range(num_inputs, ndim)))
+
+
+def _adam(config: Config) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=config.momentum, b2=config.beta2, eps=config.epsilon)
+
+
+def _adafactor(config: Config) -> optax.GradientTransformation:
+    """Factored second moments with momentum and no parameter scaling (Zhai et al. 2022, sec. 3.4)."""
+    return optax.chain(
+        optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=128),
+        optax.clip_by_block_rms(1.0),
+        optax.ema(config.momentum, debias=True),
+    )
+
+
+def _cosine(config: Config, progress: Array, fraction: Array) -> Array:
+    return config.end_factor + (1 - config.end_factor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def _linear(config: Config, progress: Array, fraction: Array) -> Array:
+    return config.end_factor + (1 - config.end_factor) * (1 - progress)
+
+
+def _steps(config: Config, progress: Array, fraction: Array) -> Array:
+    passed = sum((jnp.asarray(fraction >= at, jnp.float32) for at in config.decay_at), jnp.zeros([]))
+    return config.decay_factor**passed
+
+
+def _constant(config: Config, progress: Array, fraction: Array) -> Array:
+    return jnp.ones([])
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": Optimizer(lambda config: optax.trace(config.momentum), is_decoupled=False),
+    "adam": Optimizer(_adam, is_decoupled=False),
+    "adamw": Optimizer(_adam, is_decoupled=True),
+    "lion": Optimizer(lambda config: optax.scale_by_lion(b1=config.momentum, b2=config.beta2), is_decoupled=True),
+    "adafactor": Optimizer(_adafactor, is_decoupled=True),
+    "muon": Optimizer(_muon, is_decoupled=True),
+}
+
+SCHEDULES: dict[str, Callable[[Config], Callable[[Array, Array], Array]]] = {
+    "cosine": lambda config: partial(_cosine, config),
+    "linear": lambda config: partial(_linear, config),
+    "step": lambda config: partial(_steps, config),
+    "constant": lambda config: partial(_constant, config),
+}
+
+DECAYS: dict[str, re.Pattern[str]] = {"kernels": re.compile(r"(^|/)kernel$"), "all": re.compile("")}

@@ -1,0 +1,14 @@
+"""Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
+
+from jtl.strategies import full, gradual, lp_ft, partial, probe
+from jtl.strategies.contract import FROZEN, Context, Group, Strategy, StrategyKind
+
+__all__ = ["FROZEN", "STRATEGIES", "Context", "Group", "Strategy", "StrategyKind"]
+
+STRATEGIES: dict[str, StrategyKind] = {
+    "full": full.KIND,
+    "probe": probe.KIND,
+    "partial": partial.KIND,
+    "gradual": gradual.KIND,
+    "lp_ft": lp_ft.KIND,
+}

@@ -1,0 +1,48 @@
+"""Partial fine-tuning: ordered rules freeze subtrees or scale their learning rate, first match wins."""
+
+from dataclasses import dataclass
+
+from jtl import tree
+from jtl.errors import UserError
+from jtl.strategies.contract import FROZEN, Context, Group, Strategy, StrategyKind
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of partial fine-tuning.
+
+    `rules` are (regular expression, learning-rate multiplier) pairs, tried in order with `re.search` on names such as
+    "Transformer/encoderblock_11/MlpBlock_3/Dense_0/kernel"; multiplier 0 freezes. `default` is the multiplier of what
+    no rule matches.
+    """
+
+    name: str = "partial"
+    rules: tuple[tuple[str, float], ...] = (("^head/", 1.0),)
+    default: float = 0.0
+
+    def __post_init__(self) -> None:
+        for multiplier in (*(multiplier for _, multiplier in self.rules), self.default):
+            if multiplier < 0:
+                raise UserError(f"strategy multiplier {multiplier} is negative; expected 0 (frozen) or more")
+
+
+def build(config: Config, context: Context) -> Strategy:
+    """Build the strategy that follows the rules.
+
+    Raises:
+        UserError: when the groups are made, if a rule matches no parameter or everything ends up frozen.
+    """
+    del context
+
+    def groups(names: list[str]) -> dict[str, Group]:
+        multipliers = dict(config.rules)
+        matches = tree.first_match(multipliers, names, "strategy.rules")
+        chosen = {name: config.default if rule is None else multipliers[rule] for name, rule in matches.items()}
+        if not any(chosen.values()):
+            raise UserError("strategy.rules freeze every parameter; give at least one a multiplier above 0")
+        return {name: FROZEN if value == 0 else Group(multiplier=value) for name, value in chosen.items()}
+
+    return Strategy(groups=groups)
+
+
+KIND = StrategyKind(Config, build)

@@ -1,0 +1,104 @@
+"""Real-valued targets: squared or Huber loss on standardised values, metrics in the user's own units."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jtl import metrics
+from jtl.errors import UserError
+from jtl.tasks.contract import LabelStats, Task, TaskKind
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the regression task.
+
+    Targets are standardised with the training labels' mean and standard deviation, so that learning rates do not
+    depend on their unit. `huber_delta`, in standard deviations, is where the loss turns from quadratic to linear
+    (0: squared everywhere).
+    """
+
+    name: str = "regression"
+    huber_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.huber_delta < 0:
+            raise UserError(f"task.huber_delta is {self.huber_delta}; expected 0 (squared loss) or a positive number")
+
+
+def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
+    """Return mean and standard deviation of the training labels [n, targets] (1 for a constant target)."""
+    mean, std = labels.mean(0, dtype=np.float64), labels.std(0, dtype=np.float64)
+    std = np.where(std > 0, std, 1.0)
+    return LabelStats(label_names, len(labels), mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def build(config: Config, label_stats: LabelStats) -> Task:
+    """Build the task for the targets of `label_stats`."""
+    mean, std = jnp.asarray(label_stats.mean, jnp.float32), jnp.asarray(label_stats.std, jnp.float32)
+    return Task(
+        head_size=len(label_stats.mean),
+        targets=lambda labels: (labels.astype(jnp.float32) - mean[None, :]) / std[None, :],
+        loss=partial(loss, huber_delta=config.huber_delta),
+        metrics=partial(sums, mean=mean, std=std),
+        summarize=partial(summarize, std=np.asarray(label_stats.std)),
+        monitor="mean_squared_error",
+        is_maximized=False,
+    )
+
+
+def loss(
+    logits: Float[Array, "batch targets"], targets: Float[Array, "batch targets"], *, huber_delta: float
+) -> Float[Array, " batch"]:
+    """Return half the squared error in squared standard deviations (Huber 1964 beyond the delta), mean over targets."""
+    error = jnp.abs(logits - targets)
+    if huber_delta == 0:
+        return jnp.mean(0.5 * jnp.square(error), axis=-1)
+    linear = huber_delta * (error - 0.5 * huber_delta)
+    return jnp.mean(jnp.where(error <= huber_delta, 0.5 * jnp.square(error), linear), axis=-1)
+
+
+def sums(
+    logits: Float[Array, "batch targets"],
+    labels: Float[Array, "batch targets"],
+    mask: Bool[Array, " batch"],
+    *,
+    mean: Float[Array, " targets"],
+    std: Float[Array, " targets"],
+) -> metrics.Sums:
+    """Return masked sums of errors and of the standardised labels (small numbers, so that R² does not cancel)."""
+    centred = (labels - mean[None, :]) / std[None, :]
+    weight = mask.astype(jnp.float32)[:, None]
+    error = logits - centred
+    return {
+        "count": jnp.sum(mask.astype(jnp.int32)),
+        "squared_error": jnp.sum(weight * jnp.square(error), axis=0),
+        "absolute_error": jnp.sum(weight * jnp.abs(error), axis=0),
+        "label": jnp.sum(weight * centred, axis=0),
+        "squared_label": jnp.sum(weight * jnp.square(centred), axis=0),
+    }
+
+
+def summarize(sums: Mapping[str, np.ndarray], *, std: np.ndarray) -> metrics.Summary:
+    """Return errors in the labels' unit and R² (1 − squared error / variance around this split's mean)."""
+    count = float(sums["count"])
+    squared = sums["squared_error"] / count
+    absolute = sums["absolute_error"] / count * std
+    variance = sums["squared_label"] / count - np.square(sums["label"] / count)
+    r2 = 1.0 - metrics.ratio(squared, variance)
+    mse = squared * np.square(std)
+    scalars = {
+        "mean_squared_error": float(np.mean(mse)),
+        "root_mean_squared_error": float(np.sqrt(np.mean(mse))),
+        "mean_absolute_error": float(np.mean(absolute)),
+        "r2": float(np.mean(r2)),
+        "loss": float(np.mean(0.5 * squared)),
+    }
+    return metrics.Summary(scalars, {"mean_absolute_error": absolute, "r2": r2}, None)
+
+
+KIND = TaskKind(Config, "regression", stats, build)
