@@ -1,0 +1,87 @@
+"""The contract every source keeps, and the settings all sources share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jtl.errors import UserError
+
+
+class Info(NamedTuple):
+    """What a source says of itself. `label_names` is empty for regression; `name` is for messages."""
+
+    name: str
+    label_names: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Random access to the examples of one split.
+
+    `source[i]` gives `{"image": uint8 [height, width, channels], "label": int, multi-hot or float32 vector, "id": int}`
+    (`id` is the position in the source), decoding on access; `labels()` gives all labels without decoding: int64 [n],
+    multi-hot float32 [n, classes] or float32 [n, values]; `describe(i)` names example i for people (its path).
+    `fingerprint(i)` depends on the stored bytes of example i alone, so it outlives moving and renaming. `reduced(px)`
+    is the same source, free to decode at a lower resolution as long as no side falls under `px` (0: full resolution).
+    Sources are picklable, so that worker processes can open them.
+    """
+
+    @property
+    def info(self) -> Info: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def labels(self) -> np.ndarray: ...
+    def describe(self, index: int) -> str: ...
+    def fingerprint(self, index: int) -> bytes: ...
+    def reduced(self, min_px: int) -> "Source": ...
+
+
+class Labels(NamedTuple):
+    """How to read labels: `kind` is the task's ("class", "multilabel", "regression").
+
+    `names` are the classes in order where they are already fixed (evaluation of a run); None: found in the data.
+    """
+
+    kind: str = "class"
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings every kind of source shares; a kind adds its own by extending this.
+
+    `val_fraction` is split off the training examples where the data has no validation split of its own (0: no split).
+    `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an error.
+    `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
+    stratified. Both are deterministic and leave the other splits alone.
+    """
+
+    name: str = "image_folder"
+    path: str = ""
+    val_fraction: float = 0.2
+    max_unreadable: int = 0
+    train_per_class: int = 0
+    train_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise UserError(f"data.val_fraction is {self.val_fraction}, expected 0 (no split) or a number below 1")
+        if self.max_unreadable < 0:
+            raise UserError(f"data.max_unreadable is {self.max_unreadable}, expected 0 or more")
+        if self.train_per_class < 0:
+            raise UserError(f"data.train_per_class is {self.train_per_class}, expected 0 (all) or more")
+        if not 0 < self.train_fraction <= 1:
+            raise UserError(f"data.train_fraction is {self.train_fraction}, expected above 0 and at most 1")
+        if self.train_per_class and self.train_fraction < 1:
+            raise UserError("data.train_per_class and data.train_fraction are both set, expected one of them")
+
+
+class SourceKind(NamedTuple):
+    """One kind of source: its settings and `open(config, labels)` → `{"train": …[, "val": …][, "test": …]}`.
+
+    Where `labels.names` is fixed, data without a training split opens too (evaluation needs none).
+    """
+
+    Config: type
+    open: Callable[[Any, Labels], dict[str, Source]]

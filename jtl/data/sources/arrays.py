@@ -1,0 +1,181 @@
+"""Source `arrays`: images and labels as arrays in one `.npz` file."""
+
+import dataclasses
+import hashlib
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from jtl.data import contract, subset
+from jtl.data.contract import Info, Labels, Source, SourceKind
+from jtl.data.labels import SEPARATOR, encode_splits
+from jtl.errors import UserError, nearest
+
+SPLITS = ("train", "val", "test")
+# The names in use: Keras', MedMNIST's, and a file that is not split.
+KEY_PATTERNS = (
+    ("x_{split}", "y_{split}"),
+    ("{split}_images", "{split}_labels"),
+    ("images", "labels"),
+    ("x", "y"),
+)
+
+
+@dataclass(frozen=True)
+class Config(contract.Config):
+    """`path` is an `.npz` file with uint8 images [n, height, width(, channels)] and one label, or row of labels, each.
+
+    `image_keys` and `label_keys` name its arrays, with `{split}` for train, val and test ("x_{split}"); "" finds the
+    customary names: x_train and y_train, train_images and train_labels, images and labels. Labels are class indices,
+    names, multi-hot rows (multilabel) or numbers (regression). An array `label_names` gives the classes their names.
+    """
+
+    name: str = "arrays"
+    image_keys: str = ""
+    label_keys: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.image_keys) != bool(self.label_keys):
+            raise UserError("data.image_keys and data.label_keys go together: set both or none")
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Source of images in memory, [n, height, width, channels]."""
+
+    info: Info
+    images: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        return {"image": self.images[index], "label": self.values[index], "id": index}
+
+    def labels(self) -> np.ndarray:
+        return self.values
+
+    def describe(self, index: int) -> str:
+        return f"{self.info.name}[{index}]"
+
+    def fingerprint(self, index: int) -> bytes:
+        return hashlib.blake2b(np.ascontiguousarray(self.images[index]).tobytes(), digest_size=16).digest()
+
+    def reduced(self, min_px: int) -> Self:
+        del min_px
+        return dataclasses.replace(self)
+
+
+def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
+    """Open the splits of an `.npz` file.
+
+    Raises:
+        UserError: the file is missing, damaged or holds pickles, or its arrays do not fit together.
+    """
+    if not config.path:
+        raise UserError("data.path is empty, expected an .npz file; set config.data.path")
+    if not os.path.isfile(config.path):
+        raise UserError(f"data.path {config.path!r} is no file; expected an .npz file")
+    try:
+        with np.load(config.path, allow_pickle=False) as file:
+            if not isinstance(file, Mapping):
+                raise UserError(f"{config.path} is a single array, expected an .npz file with images and labels")
+            keys = _find_keys(list(file), config)
+            pairs = {split: (file[images], file[targets]) for split, (images, targets) in keys.items()}
+            own_names = tuple(map(str, file["label_names"])) if "label_names" in file else None
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        raise UserError(
+            f"cannot read {config.path}: {error}; expected a complete .npz file of plain arrays; copy or write it again"
+        ) from error
+    return build(pairs, config, labels, own_names=own_names)
+
+
+KIND = SourceKind(Config, open_arrays)
+
+
+def build(
+    pairs: dict[str, tuple[UInt8[np.ndarray, "..."], Shaped[np.ndarray, "..."]]],
+    config: contract.Config,
+    labels: Labels,
+    *,
+    own_names: tuple[str, ...] | None = None,
+) -> dict[str, Source]:
+    """Open splits from (images, labels) in memory.
+
+    Raises:
+        UserError: images are not uint8 [n, height, width(, channels)], or labels do not fit them.
+    """
+    name = config.path or config.name
+    if "train" not in pairs and labels.names is None:
+        raise UserError(f"{name} holds {', '.join(pairs)} but no train split; add it")
+    images = {split: _checked_images(pair[0], f"{name}: {split} images") for split, pair in pairs.items()}
+    cells: dict[str, list[str]] = {}
+    for split, (_, targets) in pairs.items():
+        if targets.ndim == 0 or len(targets) != len(images[split]):
+            raise UserError(f"{name}: {len(images[split])} {split} images but labels of shape {targets.shape}")
+        cells[split] = _cells(targets, labels.kind, f"{name}: {split} labels")
+        if labels.kind == "multilabel" and targets.ndim == 2 and own_names is None:
+            own_names = labels.names or tuple(str(place) for place in range(targets.shape[1]))
+    encoded = encode_splits(
+        cells, labels, where=lambda split, row: f"{name}: {split} label {row}", own_names=own_names
+    )
+    splits: dict[str, Source] = {
+        split: Arrays(Info(f"{name}:{split}", encoded[split].names), images[split], encoded[split].values)
+        for split in pairs
+    }
+    return subset.arrange(splits, config)
+
+
+def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
+    """Return the names of the images and labels of every split in the file."""
+    patterns = ((config.image_keys, config.label_keys),) if config.image_keys else KEY_PATTERNS
+    for images, targets in patterns:
+        keys: dict[str, tuple[str, str]] = {}
+        for split in SPLITS if "{split}" in images else SPLITS[:1]:
+            pair = (images.format(split=split), targets.format(split=split))
+            if pair[0] in found and pair[1] not in found:
+                raise UserError(f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {', '.join(found)}")
+            if pair[0] in found:
+                keys[split] = pair
+        if keys:
+            return keys
+    wanted = patterns[0][0].format(split="train")
+    raise UserError(
+        f"{config.path} holds {', '.join(found)}; expected images as {wanted!r} (nearest: {nearest(wanted, found)}); "
+        "set data.image_keys and data.label_keys"
+    )
+
+
+def _checked_images(images: np.ndarray, what: str) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise UserError(f"{what} are {images.dtype}, expected uint8 (0 to 255); scale and convert them")
+    if images.ndim not in (3, 4):
+        raise UserError(f"{what} have shape {images.shape}, expected [n, height, width] or [n, height, width, channels]")
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise UserError(f"{what} have shape {images.shape}, channels first; expected them last: transpose(0, 2, 3, 1)")
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _cells(targets: np.ndarray, kind: str, what: str) -> list[str]:
+    """Return labels as the cells of a table, the one form that `labels.encode` reads."""
+    if targets.ndim > 2:
+        raise UserError(f"{what} have shape {targets.shape}, expected [n] or [n, values]")
+    if kind == "multilabel" and targets.ndim == 2:
+        if not np.isin(targets, (0, 1)).all():
+            raise UserError(f"{what} hold other values than 0 and 1, expected one 0 or 1 a class")
+        return [SEPARATOR.join(map(str, np.flatnonzero(row))) for row in targets]
+    if targets.ndim == 2 and targets.shape[1] != 1 and kind == "class":
+        raise UserError(f"{what} have shape {targets.shape}, expected one class an image")
+    if targets.ndim == 2:
+        return [SEPARATOR.join(map(str, row)) for row in targets.tolist()]
+    return [str(value) for value in targets.tolist()]

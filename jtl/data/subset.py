@@ -1,0 +1,122 @@
+"""Choosing examples by content: the validation split, and smaller training sets, the same wherever the data lies."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from jtl.data.contract import Config, Info, Source
+from jtl.data.labels import strata
+from jtl.errors import UserError
+
+_READ_THREADS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Source of the chosen examples of another source, in the order of `indices`."""
+
+    source: Source
+    indices: np.ndarray
+
+    @property
+    def info(self) -> Info:
+        return self.source.info
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        return {**self.source[int(self.indices[index])], "id": index}
+
+    def labels(self) -> np.ndarray:
+        return self.source.labels()[self.indices]
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(int(self.indices[index]))
+
+    def fingerprint(self, index: int) -> bytes:
+        return self.source.fingerprint(int(self.indices[index]))
+
+    def reduced(self, min_px: int) -> Self:
+        return type(self)(self.source.reduced(min_px), self.indices)
+
+
+def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
+    """Apply the shared settings to freshly opened splits: validation split, then training subset.
+
+    Raises:
+        UserError: a split is empty, or too small to give a validation split.
+    """
+    for name, source in splits.items():
+        if len(source) == 0:
+            raise UserError(f"{source.info.name}: the {name} split has no examples")
+    if "train" not in splits:
+        return splits
+    train = splits["train"]
+    keys: list[bytes] = []
+    needs_split = "val" not in splits and config.val_fraction > 0
+    needs_subset = config.train_per_class > 0 or config.train_fraction < 1
+    if needs_split or needs_subset:
+        keys = fingerprints(train)
+    rows = np.arange(len(train))
+    if needs_split:
+        is_val = choose_val(keys, _strata(train), config.val_fraction)
+        if not is_val.any():
+            raise UserError(
+                f"{train.info.name}: no class has two different images, too few to split off validation examples; "
+                "add images, a validation split, or set data.val_fraction=0"
+            )
+        splits = {"train": train, "val": Subset(train, rows[is_val]), **splits}
+        rows = rows[~is_val]
+    if needs_subset:
+        rows = rows[_choose_train([keys[row] for row in rows], _strata(train)[rows], config, train.info)]
+    if len(rows) == len(train):
+        return splits
+    return {**splits, "train": Subset(train, rows)}
+
+
+def fingerprints(source: Source) -> list[bytes]:
+    """Return `source.fingerprint(i)` of every example, read in threads."""
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        return list(pool.map(source.fingerprint, range(len(source))))
+
+
+def choose_val(keys: Sequence[bytes], groups: np.ndarray, fraction: float) -> np.ndarray:
+    """Return which examples are for validation: `fraction` of the distinct keys of every group.
+
+    Every group with two distinct keys or more gets at least one on either side. Examples with equal keys, even of
+    different groups, land on the same side.
+    """
+    group_of: dict[bytes, int] = {}
+    for key, group in zip(keys, groups.tolist(), strict=True):
+        group_of[key] = min(group, group_of.get(key, group))
+    members: dict[int, list[bytes]] = {}
+    for key, group in sorted(group_of.items()):
+        members.setdefault(group, []).append(key)
+    val_keys: set[bytes] = set()
+    for group_keys in members.values():
+        count = min(max(1, round(fraction * len(group_keys))), len(group_keys) - 1)
+        val_keys.update(group_keys[:count])
+    return np.fromiter((key in val_keys for key in keys), bool, len(keys))
+
+
+def _choose_train(keys: Sequence[bytes], groups: np.ndarray, config: Config, info: Info) -> np.ndarray:
+    """Return the rows to keep, in ascending order; a smaller choice is contained in every larger one."""
+    if config.train_per_class and not info.label_names:
+        raise UserError("data.train_per_class needs classes; for regression set data.train_fraction")
+    members: dict[int, list[int]] = {}
+    for row in sorted(range(len(keys)), key=keys.__getitem__):
+        members.setdefault(int(groups[row]), []).append(row)
+    kept: list[int] = []
+    for rows in members.values():
+        count = config.train_per_class or max(1, round(config.train_fraction * len(rows)))
+        kept += rows[:count]
+    return np.sort(np.asarray(kept))
+
+
+def _strata(source: Source) -> np.ndarray:
+    return strata(source.labels(), source.info.label_names)
