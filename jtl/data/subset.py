@@ -81,8 +81,10 @@ def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
 
 def fingerprints(source: Source) -> list[bytes]:
     """Return `source.fingerprint(i)` of every example, read in threads."""
+    chunks = np.array_split(np.arange(len(source)), _READ_THREADS)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        return list(pool.map(source.fingerprint, range(len(source))))
+        parts = pool.map(lambda rows: [source.fingerprint(row) for row in rows.tolist()], chunks)
+        return [key for part in parts for key in part]
 
 
 def choose_val(keys: Sequence[bytes], groups: np.ndarray, fraction: float) -> np.ndarray:
