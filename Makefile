@@ -1,0 +1,44 @@
+# What a person and CI do with the project, by the same commands. Each target makes `.venv` first if it is missing.
+
+PYTHON ?= python3
+CONFIG ?= configs/vit_ft.py
+FLAGS ?=
+TESTS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.made
+
+.PHONY: run test check format bench env clean
+.DEFAULT_GOAL := run
+
+run: $(STAMP)  ## fine-tune by CONFIG; further flags in RUN, such as RUN="--config.train.seed=1"
+	@$(BIN)/python -m jtl.main --config $(CONFIG) $(RUN)
+
+test: $(STAMP)  ## the tests, or those that TESTS names
+	@$(BIN)/python -m pytest -q $(TESTS)
+
+check: $(STAMP)  ## lint, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright
+
+format: $(STAMP)  ## mend what `check` can mend by itself
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: $(STAMP)  ## measure against the numbers in the README
+	@$(BIN)/python -m jtl bench
+
+env: $(STAMP)  ## the environment alone
+
+clean:  ## remove the environment and the caches
+	@rm -rf .venv .pytest_cache .ruff_cache dist build
+
+# Made anew when the requirements change; an interrupted attempt leaves no stamp and is repeated.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jtl needs Python 3.11 or newer, \
+	this is " + sys.version.split()[0] + "; give another: make PYTHON=python3.12")'
+	@echo "making .venv (a few minutes the first time)" >&2
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	@touch $@

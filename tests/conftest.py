@@ -1,0 +1,57 @@
+"""What every test runs under: 8 CPU devices, no silent rank promotion, no network; real data by fixture."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NUM_DEVICES = 8
+DEVICES_FLAG = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
+
+# jax reads these when it is imported, and processes that tests start inherit them.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES_FLAG}"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real data and weights (JTL_TEST_DATA); skips the test, with the reason, where it is unset."""
+    folder = os.environ.get("JTL_TEST_DATA", "")
+    if not folder:
+        pytest.skip("JTL_TEST_DATA is not set: no real data and weights here")
+    if not Path(folder).is_dir():
+        pytest.fail(f"JTL_TEST_DATA is {folder!r}, which is no folder")
+    return Path(folder)
+
+
+@pytest.fixture
+def real_path(real_data: Path) -> Any:
+    """Function from a path inside the real data to the whole path; skips the test and names what is missing."""
+
+    def find(relative: str) -> Path:
+        path = real_data / relative
+        if not path.exists():
+            pytest.skip(f"JTL_TEST_DATA has no {relative}")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections to other machines, so that a test cannot come to depend on one."""
+    if request.node.get_closest_marker("network"):
+        return
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        is_local = self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost")
+        if not is_local:
+            raise AssertionError(f"a test tried to connect to {address}; mark it `network` if it must")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
