@@ -1,7 +1,6 @@
 """How an image becomes a model's input. It travels with the weights: run folder, evaluation, export, serving."""
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -26,7 +25,7 @@ class Preprocess:
         """Number of image channels the model reads."""
         return len(self.mean)
 
-    def at(self, image_px: tuple[int, int]) -> Self:
+    def at(self, image_px: tuple[int, int]) -> "Preprocess":
         """Return the same pre-processing for another input size, keeping the ratio of crop to resize.
 
         >>> Preprocess((224, 224), resize_px=256).at((448, 448)).resize_px
