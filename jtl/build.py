@@ -1,12 +1,8 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
-import numpy as np
 
 from jtl import optim, rng, tree
 from jtl.config import Config, Pretrained
@@ -15,13 +11,14 @@ from jtl.errors import UserError, nearest
 from jtl.models import MODELS, Model
 from jtl.preprocess import INTERPOLATIONS, Preprocess
 from jtl.step import Parts
-from jtl.strategies import STRATEGIES, Context, Group
+from jtl.strategies import STRATEGIES, Context
 from jtl.tasks import TASKS, LabelStats, Task
 from jtl.weights.contract import Loaded
 from jtl.weights.load import load
 
 NO_WEIGHTS = "none"
 SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
+DEFAULT_CHANNELS = 3
 
 
 class Built(NamedTuple):
@@ -76,11 +73,6 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     return Built(parts, params, model_state, loaded)
 
 
-def source_name(path: str) -> str:
-    """Return which kind of source a path given to a verb is, by its suffix; a folder is a folder of images."""
-    return SOURCE_BY_SUFFIX.get(Path(path).suffix.lower(), "image_folder" if Path(path).suffix == "" else "")
-
-
 def with_data(config: Config, path: str) -> Config:
     """Return the configuration reading other data, all of it (nothing is split off for validation).
 
@@ -94,15 +86,9 @@ def with_data(config: Config, path: str) -> Config:
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
 
 
-def parameter_rows(groups: Mapping[str, Group], params: Mapping[str, Any], layers: tuple[Any, ...]) -> dict[str, Any]:
-    """Return parameter counts {"total", "trainable"} and bytes for reports."""
-    flat = tree.flatten(params)
-    trainable = {name: leaf for name, leaf in flat.items() if not groups[name].is_frozen}
-    return {"total": tree.num_values(params), "trainable": tree.num_values(trainable)}
-
-
 def _model(config: Config, task: Task) -> tuple[Model, Any, Any, Loaded | None]:
-    model = MODELS[config.model.name].build(config.model, task.head_size)
+    num_channels = len(config.preprocess.mean) or DEFAULT_CHANNELS
+    model = MODELS[config.model.name].build(config.model, task.head_size, num_channels)
     params, model_state = model.init(rng.key(config.train.seed, "init"))
     if config.model.weights == NO_WEIGHTS:
         return model, params, model_state, None
@@ -123,9 +109,13 @@ def _preprocess(settings: Pretrained, loaded: Loaded | None, model: Model) -> Pr
     if loaded is not None and loaded.preprocess is not None:
         base = loaded.preprocess.at(model.preprocess.image_px)
     changed = {each.name: getattr(settings, each.name) for each in fields(settings) if getattr(settings, each.name)}
-    if changed.get("interpolation", "bicubic") not in INTERPOLATIONS:
-        raise UserError(f"preprocess.interpolation is {changed['interpolation']!r}; nearest: {nearest(changed['interpolation'], INTERPOLATIONS)}")
     preprocess = replace(base, **changed)
-    if len(preprocess.mean) != len(preprocess.std) or len(preprocess.mean) != base.num_channels:
-        raise UserError(f"preprocess.mean {preprocess.mean} and std {preprocess.std} need {base.num_channels} values each")
+    if preprocess.interpolation not in INTERPOLATIONS:
+        known = nearest(preprocess.interpolation, INTERPOLATIONS)
+        raise UserError(f"preprocess.interpolation is {preprocess.interpolation!r}; expected one of {known}")
+    if not len(preprocess.mean) == len(preprocess.std) == model.preprocess.num_channels:
+        raise UserError(
+            f"preprocess.mean {preprocess.mean} and preprocess.std {preprocess.std} need "
+            f"{model.preprocess.num_channels} values each, one per image channel"
+        )
     return preprocess

@@ -121,7 +121,7 @@ class Checkpoints:
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError, …
             return None, " ".join(str(error).split())[:160]
         meta, state = found["meta"], found["state"]
-        if not isinstance(meta, dict) or _sealed(meta) != meta:
+        if not isinstance(meta, dict) or _sealed(meta)["seal"] != meta.get("seal"):
             return None, "its meta does not match its own digest"
         for name, digest in _by_name(state, self._digest(state)).items():
             if meta["digests"].get(name) != digest:

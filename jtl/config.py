@@ -151,6 +151,14 @@ def to_dict(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
+def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Config:
+    """Return the configuration with (dotted name, text) pairs applied, as `read` does."""
+    values = to_dict(config)
+    for name, value in overrides:
+        _override(values, name, value)
+    return from_dict(values)
+
+
 def conflicts(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return "name: old → new" for each setting whose change would make a resumed run another run."""
     found: list[str] = []

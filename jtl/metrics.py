@@ -9,9 +9,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import ArrayLike
 
 Sums = dict[str, Array]
 MAX_CONFUSION_CLASSES = 1000
+MINIMIZED = frozenset({"loss", "mean_squared_error", "root_mean_squared_error", "mean_absolute_error"})
 
 
 class Summary(NamedTuple):
@@ -24,6 +26,15 @@ class Summary(NamedTuple):
     scalars: dict[str, float]
     per_class: dict[str, np.ndarray]
     confusion: np.ndarray | None
+
+
+def is_maximized(metric: str) -> bool:
+    """Return whether more of the metric is better.
+
+    >>> is_maximized("accuracy"), is_maximized("loss")
+    (True, False)
+    """
+    return metric not in MINIMIZED
 
 
 def confusion_sums(
@@ -51,7 +62,7 @@ def class_margins(sums: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarra
     return sums["class_hits"], sums["class_actual"], sums["class_predicted"]
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """Return numerator / denominator with nan where there is nothing to divide by.
 
     >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
@@ -61,20 +72,20 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=result, where=np.asarray(denominator) != 0)
 
 
-def f1_scores(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def f1_scores(hits: ArrayLike, actual: ArrayLike, predicted: ArrayLike) -> np.ndarray:
     """Return F1 a class [C]: 2 hits / (actual + predicted); nan for a class neither present nor predicted.
 
     >>> f1_scores(np.array([1]), np.array([2]), np.array([1])).round(3)
     array([0.667])
     """
-    return ratio(2.0 * hits, actual + predicted)
+    return ratio(2.0 * np.asarray(hits), np.add(actual, predicted))
 
 
 def merge(totals: dict[str, np.ndarray] | None, sums: Mapping[str, Array]) -> dict[str, np.ndarray]:
     """Add one batch's sums to the totals on the host, in int64 or float64."""
     wide = {name: np.asarray(value) for name, value in sums.items()}
     wide = {name: value.astype(np.int64 if value.dtype.kind in "iu" else np.float64) for name, value in wide.items()}
-    return wide if totals is None else {name: totals[name] + value for name, value in wide.items()}
+    return wide if totals is None else {name: np.asarray(totals[name] + value) for name, value in wide.items()}
 
 
 def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:

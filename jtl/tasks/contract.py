@@ -1,7 +1,7 @@
 """The contract between a task and the rest: what the labels look like, the loss, and the metrics as sums."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array
@@ -22,7 +22,7 @@ class LabelStats(NamedTuple):
     std: tuple[float, ...] = ()
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "LabelStats":
         """Rebuild from the JSON form (`_asdict`)."""
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
@@ -32,7 +32,7 @@ class Task(NamedTuple):
 
     `targets(labels)` → float32 [batch, head_size], the form mixup can blend. `loss(logits, targets)` → [batch], in
     nats or squared units, never averaged over examples. `metrics(logits, labels, mask)` → sums, merged by addition;
-    `summarize(sums)` → the final numbers. `monitor` is the metric that picks the best step, `is_maximized` its sense.
+    `summarize(sums)` → the final numbers. `monitor` is the metric that picks the best step.
     """
 
     head_size: int
@@ -41,7 +41,6 @@ class Task(NamedTuple):
     metrics: Callable[[Array, Array, Array], dict[str, Array]]
     summarize: Callable[[Mapping[str, np.ndarray]], Summary]
     monitor: str
-    is_maximized: bool
 
 
 class TaskKind(NamedTuple):

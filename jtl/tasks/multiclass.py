@@ -51,7 +51,6 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         metrics=sums,
         summarize=summarize,
         monitor="accuracy",
-        is_maximized=True,
     )
 
 

@@ -52,7 +52,6 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         metrics=partial(sums, threshold=config.threshold),
         summarize=summarize,
         monitor="mean_average_precision",
-        is_maximized=True,
     )
 
 

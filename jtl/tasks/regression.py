@@ -47,7 +47,6 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         metrics=partial(sums, mean=mean, std=std),
         summarize=partial(summarize, std=np.asarray(label_stats.std)),
         monitor="mean_squared_error",
-        is_maximized=False,
     )
 
 

@@ -1,0 +1,239 @@
+"""The loop: batch → step → evaluate → save, until the steps are done, nothing improves, or the process must go.
+
+The numbers of step n-1 are read after step n was dispatched, so the device never waits for the host's bookkeeping.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from jtl import evaluate, metrics, optim, progress, sharding, step
+from jtl.build import Built
+from jtl.checkpoint import Checkpoints
+from jtl.config import Config
+from jtl.data import Source, image, pipeline
+from jtl.errors import UserError
+from jtl.metrics import Summary
+from jtl.report.console import Live
+from jtl.report.summary import Phases
+from jtl.report.writer import Writer
+from jtl.runtime import StopRequest
+from jtl.state import State
+from jtl.tasks import LabelStats
+
+FINISHED = ("finished", "stopped_early")
+
+
+class Run(NamedTuple):
+    """A run that is ready to go: what it is, where it writes, and how it talks."""
+
+    settings: Config
+    folder: Path
+    splits: dict[str, Source]
+    stats: LabelStats
+    built: Built
+    mesh: Mesh
+    state_sharding: Any
+    eval_step: Callable[[State, step.Batch], metrics.Sums]
+    eval_batches: dict[str, pipeline.EvalBatches]
+    live: Live
+    phases: Phases
+    monitor: str
+
+
+class Ended(NamedTuple):
+    """How the loop ended: the state, the history of evaluations, the status, and the training images it processed."""
+
+    state: State
+    history: progress.History
+    status: str
+    num_images: int
+
+
+def run(
+    ready: Run,
+    state: State,
+    history: progress.History,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    stop: StopRequest,
+) -> Ended:
+    """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
+
+    Raises:
+        UserError: the loss or a gradient is no longer finite.
+    """
+    start, num_steps = int(state.step), ready.built.parts.num_steps
+    status = "stopped_early" if _is_exhausted(ready, history) else "finished"
+    numbers = range(start, start) if status == "stopped_early" else range(start, num_steps)
+    compiled, reader = _CompiledSteps(ready), _Reader(ready, writer, history)
+    with closing(_batches(ready, start)) as batches:
+        for number in numbers:
+            with ready.phases.measure("data_wait"):
+                batch = next(batches)
+            train_step = compiled.at(number, state, batch)
+            with ready.phases.measure("step"):
+                state, values = train_step(state, batch)
+                reader.push(number + 1, values)
+            is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
+            is_saved = is_evaluated or stop.is_set or _is_due(number + 1, ready.settings.train.checkpoint_every)
+            if is_saved:
+                with ready.phases.measure("step"):
+                    reader.flush()
+            if is_evaluated and "val" in ready.eval_batches:
+                history = [*history, _evaluate(ready, state, writer)]
+                reader.history = history
+            if is_saved:
+                _save(ready, state, history, checkpoints, is_evaluated=is_evaluated)
+            if _is_exhausted(ready, history) and number + 1 < num_steps:
+                status = "stopped_early"
+                break
+            if stop.is_set and number + 1 < num_steps:
+                status = "preempted"
+                break
+    ready.live.finish()
+    return Ended(state, history, status, (int(state.step) - start) * ready.settings.train.batch_size)
+
+
+def evaluated(ready: Run, state: State, split: str) -> Summary:
+    """Return the task's metrics of a state on one split."""
+    with ready.phases.measure("evaluate"):
+        return evaluate.measure(
+            ready.eval_step,
+            state,
+            ready.eval_batches[split],
+            mesh=ready.mesh,
+            task=ready.built.parts.task,
+            num_examples=len(ready.splits[split]),
+        )
+
+
+class _CompiledSteps:
+    """The compiled step of each phase, made when the phase begins."""
+
+    def __init__(self, ready: Run) -> None:
+        self._ready = ready
+        self._phases = optim.phases(ready.built.parts.groups)
+        self._compiled: dict[int, Callable[..., Any]] = {}
+
+    def at(self, number: int, state: State, batch: step.Batch) -> Callable[..., Any]:
+        """Return the step of the phase that `number` is in; compile it if it is the first."""
+        phase = max(start for start in self._phases if start <= number)
+        if phase not in self._compiled:
+            with self._ready.phases.measure("compile"):
+                place = (self._ready.state_sharding, sharding.of_batch(self._ready.mesh))
+                jitted = step.make_train_step(self._ready.built.parts, phase, *place)
+                self._compiled[phase] = jitted.lower(state, batch).compile()
+        return self._compiled[phase]
+
+
+class _Reader:
+    """Reads each step's numbers once the next step is dispatched, reports them, and stops a run that diverged."""
+
+    def __init__(self, ready: Run, writer: Writer, history: progress.History) -> None:
+        self.history = history
+        self._ready, self._writer = ready, writer
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+
+    def push(self, number: int, values: Mapping[str, Any]) -> None:
+        """Take the numbers of the step just dispatched and read those of the one before."""
+        self.flush()
+        self._pending = (number, values)
+
+    def flush(self) -> None:
+        """Read what is pending; waits for its step.
+
+        Raises:
+            UserError: the loss or the gradient norm is not finite.
+        """
+        if self._pending is None:
+            return
+        number, arrays = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
+            raise UserError(
+                f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; expected "
+                f"finite numbers. The checkpoints before it are kept; lower optim.learning_rate or raise optim.warmup "
+                f"and start with another --workdir"
+            )
+        settings = self._ready.settings.train
+        if number % settings.log_every == 0 or number == self._ready.built.parts.num_steps:
+            self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
+        self._show(number, values["loss"])
+
+    def _show(self, number: int, loss: float) -> None:
+        ready, monitor = self._ready, self._ready.monitor
+        best = progress.best(self.history, monitor, is_maximized=metrics.is_maximized(monitor))
+        ready.live.update(
+            step=number,
+            num_steps=ready.built.parts.num_steps,
+            epoch=number * ready.settings.train.batch_size / len(ready.splits["train"]),
+            loss=loss,
+            num_images=ready.settings.train.batch_size,
+            wait_fraction=ready.phases.data_wait_fraction(),
+            metric_name=monitor,
+            last=self.history[-1][monitor] if self.history else None,
+            best=best[monitor] if best else None,
+        )
+
+
+def _batches(ready: Run, start: int) -> Iterator[step.Batch]:
+    """Yield device batches from the step `start` on, one put ahead of its use."""
+    settings, preprocess = ready.settings, ready.built.parts.preprocess
+    host = pipeline.train_batches(
+        ready.splits["train"],
+        image.train_transform(preprocess, settings.augment),
+        batch_size=settings.train.batch_size,
+        seed=settings.train.seed,
+        start_step=start,
+        config=settings.input,
+    )
+    with closing(host):
+        for batch in host:
+            yield sharding.put_batch(
+                {step.STREAM: {name: batch[name] for name in evaluate.DEVICE_FIELDS}}, ready.mesh
+            )
+
+
+def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
+    found = evaluated(ready, state, "val")
+    number = int(state.step)
+    writer.scalars(number, {f"val/{name}": value for name, value in found.scalars.items()})
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.scalars.items())
+    ready.live.log(f"step {number}: val {shown}")
+    return {"step": number, **found.scalars}
+
+
+def _save(
+    ready: Run, state: State, history: progress.History, checkpoints: Checkpoints, *, is_evaluated: bool
+) -> None:
+    value = history[-1][ready.monitor] if is_evaluated and history else None
+    with ready.phases.measure("checkpoint"):
+        checkpoints.save(int(state.step), state, {"history": history}, value)
+
+
+def _is_due(number: int, every: int, last: int = -1) -> bool:
+    return number == last or (every > 0 and number % every == 0)
+
+
+def _eval_every(ready: Run) -> int:
+    """Return the steps between evaluations: as set, or those of one epoch."""
+    num_examples = len(ready.splits["train"])
+    return ready.settings.train.eval_every or max(1, num_examples // ready.settings.train.batch_size)
+
+
+def _is_exhausted(ready: Run, history: progress.History) -> bool:
+    settings = ready.settings.train
+    return progress.is_exhausted(
+        history,
+        ready.monitor,
+        is_maximized=metrics.is_maximized(ready.monitor),
+        patience=settings.patience,
+        min_gain=settings.min_gain,
+    )

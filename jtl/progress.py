@@ -1,0 +1,46 @@
+"""What a run knows of its own evaluations: the best step and when to stop, as pure functions of the history.
+
+The history, a list of {"step": …, metric name: value}, is saved in every checkpoint; nothing else is remembered.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+History = list[dict[str, float]]
+
+
+def best(history: Sequence[Mapping[str, float]], metric: str, *, is_maximized: bool) -> Mapping[str, float] | None:
+    """Return the entry with the best value of `metric`, the earliest of equals, or None without evaluations.
+
+    >>> best([{"step": 5, "accuracy": 0.8}, {"step": 10, "accuracy": 0.8}], "accuracy", is_maximized=True)
+    {'step': 5, 'accuracy': 0.8}
+    """
+    scored = [entry for entry in history if not math.isnan(entry[metric])]
+    if not scored:
+        return history[-1] if history else None
+    return max(scored, key=lambda entry: (_gain(entry[metric], is_maximized), -entry["step"]))
+
+
+def is_exhausted(
+    history: Sequence[Mapping[str, float]], metric: str, *, is_maximized: bool, patience: int, min_gain: float
+) -> bool:
+    """Return whether the last `patience` evaluations (0: never) brought no gain above `min_gain`.
+
+    >>> entries = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.6}, {"step": 3, "loss": 0.7}]
+    >>> is_exhausted(entries, "loss", is_maximized=False, patience=2, min_gain=0.0)
+    True
+    """
+    if patience == 0:
+        return False
+    reference, since = -math.inf, 0
+    for entry in history:
+        gain = _gain(entry[metric], is_maximized)
+        if gain > reference + min_gain:
+            reference, since = gain, 0
+        else:
+            since += 1
+    return since >= patience
+
+
+def _gain(value: float, is_maximized: bool) -> float:
+    return value if is_maximized else -value

@@ -1,0 +1,238 @@
+"""The story of a run: build, restore, loop, evaluate, report. No arithmetic, no jit, no branch on a name."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jtl import build, config, evaluate, loop, meta, metrics, progress, sharding, tree
+from jtl import state as states
+from jtl.build import Built
+from jtl.checkpoint import Checkpoints
+from jtl.config import Config
+from jtl.data import Source, preflight
+from jtl.errors import UserError, nearest
+from jtl.loop import FINISHED, Ended, Run
+from jtl.report import curves, summary, tables
+from jtl.report.console import Live
+from jtl.report.summary import Phases
+from jtl.report.writer import Writer
+from jtl.runtime import StopRequest
+from jtl.state import State
+from jtl.step import make_eval_step
+from jtl.weights.run_folder import write_run_weights
+
+
+def run_folder(settings: Config, spec: str, workdir: str) -> Path:
+    """Return the run folder: `workdir`, or runs/CONFIG-DIGEST so that the same command finds the same folder."""
+    if workdir:
+        return Path(workdir)
+    digest = hashlib.sha256(json.dumps(config.to_dict(settings), sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
+
+
+def run(settings: Config, folder: Path) -> dict[str, Any]:
+    """Train as configured, or resume what the folder holds, and return what summary.json says.
+
+    With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are compared.
+
+    Raises:
+        UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
+    """
+    live = Live()
+    live.log(f"run folder: {folder}")
+    result = _finished(settings, folder, live) or _train(settings, folder, live)
+    if not settings.baseline or result["status"] not in FINISHED:
+        return result
+    scratch = replace(settings, baseline=False, model=replace(settings.model, weights=build.NO_WEIGHTS))
+    other = run(scratch, folder / "scratch")
+    if other["status"] not in FINISHED:
+        return {**result, "status": other["status"]}
+    live.log(tables.comparison({"pretrained": result, "from scratch": other}))
+    return result
+
+
+def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
+    """Return the summary of a finished run of this configuration; claim a new folder for it.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir")
+        folder.mkdir(parents=True, exist_ok=True)
+        summary.write_json(path, config.to_dict(settings))
+        return None
+    changed = config.conflicts(config.to_dict(settings), json.loads(path.read_text()))
+    if changed:
+        raise UserError(
+            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); give another "
+            f"--workdir, or repeat the command it was made with"
+        )
+    if not (folder / "summary.json").exists():
+        return None
+    result = json.loads((folder / "summary.json").read_text())
+    live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
+    return result
+
+
+def _train(settings: Config, folder: Path, live: Live) -> dict[str, Any]:
+    live.log(config.text(settings))
+    phases = Phases()
+    with phases.measure("load"):
+        ready, state = _prepare(settings, folder, live, phases)
+        checkpoints = Checkpoints(folder / "checkpoints", is_maximized=metrics.is_maximized(ready.monitor))
+        state, history = _restored(ready, state, checkpoints)
+    with StopRequest() as stop, closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
+        ended = loop.run(ready, state, history, checkpoints, writer, stop)
+        with phases.measure("checkpoint"):
+            checkpoints.wait()
+        if ended.status not in FINISHED:
+            live.log(f"stopped at step {int(ended.state.step)} and saved; repeat the command to go on")
+            return _summarize(ready, ended, {})
+        scores = _report(ready, ended, checkpoints, writer)
+    result = _summarize(ready, ended, scores)
+    summary.write_json(folder / "summary.json", result)
+    curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    return result
+
+
+def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State]:
+    """Open the data, build the model with its weights, show what will train; return the run and its state at step 0."""
+    mesh = sharding.mesh(settings.sharding)
+    _check_batch(settings, mesh.size)
+    splits = _splits(settings, live)
+    stats = build.label_stats(settings, splits["train"])
+    built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    if built.loaded is not None:
+        live.log(built.loaded.report.text())
+    live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
+    summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
+    state, state_sharding = _initial_state(built, settings, mesh)
+    ready = Run(
+        settings=settings,
+        folder=folder,
+        splits=splits,
+        stats=stats,
+        built=built,
+        mesh=mesh,
+        state_sharding=state_sharding,
+        eval_step=make_eval_step(built.parts),
+        eval_batches={
+            name: evaluate.batches_of(
+                source,
+                built.parts.preprocess,
+                batch_size=settings.train.eval_batch_size or settings.train.batch_size,
+                mesh=mesh,
+                settings=settings.input,
+            )
+            for name, source in splits.items()
+            if name != "train"
+        },
+        live=live,
+        phases=phases,
+        monitor=_monitor(settings, built, splits["train"]),
+    )
+    return ready, state
+
+
+def _splits(settings: Config, live: Live) -> dict[str, Source]:
+    checked = preflight.inspect(build.open_splits(settings), settings.data)
+    for line in checked.lines:
+        live.log(line)
+    if "train" not in checked.splits:
+        raise UserError(f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}")
+    return checked.splits
+
+
+def _check_batch(settings: Config, num_devices: int) -> None:
+    size, num_slices = settings.train.batch_size, settings.optim.accumulate
+    if size % (num_slices * num_devices):
+        raise UserError(
+            f"train.batch_size is {size}; expected a multiple of {num_slices * num_devices} "
+            f"(optim.accumulate {num_slices} x {num_devices} devices)"
+        )
+
+
+def _monitor(settings: Config, built: Built, source: Source) -> str:
+    """Return the metric that picks the best step.
+
+    Raises:
+        UserError: the task has no metric of the name the settings give.
+    """
+    task = built.parts.task
+    sums = task.metrics(jnp.zeros((1, task.head_size)), jnp.asarray(source.labels()[:1]), jnp.ones((1,), bool))
+    known = task.summarize(metrics.merge(None, sums)).scalars
+    chosen = settings.train.monitor or task.monitor
+    if chosen not in known:
+        raise UserError(f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}")
+    return chosen
+
+
+def _initial_state(built: Built, settings: Config, mesh: Mesh) -> tuple[State, Any]:
+    def create(params: Any, model_state: Any) -> State:
+        parts = built.parts
+        return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=settings.optim.ema > 0)
+
+    shapes = jax.eval_shape(create, built.params, built.model_state)
+    state_sharding = sharding.of_state(shapes, settings.sharding, mesh)
+    # Host copies: a buffer of the initial parameters must not be donated with the first step.
+    host = jax.device_get((built.params, built.model_state))
+    return jax.jit(create, out_shardings=state_sharding)(*host), state_sharding
+
+
+def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
+    """Return the newest sound checkpoint's state and history, or those of a new run."""
+    restored = checkpoints.restore(_like(state), ready.live.log)
+    if restored is None:
+        return state, []
+    ready.live.log(f"resumed at step {restored.step} of {ready.built.parts.num_steps}")
+    return restored.state, restored.meta["history"]
+
+
+def _like(state: State) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+
+def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
+    """Measure the best step on every split that is not for training; write the weights, the tables and the plots."""
+    best = progress.best(ended.history, ready.monitor, is_maximized=metrics.is_maximized(ready.monitor))
+    state = ended.state
+    if best is not None and best["step"] != int(state.step):
+        state = checkpoints.restore_step(int(best["step"]), _like(state)).state
+    params = jax.device_get(states.params_for_evaluation(state))
+    write_run_weights(ready.folder, params, jax.device_get(state.model_state))
+    scores: dict[str, Any] = {"step": int(state.step)}
+    for split in ready.eval_batches:
+        found = loop.evaluated(ready, state, split)
+        scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
+        ready.live.log(f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.stats.label_names)}")
+        result = {"split": split, "num_examples": len(ready.splits[split]), "metrics": found.scalars}
+        evaluate.write(ready.folder / split, result, found, ready.stats.label_names)
+    writer.scalars(int(state.step), {name: value for name, value in scores.items() if name.startswith("test/")})
+    return scores
+
+
+def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, Any]:
+    last = ended.history[-1] if ended.history else {}
+    return summary.build(
+        status=ended.status,
+        steps=int(ended.state.step),
+        final={f"val/{name}": value for name, value in last.items() if name != "step"},
+        best=dict(best),
+        phases=ready.phases,
+        num_images=ended.num_images,
+        parameters=meta.parameters(ready.built),
+        weights=meta.source(ready.built),
+        digest=tree.sha256(jax.device_get(tree.merge(ended.state.trainable, ended.state.frozen))),
+        peak_memory_bytes=ready.live.peak_memory_bytes(),
+    )

@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+from jtl import metrics
+from jtl.tasks import regression
+
+
+@pytest.fixture
+def task_and_labels() -> tuple[regression.Task, np.ndarray]:
+    labels = (np.random.default_rng(0).normal(size=(80, 2)) * [1.0, 300.0] + [5.0, -40_000.0]).astype(np.float32)
+    return regression.build(regression.Config(), regression.stats(labels, ())), labels
+
+
+def test_metrics_equal_scikit_learn_in_the_labels_own_unit(task_and_labels: tuple) -> None:
+    task, labels = task_and_labels
+    predicted = labels + np.random.default_rng(1).normal(size=labels.shape).astype(np.float32) * [0.3, 90.0]
+    logits = task.targets(jnp.asarray(predicted.astype(np.float32)))
+    found = task.summarize(metrics.merge(None, task.metrics(logits, jnp.asarray(labels), jnp.ones(80, bool)))).scalars
+    assert found["mean_squared_error"] == pytest.approx(mean_squared_error(labels, predicted), rel=1e-3)
+    assert found["mean_absolute_error"] == pytest.approx(mean_absolute_error(labels, predicted), rel=1e-3)
+    assert found["r2"] == pytest.approx(r2_score(labels, predicted), abs=1e-3)
+
+
+def test_targets_are_standardised(task_and_labels: tuple) -> None:
+    task, labels = task_and_labels
+    targets = np.asarray(task.targets(jnp.asarray(labels)))
+    np.testing.assert_allclose(targets.mean(0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(targets.std(0), 1.0, atol=1e-3)
+
+
+def test_huber_is_quadratic_inside_the_delta_and_linear_outside() -> None:
+    error = jnp.array([[0.5], [3.0]])
+    found = regression.loss(error, jnp.zeros((2, 1)), huber_delta=1.0)
+    np.testing.assert_allclose(found, [0.125, 2.5], rtol=1e-6)
+
+
+def test_masked_examples_do_not_count(task_and_labels: tuple) -> None:
+    task, labels = task_and_labels
+    logits = jnp.zeros((80, 2))
+    mask = jnp.arange(80) < 33
+    padded = task.summarize(metrics.merge(None, task.metrics(logits, jnp.asarray(labels), mask))).scalars
+    cut = task.metrics(logits[:33], jnp.asarray(labels[:33]), jnp.ones(33, bool))
+    assert padded == pytest.approx(task.summarize(metrics.merge(None, cut)).scalars, rel=1e-5)
