@@ -11,8 +11,8 @@ STAMP := .venv/.made
 .PHONY: run test check format bench env clean
 .DEFAULT_GOAL := run
 
-run: $(STAMP)  ## fine-tune by CONFIG; further flags in RUN, such as RUN="--config.train.seed=1"
-	@$(BIN)/python -m jtl.main --config $(CONFIG) $(RUN)
+run: $(STAMP)  ## fine-tune by CONFIG; further flags in FLAGS, such as FLAGS="--config.train.seed=1"
+	@$(BIN)/python -m jtl.main --config $(CONFIG) $(FLAGS)
 
 test: $(STAMP)  ## the tests, or those that TESTS names
 	@$(BIN)/python -m pytest -q $(TESTS)

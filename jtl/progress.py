@@ -5,11 +5,12 @@ The history, a list of {"step": …, metric name: value}, is saved in every chec
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-History = list[dict[str, float]]
+History = list[dict[str, Any]]
 
 
-def best(history: Sequence[Mapping[str, float]], metric: str, *, is_maximized: bool) -> Mapping[str, float] | None:
+def best(history: Sequence[Mapping[str, Any]], metric: str, *, is_maximized: bool) -> Mapping[str, Any] | None:
     """Return the entry with the best value of `metric`, the earliest of equals, or None without evaluations.
 
     >>> best([{"step": 5, "accuracy": 0.8}, {"step": 10, "accuracy": 0.8}], "accuracy", is_maximized=True)
@@ -22,7 +23,7 @@ def best(history: Sequence[Mapping[str, float]], metric: str, *, is_maximized: b
 
 
 def is_exhausted(
-    history: Sequence[Mapping[str, float]], metric: str, *, is_maximized: bool, patience: int, min_gain: float
+    history: Sequence[Mapping[str, Any]], metric: str, *, is_maximized: bool, patience: int, min_gain: float
 ) -> bool:
     """Return whether the last `patience` evaluations (0: never) brought no gain above `min_gain`.
 

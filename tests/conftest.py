@@ -30,7 +30,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def real_path(real_data: Path) -> Any:
-    """Function from a path inside the real data to the whole path; skips the test and names what is missing."""
+    """Function from a path inside the real data to the whole path; a missing one skips the test."""
 
     def find(relative: str) -> Path:
         path = real_data / relative

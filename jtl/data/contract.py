@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ class Info(NamedTuple):
     label_names: tuple[str, ...]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to the examples of one split.
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Files:
     def fingerprint(self, index: int) -> bytes:
         return file_fingerprint(self.describe(index))
 
-    def reduced(self, min_px: int) -> Self:
+    def reduced(self, min_px: int) -> "Files":
         return dataclasses.replace(self, min_px=min_px)
 
 

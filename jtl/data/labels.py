@@ -164,16 +164,17 @@ def _index(
 
 
 def _as_integers(tokens: Sequence[str], names: tuple[str, ...], where: Callable[[int], str]) -> dict[str, int]:
-    """Return the index each token means where tokens are not class names, checking names and range."""
+    """Return the index each token means where tokens are not all class names, checking that they are in range."""
+    are_integers = all(map(_is_integer, tokens))
     places: dict[str, int] = {}
     for row, token in enumerate(tokens):
-        if not _is_integer(token):
+        if not are_integers and token not in names:
             raise UserError(f"label unknown: {where(row)} has {token!r}; nearest known class: {nearest(token, names)}")
-        if not 0 <= int(token) < len(names):
+        if are_integers and not 0 <= int(token) < len(names):
             raise UserError(
                 f"label out of range: {where(row)} has {token}, expected 0 to {len(names) - 1} ({len(names)} classes)"
             )
-        places[token] = int(token)
+        places[token] = int(token) if are_integers else names.index(token)
     return places
 
 

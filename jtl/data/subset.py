@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +41,8 @@ class Subset:
     def fingerprint(self, index: int) -> bytes:
         return self.source.fingerprint(int(self.indices[index]))
 
-    def reduced(self, min_px: int) -> Self:
-        return type(self)(self.source.reduced(min_px), self.indices)
+    def reduced(self, min_px: int) -> "Subset":
+        return Subset(self.source.reduced(min_px), self.indices)
 
 
 def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:

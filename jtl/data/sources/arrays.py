@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -69,7 +69,7 @@ class Arrays:
     def fingerprint(self, index: int) -> bytes:
         return hashlib.blake2b(np.ascontiguousarray(self.images[index]).tobytes(), digest_size=16).digest()
 
-    def reduced(self, min_px: int) -> Self:
+    def reduced(self, min_px: int) -> "Arrays":
         del min_px
         return dataclasses.replace(self)
 

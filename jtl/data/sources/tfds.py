@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class Records:
     def fingerprint(self, index: int) -> bytes:
         return hashlib.blake2b(self._encoded(index), digest_size=16).digest()
 
-    def reduced(self, min_px: int) -> Self:
+    def reduced(self, min_px: int) -> "Records":
         del min_px
         return dataclasses.replace(self)
 
