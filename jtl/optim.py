@@ -4,6 +4,7 @@ It sees only the flat dict {name: leaf} of what trains, so a clip or a norm cann
 gradients. Leaves that thaw later have their own optimizer state, whose clock starts when they do.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -205,8 +206,9 @@ def _scale_by_rates(
 def _muon(config: Config) -> optax.GradientTransformation:
     """Muon on the backbone's kernels, Adam on the rest (Jordan 2024; rates as AdamW's, Liu et al. 2025, eq. 4)."""
 
-    def label(name: str, leaf: Array) -> str:
-        is_matrix = name.endswith("/kernel") and leaf.ndim >= 2 and not name.startswith("head/")
+    def label(name: str, leaf: Any) -> str:
+        # Leaves of other groups arrive as optax.MaskedNode.
+        is_matrix = name.endswith("/kernel") and getattr(leaf, "ndim", 0) >= 2 and not name.startswith("head/")
         return "muon" if is_matrix else "adam"
 
     def labels(params: Flat) -> Flat:
@@ -214,20 +216,32 @@ def _muon(config: Config) -> optax.GradientTransformation:
 
     def dimensions(params: Flat) -> Flat:
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _matrix_dimensions(path[-1].key, leaf.ndim), params
+            lambda path, leaf: contrib.MuonDimensionNumbers(*_matrix_dimensions(path[-1].key, leaf.ndim)), params
         )
 
     muon = optax.chain(
         contrib.scale_by_muon(beta=0.95, weight_dimension_numbers=dimensions),
-        contrib.scale_by_shape(weight_dimension_numbers=dimensions, consistent_rms=0.2),
+        optax.stateless(_scaled_to_adam_rms),
     )
     return optax.partition({"muon": muon, "adam": _adam(config)}, labels)
 
 
-def _matrix_dimensions(name: str, ndim: int) -> contrib.MuonDimensionNumbers:
-    """Return which dims of a kernel are inputs and outputs: [dim, heads, head_dim] has two outputs, others one."""
+def _matrix_dimensions(name: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the input and output dims of a kernel: [dim, heads, head_dim] has two outputs, others one."""
     num_inputs = 1 if re.search(r"/(query|key|value)/kernel$", name) else ndim - 1
-    return contrib.MuonDimensionNumbers(tuple(range(num_inputs)), tuple(range(num_inputs, ndim)))
+    return tuple(range(num_inputs)), tuple(range(num_inputs, ndim))
+
+
+def _scaled_to_adam_rms(updates: Flat, params: Flat | None) -> Flat:
+    """Scale orthogonal updates to root mean square 0.2, about Adam's, so that its rates fit (Liu et al. 2025, eq. 4)."""
+    del params
+
+    def scaled(path: Any, update: Array) -> Array:
+        inputs, outputs = _matrix_dimensions(path[-1].key, update.ndim)
+        fan_in, fan_out = (math.prod(update.shape[dim] for dim in dims) for dims in (inputs, outputs))
+        return update * (0.2 * math.sqrt(max(fan_in, fan_out)))
+
+    return jax.tree_util.tree_map_with_path(scaled, updates)
 
 
 def _adam(config: Config) -> optax.GradientTransformation:
