@@ -78,11 +78,15 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
             f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); give another "
             f"--workdir, or repeat the command it was made with"
         )
-    if not (folder / "summary.json").exists():
+    result = json.loads(_text(folder / "summary.json") or "{}")
+    if result.get("status") not in FINISHED:
         return None
-    result = json.loads((folder / "summary.json").read_text())
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _train(settings: Config, folder: Path, live: Live) -> dict[str, Any]:
@@ -96,10 +100,11 @@ def _train(settings: Config, folder: Path, live: Live) -> dict[str, Any]:
         ended = loop.run(ready, state, history, checkpoints, writer, stop)
         with phases.measure("checkpoint"):
             checkpoints.wait()
-        if ended.status not in FINISHED:
+        scores: dict[str, Any] = {}
+        if ended.status in FINISHED:
+            scores = _report(ready, ended, checkpoints, writer)
+        else:
             live.log(f"stopped at step {int(ended.state.step)} and saved; repeat the command to go on")
-            return _summarize(ready, ended, {})
-        scores = _report(ready, ended, checkpoints, writer)
     result = _summarize(ready, ended, scores)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
