@@ -4,12 +4,13 @@ import dataclasses
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
 from jtl.data import contract, subset
 from jtl.data.contract import Info, Labels, Source, SourceKind
@@ -85,7 +86,9 @@ def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
     if not os.path.isfile(config.path):
         raise UserError(f"data.path {config.path!r} is no file; expected an .npz file")
     try:
-        with np.load(config.path, allow_pickle=False) as file:
+        # Our own handle: NumPy leaves the file open where it turns out to be damaged.
+        with open(config.path, "rb") as handle:
+            file = np.load(handle, allow_pickle=False)
             if not isinstance(file, Mapping):
                 raise UserError(f"{config.path} is a single array, expected an .npz file with images and labels")
             keys = _find_keys(list(file), config)
@@ -93,7 +96,7 @@ def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
             own_names = tuple(map(str, file["label_names"])) if "label_names" in file else None
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"cannot read {config.path}: {error}; expected a complete .npz file of plain arrays; copy or write it again"
         ) from error
@@ -104,7 +107,7 @@ KIND = SourceKind(Config, open_arrays)
 
 
 def build(
-    pairs: dict[str, tuple[UInt8[np.ndarray, "..."], Shaped[np.ndarray, "..."]]],
+    pairs: dict[str, tuple[Shaped[np.ndarray, "..."], Shaped[np.ndarray, "..."]]],
     config: contract.Config,
     labels: Labels,
     *,

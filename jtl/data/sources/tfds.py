@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +43,10 @@ class Config(contract.Config):
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Source of serialised tf.train.Example records."""
+    """Source of serialised tf.train.Example records, TFDS' own random access to them."""
 
     info: Info
-    records: Sequence[bytes]
+    records: Any
     image_key: str
     values: np.ndarray
 
@@ -165,7 +164,7 @@ def _check_features(features: Any, config: Config, folder: str) -> None:
         raise UserError(f"data.image_key {config.image_key!r} of {folder} is a {kind} feature, expected Image")
 
 
-def _records(builder: Any, split: str, folder: str) -> Sequence[bytes]:
+def _records(builder: Any, split: str, folder: str) -> Any:
     from tensorflow_datasets import decode
 
     try:
@@ -185,7 +184,7 @@ def _features(record: bytes) -> Any:
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def _cell(records: Sequence[bytes], row: int, key: str, where: str) -> str:
+def _cell(records: Any, row: int, key: str, where: str) -> str:
     """Return a record's label as a table cell, the one form that `labels.encode` reads."""
     try:
         record = records[row]
