@@ -1,0 +1,162 @@
+"""The live line of a run, and lines that do not break it; all on stderr, since stdout belongs to `--json`."""
+
+import resource
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, TextIO
+
+from jtl.report.tables import terminal_width
+
+REDRAW_SECONDS = 0.2
+PLAIN_SECONDS = 10.0
+RATE_WINDOW = 50
+ERASE = "\r\x1b[K"
+
+
+class Progress(NamedTuple):
+    """Where a run is after a step.
+
+    `num_images` are those of one step; `last` and `best` are values of the metric that picks the best step, or
+    None before the first evaluation.
+    """
+
+    step: int
+    num_steps: int
+    epoch: float
+    loss: float
+    num_images: int
+    wait_fraction: float
+    metric_name: str
+    last: float | None
+    best: float | None
+
+
+class Live:
+    """One line that is rewritten on a terminal; elsewhere a line every few seconds, and the last one.
+
+    It only ever sees numbers that are already on the host, so it cannot make the device wait.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._is_terminal = self._stream.isatty()
+        self._progress: Progress | None = None
+        self._line = ""
+        self._drawn_at = -float("inf")
+        self._updated_at = 0.0
+        self._started: tuple[float, int] | None = None
+        self._intervals: deque[float] = deque(maxlen=RATE_WINDOW)
+
+    def update(self, **values: Any) -> None:
+        """Take the fields of `Progress` after every step."""
+        self._progress, now = Progress(**values), self._clock()
+        if self._started is None:
+            self._started = (now, self._progress.step)
+        else:
+            self._intervals.append(now - self._updated_at)
+        self._updated_at = now
+        if now - self._drawn_at >= (REDRAW_SECONDS if self._is_terminal else PLAIN_SECONDS):
+            self._draw()
+
+    def log(self, text: str) -> None:
+        """Print text above the live line."""
+        if not self._is_terminal:
+            self._write(f"{text}\n")
+            return
+        self._write(f"{ERASE}{text}\n{self._cut()}")
+
+    def finish(self) -> None:
+        """Show the last state, if it is not on the screen yet, and leave the line for good."""
+        if self._updated_at > self._drawn_at:
+            self._draw()
+        if self._is_terminal and self._line:
+            self._write("\n")
+        self._line = ""
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most memory that any one device held, or this process where devices do not say (CPU)."""
+        peaks = [stats["peak_bytes_in_use"] for stats in _device_stats() if "peak_bytes_in_use" in stats]
+        return max(peaks) if peaks else _peak_process_bytes()
+
+    def _draw(self) -> None:
+        assert self._progress is not None, "update comes first"
+        self._line = line(self._progress, self._images_per_second(), self._seconds_left(), memory())
+        self._write(f"{ERASE}{self._cut()}" if self._is_terminal else f"{self._line}\n")
+        self._drawn_at = self._updated_at
+
+    def _cut(self) -> str:
+        """The line in one row: a longer one would wrap, and the next `ERASE` miss its start."""
+        return self._line[: terminal_width() - 1]
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def _images_per_second(self) -> float | None:
+        """The median step's rate: evaluations and checkpoints between two steps are not slow steps."""
+        seconds = statistics.median(self._intervals) if self._intervals else 0.0
+        return self._progress.num_images / seconds if self._progress and seconds else None
+
+    def _seconds_left(self) -> float | None:
+        """From the mean step since the first: evaluations and checkpoints are still to come, too."""
+        if self._started is None or self._progress is None or self._progress.step <= self._started[1]:
+            return None
+        started_at, first_step = self._started
+        step_seconds = (self._updated_at - started_at) / (self._progress.step - first_step)
+        return step_seconds * (self._progress.num_steps - self._progress.step)
+
+
+def line(
+    progress: Progress, images_per_second: float | None, seconds_left: float | None, memory_text: str
+) -> str:
+    """Return the live line; what is not known yet is left out."""
+    parts = [
+        f"step {progress.step:,}/{progress.num_steps:,}",
+        f"epoch {progress.epoch:.1f}",
+        f"loss {progress.loss:.4f}",
+    ]
+    if images_per_second is not None:
+        parts.append(f"{images_per_second:,.0f} images/s")
+    parts += [f"wait {progress.wait_fraction:.0%}", memory_text]
+    if seconds_left is not None:
+        parts.append(f"left {duration(seconds_left)}")
+    if progress.last is not None and progress.best is not None:
+        parts.append(f"{progress.metric_name} {progress.last:.4f} (best {progress.best:.4f})")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a clock reads.
+
+    >>> duration(59.6), duration(3599), duration(90_000)
+    ('1:00', '59:59', '25:00:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def memory() -> str:
+    """Return how full the fullest local device is, or the most this process held where none says (CPU)."""
+    stats = [each for each in _device_stats() if "bytes_in_use" in each]
+    if not stats:
+        return f"memory {_peak_process_bytes() / 2**30:.1f} GiB"
+    fullest = max(stats, key=lambda each: each["bytes_in_use"])
+    limit = f"/{fullest['bytes_limit'] / 2**30:.0f}" if "bytes_limit" in fullest else ""
+    return f"memory {fullest['bytes_in_use'] / 2**30:.1f}{limit} GiB"
+
+
+def _device_stats() -> list[dict[str, int]]:
+    """What the allocator of each local device has on its books; asking does not wait for the device."""
+    import jax
+
+    return [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+
+
+def _peak_process_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

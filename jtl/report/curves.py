@@ -1,0 +1,76 @@
+"""A picture of a run: training loss and validation metrics over the steps, from metrics.jsonl."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LOSS = "train/loss"
+VALIDATION = "val/"
+MAX_POINTS_DRAWN_BARE = 200
+SMOOTHING_SPAN = 0.02
+
+Series = dict[str, list[tuple[int, float]]]
+
+
+def plot(metrics_path: Path, image_path: Path) -> None:
+    """Write a PNG: losses above, the other validation metrics below, both over the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    series = read(metrics_path)
+    losses = {name: points for name, points in series.items() if name in (LOSS, f"{VALIDATION}loss")}
+    scores = {
+        name: points for name, points in series.items() if name.startswith(VALIDATION) and name not in losses
+    }
+    panels = [(panel, unit) for panel, unit in ((losses, "loss"), (scores, "metric")) if panel]
+    figure = Figure(figsize=(8.0, 3.2 * max(len(panels), 1)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (panel, unit) in zip(axes, panels, strict=False):
+        _draw(axis, panel, unit)
+    axes[-1].set_xlabel("step")
+    figure.savefig(image_path)
+
+
+def read(path: Path) -> Series:
+    """Return the finite values of each name as (step, value), in the order of the file."""
+    series: Series = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        report: Mapping[str, Any] = json.loads(line)
+        for name, value in report.items():
+            if name not in ("step", "time") and value is not None:
+                series.setdefault(name, []).append((report["step"], value))
+    return series
+
+
+def smoothed(values: Sequence[float], window: int) -> np.ndarray:
+    """Return the mean of each value and its `window` - 1 predecessors (fewer at the start).
+
+    >>> smoothed([2.0, 4.0, 6.0], 2).tolist()
+    [2.0, 3.0, 5.0]
+    """
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (total[ends] - total[starts]) / (ends - starts)
+
+
+def _draw(axis: Any, panel: Series, unit: str) -> None:
+    for index, (name, points) in enumerate(panel.items()):
+        steps, values = zip(*points, strict=True)
+        color, is_long = f"C{index}", len(points) > MAX_POINTS_DRAWN_BARE
+        if is_long:
+            # The raw values stay behind as a shade: their spread is part of what a loss curve says.
+            axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+            values = smoothed(values, max(2, round(SMOOTHING_SPAN * len(points))))
+        marker = "o" if len(points) <= 40 else ""
+        axis.plot(steps, values, color=color, marker=marker, markersize=3, linewidth=1.5, label=name)
+    axis.set_ylabel(unit)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best", fontsize="small", ncols=2, frameon=False)
+    axis.margins(x=0.02)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

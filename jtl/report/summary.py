@@ -1,0 +1,123 @@
+"""The JSON files of a run folder, and the clock that says where a run's seconds went."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PHASES = ("load", "compile", "step", "data_wait", "evaluate", "checkpoint")
+STATUSES = ("finished", "stopped_early", "preempted")
+
+
+class Phases:
+    """Wall seconds by phase. Of nested phases only the innermost runs, so that no second counts twice."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._clock = clock
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Charge the time inside the `with` block to a phase."""
+        assert phase in PHASES, f"{phase!r} is none of {PHASES}"
+        self._charge()
+        self._open.append(phase)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+
+    def data_wait_fraction(self) -> float:
+        """Return the share of the training time (steps and waits for data) spent waiting; 0 before any."""
+        training = self.seconds["step"] + self.seconds["data_wait"]
+        return self.seconds["data_wait"] / training if training else 0.0
+
+    def _charge(self) -> None:
+        now = self._clock()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+
+def build(
+    *,
+    status: str,
+    steps: int,
+    final: Mapping[str, float],
+    best: Mapping[str, float],
+    phases: Phases,
+    num_images: int,
+    parameters: Mapping[str, int],
+    weights: Mapping[str, str],
+    digest: str,
+    peak_memory_bytes: int,
+) -> dict[str, Any]:
+    """Return what summary.json holds, ready for JSON.
+
+    `num_images` were trained on in the seconds that `phases` measured: those of this process, not of the runs
+    it resumed. `digest` is over the final parameters.
+    """
+    assert status in STATUSES, f"{status!r} is none of {STATUSES}"
+    assert parameters.keys() == {"total", "trainable"}, parameters
+    assert weights.keys() == {"source", "sha256"}, weights
+    training_seconds = phases.seconds["step"] + phases.seconds["data_wait"]
+    return plain(
+        {
+            "status": status,
+            "steps": steps,
+            "final": final,
+            "best": best,
+            "images_per_second": num_images / training_seconds if training_seconds else 0.0,
+            "data_wait_fraction": phases.data_wait_fraction(),
+            "seconds": {phase: round(seconds, 3) for phase, seconds in phases.seconds.items()},
+            "peak_memory_bytes": peak_memory_bytes,
+            "parameters": parameters,
+            "weights": weights,
+            "digest": digest,
+        }
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON; a reader finds the old file or the new one, never a part."""
+    replace_text(path, json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in one move, as `write_json` does."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """Return the value in JSON's own types; numbers that JSON has no word for (nan, inf) become None.
+
+    >>> plain({"loss": float("nan"), "shape": (1, 2), "folder": Path("runs")})
+    {'loss': None, 'shape': [1, 2], 'folder': 'runs'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise TypeError(f"{type(value).__name__} {value!r} has no JSON form")

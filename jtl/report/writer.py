@@ -1,0 +1,65 @@
+"""The numbers of a run over its steps: metrics.jsonl (a line a report) and TensorBoard events beside it."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from jtl.errors import UserError
+from jtl.report.summary import plain, replace_text
+
+FILE_NAME = "metrics.jsonl"
+EVENTS_FOLDER = "tensorboard"
+
+
+class Writer:
+    """Appends the scalars of a run to its folder; a resumed run goes on where its checkpoint was.
+
+    Lines of later steps than `resume_step` are dropped first: those steps will be run again.
+    """
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        path = folder / FILE_NAME
+        if path.exists():
+            replace_text(path, kept_lines(path, resume_step))
+        # Line-buffered: whatever ends the process, the lines written before are whole.
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        # TensorBoard hides the events of steps from `purge_step` on that earlier files hold.
+        self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=resume_step + 1, flush_secs=10)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Report values by name at a step; nan and inf are null in the file and absent from TensorBoard."""
+        line = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._events.close()
+
+
+def kept_lines(path: Path, last_step: int) -> str:
+    """Return the lines of a metrics file up to a step, without the unfinished one that a killed process leaves.
+
+    Raises:
+        UserError: a line is no report.
+    """
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    kept = []
+    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}:{number} is {line.strip()[:60]!r}; expected a JSON object with a step; remove it"
+            ) from error
+        if step <= last_step:
+            kept.append(line)
+    return "".join(kept)
