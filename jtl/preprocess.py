@@ -33,3 +33,14 @@ class Preprocess:
         """
         scaled = round(self.resize_px * min(image_px) / min(self.image_px))
         return replace(self, image_px=image_px, resize_px=scaled)
+
+    def with_channels(self, num_channels: int) -> "Preprocess":
+        """Return the same pre-processing for images of another number of channels, each with the average statistics.
+
+        >>> Preprocess(mean=(0.25, 0.5, 0.75)).with_channels(1).mean
+        (0.5,)
+        """
+        if num_channels == self.num_channels:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,) * num_channels, std=(std,) * num_channels)

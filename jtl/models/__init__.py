@@ -1,54 +1,12 @@
-"""Models: the record every model fills, and the explicit dict of families (one file each)."""
+"""Models: the contract every family keeps, and the explicit dict of families (one file each)."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from jtl.models import cifar_resnet, resnet, vit
+from jtl.models.contract import Family, Model, Outputs
 
-from jaxtyping import Array
+__all__ = ["MODELS", "Family", "Model", "Outputs"]
 
-from jtl.preprocess import Preprocess
-
-
-class Outputs(NamedTuple):
-    """What a forward pass gives.
-
-    `features` [batch, dim] enter the head; `logits` [batch, num_outputs] are float32; `model_state` holds the new
-    running statistics (the old ones when `train` is false); `intermediates` are activations by layer name.
-    """
-
-    features: Array
-    logits: Array
-    model_state: Any
-    intermediates: Mapping[str, Array]
-
-
-class Model(NamedTuple):
-    """A built model: pure functions over plain nested dicts.
-
-    `init(key)` → (params, model_state), float32. `apply(params, model_state, inputs, *, train, key, frozen_stats)` →
-    Outputs, where inputs are normalised images [batch, height, width, channels], `key` feeds dropout (None when not
-    training), and `frozen_stats` is a frozenset of module names ("block1/unit1/bn1") whose normalisation keeps its
-    running statistics even in training.
-    `layers` are name prefixes of parameters from input to output, for layer-wise decay and gradual unfreezing; every
-    parameter is under exactly one, and the last is the head ("head"). `embedding` is the first parameter that sees the
-    input channels, `preprocess` what the model expects of its input.
-    """
-
-    init: Callable[..., tuple[Any, Any]]
-    apply: Callable[..., Outputs]
-    layers: tuple[str, ...]
-    preprocess: Preprocess
-
-
-class Family(NamedTuple):
-    """One family of models: its settings, its named sizes, and how to build one.
-
-    `Config` is a frozen dataclass with at least `size`, `image_px` (0 or (0, 0): from `preprocess`), `head_widths`,
-    `head_dropout`, `dtype`, `remat`. `build(config, num_outputs, num_channels=3)` → Model (num_outputs 0: no head,
-    logits are the features). `sizes` maps a size name to field values, which an explicit field overrides. `tiny()` is a
-    Config small enough for tests (milliseconds a step).
-    """
-
-    Config: type
-    build: Callable[..., Model]
-    sizes: Mapping[str, Mapping[str, Any]]
-    tiny: Callable[[], Any]
+MODELS: dict[str, Family] = {
+    "vit": vit.FAMILY,
+    "resnet": resnet.FAMILY,
+    "cifar_resnet": cifar_resnet.FAMILY,
+}

@@ -1,0 +1,80 @@
+"""The ResNets of He et al. 2016, sec. 4.2, for 32 px images: three stages of basic units, shortcuts without parameters.
+
+Equal to akamaster/pytorch_resnet_cifar10, whose weights are public. Names are those of `resnet.py`.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jtl.models import layers, resnet
+from jtl.models.contract import Family, Model
+from jtl.models.resnet import Activations
+from jtl.preprocess import Preprocess
+
+SIZES: dict[str, dict[str, Any]] = {
+    "20": {"units": (3, 3, 3), "width": 16},
+    "32": {"units": (5, 5, 5), "width": 16},
+    "44": {"units": (7, 7, 7), "width": 16},
+    "56": {"units": (9, 9, 9), "width": 16},
+    "110": {"units": (18, 18, 18), "width": 16},
+}
+PREPROCESS = Preprocess((32, 32), resize_px=32, mean=resnet.IMAGENET_MEAN, std=resnet.IMAGENET_STD)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a CIFAR ResNet; 0 and empty mean "as the size has it". See `resnet.Config` for the fields."""
+
+    name: str = "cifar_resnet"
+    size: str = "20"
+    weights: str = "none"
+    image_px: int | tuple[int, int] = 0
+    unit: str = "basic"
+    units: tuple[int, ...] = ()
+    width: int = 0
+    head_widths: tuple[int, ...] = ()
+    head_dropout: float = 0.0
+    head_activation: str = "gelu"
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        layers.check_choice("model.size", self.size, SIZES)
+        layers.check_choice("model.unit", self.unit, resnet.UNITS)
+        resnet.check_stages(self.units, self.width)
+        layers.check_shared(self)
+
+
+def resolve(config: Config) -> Config:
+    """Return the config with every field of its size filled in and pixels as (height, width)."""
+    return replace(layers.fill(config, SIZES), image_px=resnet.image_px_of(config, PREPROCESS))
+
+
+def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
+    """Build the model; `num_outputs` 0 gives one without a head."""
+    full = resolve(config)
+    make_module = partial(resnet.ResNet, full, num_outputs, _root, _padded)
+    return resnet.assemble(make_module, full, num_channels, PREPROCESS)
+
+
+def tiny() -> Config:
+    """Return a model of two stages of one unit over 8 px, for tests."""
+    return Config(image_px=8, units=(1, 1), width=4)
+
+
+def _root(x: Activations, width: int, mode: resnet.Mode) -> Activations:
+    return jax.nn.relu(resnet.norm(resnet.conv(x, width, 3, 1, "conv_root"), mode, "bn_root"))
+
+
+def _padded(x: Activations, channels: int, stride: int, mode: resnet.Mode) -> Activations:
+    """Return the input, subsampled and with zero channels on both sides (the paper's option A)."""
+    del mode
+    missing = channels - x.shape[-1]
+    return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+
+
+FAMILY = Family(Config, build, SIZES, resolve, tiny)

@@ -1,0 +1,57 @@
+"""The contract every model family keeps: what a forward pass gives, what a built model is, what a family offers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from jtl.preprocess import Preprocess
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives.
+
+    `features` [batch, dim] enter the head; `logits` [batch, num_outputs] are what it makes of them (the features
+    themselves where the model has no head); both are float32. `model_state` holds the new running statistics (the old
+    ones when `train` is false); `intermediates` are activations by layer name, in the compute dtype.
+    """
+
+    features: Array
+    logits: Array
+    model_state: Any
+    intermediates: Mapping[str, Array]
+
+
+class Model(NamedTuple):
+    """A built model: pure functions over plain nested dicts.
+
+    `init(key)` → (params, model_state), float32. `apply(params, model_state, inputs, *, train, key, frozen_stats)` →
+    Outputs, where inputs are normalised images [batch, height, width, channels], `key` feeds dropout (None when not
+    training), and `frozen_stats` is a frozenset of module names ("block1/unit1/bn1") whose normalisation keeps its
+    running statistics even in training.
+    `layers` are groups of name prefixes of parameters from input to output, for layer-wise decay and gradual
+    unfreezing; every parameter is under exactly one prefix, and the last group is the head: ("head",).
+    `preprocess` is what the model expects of its input.
+    """
+
+    init: Callable[..., tuple[Any, Any]]
+    apply: Callable[..., Outputs]
+    layers: tuple[tuple[str, ...], ...]
+    preprocess: Preprocess
+
+
+class Family(NamedTuple):
+    """One family of models: its settings, its named sizes, and how to build one.
+
+    `Config` is a frozen dataclass with at least `name`, `size`, `image_px` (0: from `preprocess`), `head_widths`,
+    `head_dropout`, `head_activation`, `dtype`, `remat`. `build(config, num_outputs, num_channels=3)` → Model
+    (num_outputs 0: no head). `sizes` maps a size name to field values, which an explicit field overrides;
+    `resolve(config)` is the config with all of them filled in. `tiny()` is a Config small enough for tests
+    (milliseconds a step).
+    """
+
+    Config: type
+    build: Callable[..., Model]
+    sizes: Mapping[str, Mapping[str, Any]]
+    resolve: Callable[[Any], Any]
+    tiny: Callable[[], Any]

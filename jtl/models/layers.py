@@ -1,0 +1,225 @@
+"""What the families share: checks of settings, the order of layers, batch normalisation, stochastic depth, heads."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from jtl.errors import UserError, nearest
+from jtl.models.contract import Outputs
+
+ConfigT = TypeVar("ConfigT", bound=Any)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return x Φ(x). Written with erf: `jax.nn.gelu` takes erfc, for which XLA compiles slower code on CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.7071067811865476))
+
+
+def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return the tanh approximation of x Φ(x) (Hendrycks and Gimpel 2016, sec. 2)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+GELUS: dict[str, Callable[..., Array]] = {"exact": gelu, "tanh": gelu_tanh}
+ACTIVATIONS: dict[str, Callable[..., Array]] = {"gelu": gelu, "relu": jax.nn.relu}
+DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def layer_of(name: str, layers: tuple[tuple[str, ...], ...]) -> int:
+    """Return the index of the layer a parameter belongs to; a prefix matches whole components of the name.
+
+    >>> layer_of("block10/bias", (("block1",), ("block10", "norm"), ("head",)))
+    1
+
+    Raises:
+        UserError: no layer has a prefix of the name.
+    """
+    for index, prefixes in enumerate(layers):
+        if any(name == prefix or name.startswith(f"{prefix}/") for prefix in prefixes):
+            return index
+    known = [prefix for prefixes in layers for prefix in prefixes]
+    raise UserError(f"parameter {name!r} belongs to no layer of the model; nearest: {nearest(name, known)}")
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) from either form of a size in pixels.
+
+    >>> pair(16)
+    (16, 16)
+    """
+    return (value, value) if isinstance(value, int) else value
+
+
+def fill(config: ConfigT, sizes: Mapping[str, Mapping[str, Any]]) -> ConfigT:
+    """Return the config with the fields that are still 0, empty or None taken from its size."""
+    values = sizes[config.size]
+    return replace(config, **{name: value for name, value in values.items() if not getattr(config, name)})
+
+
+def check_choice(setting: str, value: str, known: Collection[str]) -> None:
+    """Raise UserError unless the value is one of the known names."""
+    if value not in known:
+        raise UserError(f"{setting} is {value!r}; expected one of {sorted(known)}; nearest: {nearest(value, known)}")
+
+
+def check_fraction(setting: str, value: float) -> None:
+    """Raise UserError unless the value is a probability below 1."""
+    if not 0.0 <= value < 1.0:
+        raise UserError(f"{setting} is {value}; expected 0 or more and less than 1")
+
+
+def check_shared(config: Any) -> None:
+    """Raise UserError unless the settings every family has are in range."""
+    check_choice("model.dtype", config.dtype, DTYPES)
+    check_choice("model.head_activation", config.head_activation, ACTIVATIONS)
+    check_fraction("model.head_dropout", config.head_dropout)
+    if any(width < 1 for width in config.head_widths):
+        raise UserError(f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head")
+    if min(pair(config.image_px)) < 0:
+        raise UserError(f"model.image_px is {config.image_px}; expected pixels, or 0 for the size's own")
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's statistics, in float32 whatever the compute dtype.
+
+    Training normalises by the batch's biased variance and moves the running statistics towards its mean and *unbiased*
+    variance by 1 - `momentum` (Flax keeps the biased one). A module whose name is in `frozen_stats` normalises with
+    its running statistics and leaves them alone. Under `jit` over a sharded batch, the statistics are global.
+    """
+
+    train: bool = False
+    frozen_stats: frozenset[str] = frozenset()
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
+        """Return the normalised activations in the compute dtype."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if self.train and "/".join(self.path) not in self.frozen_stats:
+            mean, var = _moments(x, mean)
+            count = x.size // x.shape[-1]
+            unbiased = var * (count / max(count - 1, 1))
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
+        normalised = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return normalised.astype(self.dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops the residual branch of whole examples, scaling the others up."""
+
+    rate: float
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *rest"]) -> Float[Array, "batch *rest"]:
+        """Return the branch with a fraction `rate` of the examples zeroed in training."""
+        if not self.train or self.rate == 0.0:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        is_kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return jnp.where(is_kept, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class Head(nn.Module):
+    """Features → outputs: hidden layers of the given widths, then a linear layer that starts at zero.
+
+    Without hidden layers its parameters are `kernel` and `bias` themselves, as in public checkpoints; with them
+    `hidden0/…`, `hidden1/…`, `out/…`. Dropout comes before every linear layer. Computes in float32.
+    """
+
+    num_outputs: int
+    widths: tuple[int, ...] = ()
+    dropout: float = 0.0
+    activation: str = "gelu"
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, features: Float32[Array, "batch dim"]) -> Float32[Array, "batch outputs"]:
+        """Return the logits."""
+        x = features
+        for index, width in enumerate(self.widths):
+            x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
+            x = ACTIVATIONS[self.activation](nn.Dense(width, name=f"hidden{index}")(x))
+        x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
+        if self.widths:
+            return nn.Dense(self.num_outputs, kernel_init=nn.initializers.zeros, name="out")(x)
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.num_outputs), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.num_outputs,), jnp.float32)
+        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
+
+
+def head_of(config: Any, num_outputs: int, train: bool) -> Callable[[Array], Array]:
+    """Return the head the settings ask for, named "head", to call inside the model (the identity for no outputs)."""
+    if num_outputs == 0:
+        return lambda features: features
+    return Head(num_outputs, config.head_widths, config.head_dropout, config.head_activation, train, name="head")
+
+
+def make_init(module: nn.Module, input_shape: tuple[int, ...]) -> Callable[[Array], tuple[Any, Any]]:
+    """Return `init(key)` → (params, model_state) for a module over inputs [batch, height, width, channels]."""
+
+    def init(key: Array) -> tuple[Any, Any]:
+        variables = dict(module.lazy_init(key, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)))
+        return variables.pop("params"), variables
+
+    return init
+
+
+def make_apply(make_module: Callable[..., nn.Module], input_shape: tuple[int, ...]) -> Callable[..., Outputs]:
+    """Return `apply` as the contract has it, for modules that give (features, logits, intermediates).
+
+    `make_module(train=…, frozen_stats=…)` builds the module; `input_shape` is [height, width, channels].
+    """
+
+    def apply(
+        params: Mapping[str, Any],
+        model_state: Mapping[str, Any],
+        inputs: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        key: Array | None = None,
+        frozen_stats: frozenset[str] = frozenset(),
+    ) -> Outputs:
+        if inputs.shape[1:] != input_shape:
+            raise UserError(f"the model reads images of {input_shape}; got {inputs.shape[1:]}; set model.image_px")
+        module = make_module(train=train, frozen_stats=frozen_stats)
+        rngs = {} if key is None else {"dropout": key}
+        variables = {"params": params, **model_state}
+        if not train:
+            return _outputs(module.apply(variables, inputs), model_state)
+        result, updated = module.apply(variables, inputs, rngs=rngs, mutable=list(model_state))
+        return _outputs(result, dict(updated))
+
+    return apply
+
+
+def _outputs(result: Any, model_state: Any) -> Outputs:
+    features, logits, intermediates = result
+    return Outputs(features, logits, model_state, intermediates)
+
+
+def _moments(
+    x: Float[Array, "batch height width channels"], shift: Float32[Array, " channels"]
+) -> tuple[Float32[Array, " channels"], Float32[Array, " channels"]]:
+    """Return mean and biased variance of each channel, in one pass over the activations.
+
+    E[(x - s)²] - (E[x] - s)² is the variance for any s; near the mean nothing cancels, so s is the running mean.
+    """
+    shift = jax.lax.stop_gradient(shift)
+    shifted = x.astype(jnp.float32) - shift
+    offset = jnp.mean(shifted, (0, 1, 2))
+    var = jnp.mean(jnp.square(shifted), (0, 1, 2)) - jnp.square(offset)
+    return offset + shift, jnp.maximum(var, 0.0)

@@ -1,0 +1,224 @@
+"""ResNet v1.5 (He et al. 2016; stride in the 3x3 convolution), equal to torchvision's and timm's in every number.
+
+The CIFAR variant of the same paper (sec. 4.2) shares these modules: see `cifar_resnet.py`. Names follow BiT's:
+`block{stage}/unit{index}/conv1`, counted from 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from jtl.errors import UserError
+from jtl.models import layers
+from jtl.models.contract import Family, Model
+from jtl.preprocess import Preprocess
+
+Activations = Float[Array, "batch height width channels"]
+
+SIZES: dict[str, dict[str, Any]] = {
+    "18": {"unit": "basic", "units": (2, 2, 2, 2), "width": 64},
+    "34": {"unit": "basic", "units": (3, 4, 6, 3), "width": 64},
+    "50": {"unit": "bottleneck", "units": (3, 4, 6, 3), "width": 64},
+    "101": {"unit": "bottleneck", "units": (3, 4, 23, 3), "width": 64},
+    "152": {"unit": "bottleneck", "units": (3, 8, 36, 3), "width": 64},
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PREPROCESS = Preprocess((224, 224), resize_px=256, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a ResNet; 0 and empty mean "as the size has it".
+
+    `image_px` is one number or (height, width). `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or
+    "bottleneck"; `units` counts them a stage, `width` is the channels of the first stage, doubled in each that follows.
+    `head_widths` are the hidden layers of the head. `dtype` is what it computes in; parameters, running statistics,
+    features and logits stay float32. With `remat` the backward pass recomputes each unit instead of keeping its
+    activations.
+    """
+
+    name: str = "resnet"
+    size: str = "50"
+    weights: str = "none"
+    image_px: int | tuple[int, int] = 0
+    unit: str = ""
+    units: tuple[int, ...] = ()
+    width: int = 0
+    head_widths: tuple[int, ...] = ()
+    head_dropout: float = 0.0
+    head_activation: str = "gelu"
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        layers.check_choice("model.size", self.size, SIZES)
+        if self.unit:
+            layers.check_choice("model.unit", self.unit, UNITS)
+        check_stages(self.units, self.width)
+        layers.check_shared(self)
+
+
+def check_stages(units: tuple[int, ...], width: int) -> None:
+    """Raise UserError unless the numbers of units and channels are in range (empty and 0: from the size)."""
+    if any(count < 1 for count in units):
+        raise UserError(f"model.units is {units}; expected one unit or more in every stage")
+    if width < 0:
+        raise UserError(f"model.width is {width}; expected 1 or more, or 0 for the size's own")
+
+
+def resolve(config: Config) -> Config:
+    """Return the config with every field of its size filled in and pixels as (height, width)."""
+    return replace(layers.fill(config, SIZES), image_px=image_px_of(config, PREPROCESS))
+
+
+def image_px_of(config: Any, preprocess: Preprocess) -> tuple[int, int]:
+    """Return the input's (height, width): the config's, or where that is 0 the default pre-processing's."""
+    image_px = layers.pair(config.image_px)
+    return image_px if any(image_px) else preprocess.image_px
+
+
+def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
+    """Build the model; `num_outputs` 0 gives one without a head."""
+    full = resolve(config)
+    return assemble(partial(ResNet, full, num_outputs, _root, _projected), full, num_channels, PREPROCESS)
+
+
+def assemble(make_module: Callable[..., nn.Module], config: Any, num_channels: int, preprocess: Preprocess) -> Model:
+    """Return the Model around a ResNet module of a resolved config."""
+    input_shape = (*config.image_px, num_channels)
+    units = [f"block{stage + 1}/unit{index + 1}" for stage, count in enumerate(config.units) for index in range(count)]
+    return Model(
+        init=layers.make_init(make_module(), input_shape),
+        apply=layers.make_apply(make_module, input_shape),
+        layers=(("conv_root", "bn_root"), *((unit,) for unit in units), ("head",)),
+        preprocess=preprocess.at(config.image_px).with_channels(num_channels),
+    )
+
+
+def tiny() -> Config:
+    """Return a model of two stages of one unit over 16 px, for tests."""
+    return Config(size="50", image_px=16, units=(1, 1), width=4)
+
+
+class Mode(NamedTuple):
+    """How one forward pass runs: the compute dtype, and what batch normalisation does."""
+
+    dtype: Any
+    train: bool
+    frozen_stats: frozenset[str]
+
+
+class ResNet(nn.Module):
+    """The whole model of either family; `config` is resolved, `root` and `shortcut` are what the families differ in."""
+
+    config: Any
+    num_outputs: int
+    root: Callable[..., Array]
+    shortcut: Callable[..., Array]
+    train: bool = False
+    frozen_stats: frozenset[str] = frozenset()
+
+    @nn.compact
+    def __call__(
+        self, images: Activations
+    ) -> tuple[Float32[Array, "batch dim"], Float32[Array, "batch outputs"], dict[str, Array]]:
+        """Return features, logits, and the output of root, units ("block1/unit1") and stages ("block1")."""
+        config = self.config
+        mode = Mode(layers.DTYPES[config.dtype], self.train, self.frozen_stats)
+        x = self.root(images.astype(mode.dtype), config.width, mode)
+        intermediates = {"root": x}
+        for stage, num_units in enumerate(config.units):
+            name = f"block{stage + 1}"
+            outputs = _Stage(config, stage, num_units, self.shortcut, mode, name=name)(x)
+            intermediates |= {f"{name}/{unit}": output for unit, output in outputs.items()}
+            x = intermediates[name] = list(outputs.values())[-1]
+        features = jnp.mean(x.astype(jnp.float32), (1, 2))
+        logits = layers.head_of(config, self.num_outputs, self.train)(features)
+        return features, logits, {**intermediates, "pre_head": features}
+
+
+def conv(x: Activations, channels: int, size: int, stride: int, name: str) -> Activations:
+    """Apply a convolution padded as PyTorch's `padding=size // 2` (not "SAME", which shifts where it strides)."""
+    padding = [(size // 2, size // 2)] * 2
+    init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    return nn.Conv(channels, (size, size), stride, padding, use_bias=False, kernel_init=init, dtype=x.dtype, name=name)(x)
+
+
+def norm(x: Activations, mode: Mode, name: str) -> Activations:
+    """Apply batch normalisation in this pass's mode."""
+    return layers.BatchNorm(mode.train, mode.frozen_stats, dtype=mode.dtype, name=name)(x)
+
+
+class _Stage(nn.Module):
+    """Units at one resolution; gives their outputs by name, in order."""
+
+    config: Any
+    stage: int
+    num_units: int
+    shortcut: Callable[..., Array]
+    mode: Mode
+
+    @nn.compact
+    def __call__(self, x: Activations) -> dict[str, Array]:
+        unit_type = UNITS[self.config.unit]
+        unit_type = nn.remat(unit_type) if self.config.remat else unit_type
+        outputs = {}
+        for index in range(self.num_units):
+            stride = 2 if self.stage > 0 and index == 0 else 1
+            name = f"unit{index + 1}"
+            width = self.config.width * 2**self.stage
+            x = outputs[name] = unit_type(width, stride, self.shortcut, self.mode, name=name)(x)
+        return outputs
+
+
+class _BasicUnit(nn.Module):
+    """Two 3x3 convolutions."""
+
+    width: int
+    stride: int
+    shortcut: Callable[..., Array]
+    mode: Mode
+
+    @nn.compact
+    def __call__(self, x: Activations) -> Activations:
+        y = jax.nn.relu(norm(conv(x, self.width, 3, self.stride, "conv1"), self.mode, "bn1"))
+        y = norm(conv(y, self.width, 3, 1, "conv2"), self.mode, "bn2")
+        return jax.nn.relu(y + self.shortcut(x, self.width, self.stride, self.mode))
+
+
+class _BottleneckUnit(nn.Module):
+    """1x1 down, 3x3, 1x1 up to four times the width."""
+
+    width: int
+    stride: int
+    shortcut: Callable[..., Array]
+    mode: Mode
+
+    @nn.compact
+    def __call__(self, x: Activations) -> Activations:
+        y = jax.nn.relu(norm(conv(x, self.width, 1, 1, "conv1"), self.mode, "bn1"))
+        y = jax.nn.relu(norm(conv(y, self.width, 3, self.stride, "conv2"), self.mode, "bn2"))
+        y = norm(conv(y, 4 * self.width, 1, 1, "conv3"), self.mode, "bn3")
+        return jax.nn.relu(y + self.shortcut(x, 4 * self.width, self.stride, self.mode))
+
+
+def _root(x: Activations, width: int, mode: Mode) -> Activations:
+    x = jax.nn.relu(norm(conv(x, width, 7, 2, "conv_root"), mode, "bn_root"))
+    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+
+def _projected(x: Activations, channels: int, stride: int, mode: Mode) -> Activations:
+    """Return the input itself where it fits, else a strided 1x1 convolution of it."""
+    if stride == 1 and x.shape[-1] == channels:
+        return x
+    return norm(conv(x, channels, 1, stride, "conv_proj"), mode, "bn_proj")
+
+
+UNITS: dict[str, type[nn.Module]] = {"basic": _BasicUnit, "bottleneck": _BottleneckUnit}
+FAMILY = Family(Config, build, SIZES, resolve, tiny)
