@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +13,14 @@ from jtl.checkpoint import Checkpoints
 from jtl.errors import UserError
 from jtl.state import State
 
-# A failed Orbax restore leaves coroutines of its own unawaited.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collect_unawaited_coroutines() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 def _state(step: int) -> State:
