@@ -20,7 +20,6 @@ from jtl.preprocess import INTERPOLATIONS, Preprocess
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 80_000_000
 
-Pixels = UInt8[np.ndarray, "height width channels"]
 EvalTransform = Callable[[np.ndarray], np.ndarray]
 TrainTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -82,7 +81,7 @@ class Augment:
                 raise UserError(f"augment.{name} is {getattr(self, name)}, expected {low} to {high}")
 
 
-def decode(data: bytes, name: str, min_px: int = 0) -> Pixels:
+def decode(data: bytes, name: str, min_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
     """Decode an image file's first frame, turned upright, as 1 (grey) or 3 (RGB) channels; alpha is dropped.
 
     With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under `min_px`.
@@ -133,7 +132,9 @@ def train_transform(preprocess: Preprocess, augment: Augment) -> TrainTransform:
     return _Train(preprocess, augment)
 
 
-def to_channels(image: Pixels, num_channels: int) -> Pixels:
+def to_channels(
+    image: UInt8[np.ndarray, "height width found"], num_channels: int
+) -> UInt8[np.ndarray, "height width channels"]:
     """Return the image with as many channels as the model reads: grey is repeated, RGB becomes luma.
 
     Raises:
