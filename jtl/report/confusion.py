@@ -1,8 +1,8 @@
-"""The confusion matrix as a picture: true classes down, predicted across, coloured by share of the true class."""
+"""The confusion matrix as a picture: true classes down, predicted across, shares as colour."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,6 +12,9 @@ MAX_LABELS = 50
 MAX_LABEL_LETTERS = 24
 INCHES_A_CLASS = 0.42
 MIN_INCHES, MAX_INCHES = 3.2, 12.0
+BAR_INCHES = 1.6
+POINTS_AN_INCH = 72
+LETTER_WIDTH = 0.62
 
 
 def plot(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str], path: Path) -> None:
@@ -20,26 +23,31 @@ def plot(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str],
     Counts stand in the cells of up to 20 classes. Of more than 50 classes only every so many-th has its name.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     num_classes = len(matrix)
     assert len(label_names) == num_classes, f"{len(label_names)} names for {num_classes} classes"
     shares = row_shares(matrix)
     side = float(np.clip(INCHES_A_CLASS * num_classes, MIN_INCHES, MAX_INCHES))
-    figure = Figure(figsize=(side + 2.2, side + 1.4), dpi=120, layout="constrained")
+    names = _Names.fitting(label_names, side)
+    figsize = (side + names.inches + BAR_INCHES, side + (names.inches if names.is_narrow else 0.0) + 1.0)
+    figure = Figure(figsize=figsize, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    image = axis.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
-    bar = figure.colorbar(image, ax=axis, shrink=0.8, aspect=30)
+    # On a linear scale a mistake that one image in twenty makes is as good as white.
+    scale = PowerNorm(0.5, vmin=0.0, vmax=1.0)
+    image = axis.imshow(shares, cmap="Blues", norm=scale, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axis, shrink=0.8, aspect=30, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.set_label("share of the true class")
-    _name_classes(axis, label_names, side)
+    axis.set_xticks(names.places, names.texts, fontsize=names.points, rotation=90 if names.is_narrow else 0)
+    axis.set_yticks(names.places, names.texts, fontsize=names.points)
     if num_classes <= MAX_COUNTED:
         _write_counts(axis, matrix, shares)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    total = int(matrix.sum())
-    correct = int(np.trace(matrix))
-    axis.set_title(f"{correct:,} of {total:,} right", fontsize="medium")
+    total, correct = int(matrix.sum()), int(np.trace(matrix))
+    axis.set_title(f"{correct:,} of {total:,} right ({correct / max(total, 1):.1%})", fontsize="medium")
     figure.savefig(path)
 
 
@@ -67,23 +75,41 @@ def label_stride(num_classes: int) -> int:
     return stride
 
 
-def _name_classes(axis: Any, label_names: Sequence[str], side: float) -> None:
-    shown = range(0, len(label_names), label_stride(len(label_names)))
-    names = [_shortened(label_names[index]) for index in shown]
-    # As tall as the room between two names, in points, within what reads as text.
-    size = float(np.clip(0.75 * 72 * side / len(names), 5.0, 9.0))
-    is_narrow = max(len(name) for name in names) * size * 0.65 > 72 * side / len(names)
-    axis.set_xticks(list(shown), names, fontsize=size, rotation=90 if is_narrow else 0)
-    axis.set_yticks(list(shown), names, fontsize=size)
+class _Names(NamedTuple):
+    """The class names beside the matrix: where, which, how large and long, and whether they stand upright."""
+
+    places: list[int]
+    texts: list[str]
+    points: float
+    inches: float
+    is_narrow: bool
+
+    @classmethod
+    def fitting(cls, label_names: Sequence[str], side: float) -> "_Names":
+        """Choose the names for a matrix that is `side` inches wide."""
+        places = list(range(0, len(label_names), label_stride(len(label_names))))
+        texts = [_shortened(label_names[index]) for index in places]
+        room = POINTS_AN_INCH * side / len(texts)
+        points = float(np.clip(0.75 * room, 5.0, 9.0))
+        length = max(len(text) for text in texts) * LETTER_WIDTH * points
+        return cls(places, texts, points, length / POINTS_AN_INCH, is_narrow=length > 0.9 * room)
 
 
 def _write_counts(axis: Any, matrix: np.ndarray, shares: np.ndarray) -> None:
     longest = len(f"{int(matrix.max()):,}")
-    size = float(np.clip(72 * INCHES_A_CLASS * 0.95 / (0.62 * longest), 4.0, 9.0))
+    points = POINTS_AN_INCH * INCHES_A_CLASS * 0.9 / (LETTER_WIDTH * longest)
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            color = "white" if shares[row, column] > 0.55 else "black"
-            axis.text(column, row, f"{int(count):,}", ha="center", va="center", fontsize=size, color=color)
+            color = "white" if shares[row, column] > 0.4 else "black"
+            axis.text(
+                column,
+                row,
+                f"{int(count):,}",
+                ha="center",
+                va="center",
+                fontsize=min(points, 9.0),
+                color=color,
+            )
 
 
 def _shortened(name: str) -> str:

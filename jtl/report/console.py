@@ -5,7 +5,8 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from io import TextIOBase
 from typing import Any, NamedTuple, TextIO
 
 from jtl.report.tables import terminal_width
@@ -14,12 +15,13 @@ REDRAW_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
 RATE_WINDOW = 50
 ERASE = "\r\x1b[K"
+LEAST_FIRST = ("epoch", "memory", "wait", "rate")
 
 
 class Progress(NamedTuple):
     """Where a run is after a step.
 
-    `num_images` are those of one step; `last` and `best` are values of the metric that picks the best step, or
+    `num_images` are those of one step; `last` and `best` are values of the metric that picks the best step,
     None before the first evaluation.
     """
 
@@ -40,12 +42,14 @@ class Live:
     It only ever sees numbers that are already on the host, so it cannot make the device wait.
     """
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO | TextIOBase | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._is_terminal = self._stream.isatty()
         self._progress: Progress | None = None
-        self._line = ""
+        self._parts: dict[str, str] = {}
         self._drawn_at = -float("inf")
         self._updated_at = 0.0
         self._started: tuple[float, int] | None = None
@@ -67,15 +71,15 @@ class Live:
         if not self._is_terminal:
             self._write(f"{text}\n")
             return
-        self._write(f"{ERASE}{text}\n{self._cut()}")
+        self._write(f"{ERASE}{text}\n{self._row()}")
 
     def finish(self) -> None:
         """Show the last state, if it is not on the screen yet, and leave the line for good."""
         if self._updated_at > self._drawn_at:
             self._draw()
-        if self._is_terminal and self._line:
+        if self._is_terminal and self._parts:
             self._write("\n")
-        self._line = ""
+        self._parts = {}
 
     def peak_memory_bytes(self) -> int:
         """Return the most memory that any one device held, or this process where devices do not say (CPU)."""
@@ -84,13 +88,13 @@ class Live:
 
     def _draw(self) -> None:
         assert self._progress is not None, "update comes first"
-        self._line = line(self._progress, self._images_per_second(), self._seconds_left(), memory())
-        self._write(f"{ERASE}{self._cut()}" if self._is_terminal else f"{self._line}\n")
+        self._parts = parts(self._progress, self._images_per_second(), self._seconds_left(), memory())
+        self._write(f"{ERASE}{self._row()}" if self._is_terminal else f"{'  '.join(self._parts.values())}\n")
         self._drawn_at = self._updated_at
 
-    def _cut(self) -> str:
-        """The line in one row: a longer one would wrap, and the next `ERASE` miss its start."""
-        return self._line[: terminal_width() - 1]
+    def _row(self) -> str:
+        # A row as wide as the terminal would wrap, and the next `ERASE` miss its start.
+        return fitted(self._parts, terminal_width() - 1)
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
@@ -110,23 +114,35 @@ class Live:
         return step_seconds * (self._progress.num_steps - self._progress.step)
 
 
-def line(
+def parts(
     progress: Progress, images_per_second: float | None, seconds_left: float | None, memory_text: str
-) -> str:
-    """Return the live line; what is not known yet is left out."""
-    parts = [
-        f"step {progress.step:,}/{progress.num_steps:,}",
-        f"epoch {progress.epoch:.1f}",
-        f"loss {progress.loss:.4f}",
-    ]
-    if images_per_second is not None:
-        parts.append(f"{images_per_second:,.0f} images/s")
-    parts += [f"wait {progress.wait_fraction:.0%}", memory_text]
-    if seconds_left is not None:
-        parts.append(f"left {duration(seconds_left)}")
+) -> dict[str, str]:
+    """Return the parts of the live line by name; what is not known yet is left out."""
+    known = {
+        "step": f"step {progress.step:,}/{progress.num_steps:,}",
+        "epoch": f"epoch {progress.epoch:.1f}",
+        "loss": f"loss {progress.loss:.4f}",
+        "rate": f"{images_per_second:,.0f} images/s" if images_per_second is not None else "",
+        "wait": f"wait {progress.wait_fraction:.0%}",
+        "memory": memory_text,
+        "left": f"left {duration(seconds_left)}" if seconds_left is not None else "",
+    }
     if progress.last is not None and progress.best is not None:
-        parts.append(f"{progress.metric_name} {progress.last:.4f} (best {progress.best:.4f})")
-    return "  ".join(parts)
+        known["metric"] = f"{progress.metric_name} {progress.last:.4f} (best {progress.best:.4f})"
+    return {name: text for name, text in known.items() if text}
+
+
+def fitted(known: Mapping[str, str], width: int) -> str:
+    """Return the parts in one row of `width`: those that matter least go first, then the end is cut.
+
+    >>> fitted({"step": "step 1/9", "epoch": "epoch 0.1", "loss": "loss 2.0"}, 20)
+    'step 1/9  loss 2.0'
+    """
+    row = dict(known)
+    for name in LEAST_FIRST:
+        if len("  ".join(row.values())) > width:
+            row.pop(name, None)
+    return "  ".join(row.values())[:width]
 
 
 def duration(seconds: float) -> str:

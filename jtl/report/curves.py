@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-LOSS = "train/loss"
-VALIDATION = "val/"
+LOSSES = ("train/loss", "val/loss")
 MAX_POINTS_DRAWN_BARE = 200
 SMOOTHING_SPAN = 0.02
 
@@ -16,23 +15,34 @@ Series = dict[str, list[tuple[int, float]]]
 
 
 def plot(metrics_path: Path, image_path: Path) -> None:
-    """Write a PNG: losses above, the other validation metrics below, both over the steps."""
+    """Write a PNG with a panel of losses, one of metrics between 0 and 1, and one of each other metric."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series = read(metrics_path)
-    losses = {name: points for name, points in series.items() if name in (LOSS, f"{VALIDATION}loss")}
-    scores = {
-        name: points for name, points in series.items() if name.startswith(VALIDATION) and name not in losses
-    }
-    panels = [(panel, unit) for panel, unit in ((losses, "loss"), (scores, "metric")) if panel]
-    figure = Figure(figsize=(8.0, 3.2 * max(len(panels), 1)), dpi=120, layout="constrained")
+    drawn = panels(read(metrics_path))
+    height = 3.2 if len(drawn) <= 2 else 2.4
+    figure = Figure(figsize=(8.0, height * max(len(drawn), 1)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (panel, unit) in zip(axes, panels, strict=False):
-        _draw(axis, panel, unit)
+    axes = figure.subplots(max(len(drawn), 1), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, panel in zip(axes, drawn, strict=False):
+        _draw(axis, panel)
     axes[-1].set_xlabel("step")
     figure.savefig(image_path)
+
+
+def panels(series: Series) -> list[Series]:
+    """Return the training loss and the validation metrics grouped by what shares an axis.
+
+    >>> panels({"val/loss": [(1, 2.0)], "val/accuracy": [(1, 0.5)], "val/r2": [(1, -3.0)], "a": [(1, 0)]})
+    [{'val/loss': [(1, 2.0)]}, {'val/accuracy': [(1, 0.5)]}, {'val/r2': [(1, -3.0)]}]
+    """
+    losses = {name: points for name, points in series.items() if name in LOSSES}
+    others = {
+        name: points for name, points in series.items() if name.startswith("val/") and name not in LOSSES
+    }
+    shares = {name: points for name, points in others.items() if all(0 <= value <= 1 for _, value in points)}
+    single = [{name: points} for name, points in others.items() if name not in shares]
+    return [panel for panel in (losses, shares, *single) if panel]
 
 
 def read(path: Path) -> Series:
@@ -58,7 +68,7 @@ def smoothed(values: Sequence[float], window: int) -> np.ndarray:
     return (total[ends] - total[starts]) / (ends - starts)
 
 
-def _draw(axis: Any, panel: Series, unit: str) -> None:
+def _draw(axis: Any, panel: Series) -> None:
     for index, (name, points) in enumerate(panel.items()):
         steps, values = zip(*points, strict=True)
         color, is_long = f"C{index}", len(points) > MAX_POINTS_DRAWN_BARE
@@ -68,7 +78,6 @@ def _draw(axis: Any, panel: Series, unit: str) -> None:
             values = smoothed(values, max(2, round(SMOOTHING_SPAN * len(points))))
         marker = "o" if len(points) <= 40 else ""
         axis.plot(steps, values, color=color, marker=marker, markersize=3, linewidth=1.5, label=name)
-    axis.set_ylabel(unit)
     axis.grid(alpha=0.3)
     axis.legend(loc="best", fontsize="small", ncols=2, frameon=False)
     axis.margins(x=0.02)

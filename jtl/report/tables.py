@@ -20,9 +20,9 @@ COUNT = "count"
 class FreezeRow(NamedTuple):
     """One group of parameters and how it trains.
 
-    `num_trainable` of its `num_params` scalars ever train, from `start_step` on, at `multipliers` (lowest, highest
-    of its leaves) times the learning rate and with at most `weight_decay`. `batch_stats` says what the running
-    statistics of its BatchNorm do: "frozen", "adapting", or "" where it has none.
+    `num_trainable` of its `num_params` scalars ever train, from `start_step` on, at `multipliers` (lowest and
+    highest of its leaves) times the learning rate, with at most `weight_decay`. `batch_stats` says what the
+    running statistics of its BatchNorm do: "frozen", "adapting", or "" where it has none.
     """
 
     name: str

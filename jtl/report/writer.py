@@ -45,7 +45,7 @@ class Writer:
 
 
 def kept_lines(path: Path, last_step: int) -> str:
-    """Return the lines of a metrics file up to a step, without the unfinished one that a killed process leaves.
+    """Return the lines of a metrics file up to a step, without the unfinished one a killed process leaves.
 
     Raises:
         UserError: a line is no report.

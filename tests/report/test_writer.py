@@ -1,0 +1,95 @@
+"""metrics.jsonl and TensorBoard events: whole lines, valid JSON, and no step twice after a resume."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from jtl.errors import UserError
+from jtl.report.writer import Writer
+
+RECORD_HEADER, RECORD_FOOTER = 12, 4
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(folder: Path) -> list[Event]:
+    """Every TensorBoard event, from the TFRecord framing: length (8), crc (4), payload, crc (4)."""
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        rest = path.read_bytes()
+        while rest:
+            end = RECORD_HEADER + int.from_bytes(rest[:8], "little")
+            found.append(Event.FromString(rest[RECORD_HEADER:end]))
+            rest = rest[end + RECORD_FOOTER :]
+    return found
+
+
+def test_scalars_reach_both_files(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    writer.scalars(1, {"train/loss": 2.5})
+    writer.scalars(2, {"train/loss": 1.5, "val/accuracy": 0.25})
+    writer.close()
+    first, second = lines(tmp_path)
+    assert (first["step"], first["train/loss"]) == (1, 2.5)
+    assert (second["step"], second["val/accuracy"]) == (2, 0.25)
+    assert second["time"] >= first["time"] > 1.6e9
+    scalars = [(event.step, value.tag) for event in events(tmp_path) for value in event.summary.value]
+    assert scalars == [(1, "train/loss"), (2, "train/loss"), (2, "val/accuracy")]
+
+
+def test_a_line_is_in_the_file_before_the_writer_is_closed(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    writer.scalars(1, {"train/loss": 2.5})
+    assert lines(tmp_path)[0]["train/loss"] == 2.5
+    writer.close()
+
+
+def test_nan_and_inf_are_null(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    writer.scalars(1, {"val/recall": float("nan"), "val/loss": float("inf")})
+    writer.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert (lines(tmp_path)[0]["val/recall"], lines(tmp_path)[0]["val/loss"]) == (None, None)
+    assert not [value for event in events(tmp_path) for value in event.summary.value]
+
+
+def test_resume_drops_later_lines_and_keeps_the_others_as_they_were(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    for step in range(1, 6):
+        writer.scalars(step, {"train/loss": float(step)})
+    writer.close()
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    writer = Writer(tmp_path, 3)
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(before[:3])
+    writer.scalars(4, {"train/loss": 40.0})
+    writer.close()
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 40),
+    ]
+
+
+def test_resume_tells_tensorboard_from_which_step_on_to_forget(tmp_path: Path) -> None:
+    Writer(tmp_path, 3).close()
+    assert [event.step for event in events(tmp_path) if event.WhichOneof("what") == "session_log"] == [4]
+
+
+def test_unfinished_last_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": 0}\n{"step": 2, "ti')
+    Writer(tmp_path, 5).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "time": 0}\n'
+
+
+@pytest.mark.parametrize("line", ["step 2", '{"time": 1}', "[2]", ""])
+def test_line_that_is_no_report_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "time": 0}}\n{line}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl:2 is .* expected a JSON object with a step"):
+        Writer(tmp_path, 5)
