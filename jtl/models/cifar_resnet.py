@@ -58,7 +58,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head."""
     full = resolve(config)
     make_module = partial(resnet.ResNet, full, num_outputs, _root, _padded)
-    return resnet.assemble(make_module, full, num_channels, PREPROCESS)
+    return resnet.assemble(make_module, full, PREPROCESS.with_channels(num_channels))
 
 
 def tiny() -> Config:

@@ -25,7 +25,8 @@ class Outputs(NamedTuple):
 class Model(NamedTuple):
     """A built model: pure functions over plain nested dicts.
 
-    `init(key)` → (params, model_state), float32. `apply(params, model_state, inputs, *, train, key, frozen_stats)` →
+    `init(key)` → (params, model_state), float32, on the host; `shapes()` is the same in `jax.ShapeDtypeStruct`s, with
+    nothing drawn. `apply(params, model_state, inputs, *, train, key, frozen_stats)` →
     Outputs, where inputs are normalised images [batch, height, width, channels], `key` feeds dropout (None when not
     training), and `frozen_stats` is a frozenset of module names ("block1/unit1/bn1") whose normalisation keeps its
     running statistics even in training.
@@ -36,6 +37,7 @@ class Model(NamedTuple):
 
     init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., Outputs]
+    shapes: Callable[[], tuple[Any, Any]]
     layers: tuple[tuple[str, ...], ...]
     preprocess: Preprocess
 
@@ -43,8 +45,8 @@ class Model(NamedTuple):
 class Family(NamedTuple):
     """One family of models: its settings, its named sizes, and how to build one.
 
-    `Config` is a frozen dataclass with at least `name`, `size`, `image_px` (0: from `preprocess`), `head_widths`,
-    `head_dropout`, `head_activation`, `dtype`, `remat`. `build(config, num_outputs, num_channels=3)` → Model
+    `Config` is a frozen dataclass with at least `name`, `size`, `weights`, `image_px` (0: from `preprocess`),
+    `head_widths`, `head_dropout`, `head_activation`, `dtype`, `remat`. `build(config, num_outputs, num_channels=3)` → Model
     (num_outputs 0: no head). `sizes` maps a size name to field values, which an explicit field overrides;
     `resolve(config)` is the config with all of them filled in. `tiny()` is a Config small enough for tests
     (milliseconds a step).

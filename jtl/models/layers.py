@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, nearest
-from jtl.models.contract import Outputs
+from jtl.models import initial
 
 ConfigT = TypeVar("ConfigT", bound=Any)
 
@@ -27,6 +28,9 @@ def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 GELUS: dict[str, Callable[..., Array]] = {"exact": gelu, "tanh": gelu_tanh}
 ACTIVATIONS: dict[str, Callable[..., Array]] = {"gelu": gelu, "relu": jax.nn.relu}
+# Modules declare shapes alone; `initial.draw` fills them. Zeros cost nothing to trace.
+declared = nn.initializers.zeros
+dense = partial(nn.Dense, kernel_init=declared, bias_init=declared)
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -64,7 +68,9 @@ def fill(config: ConfigT, sizes: Mapping[str, Mapping[str, Any]]) -> ConfigT:
 def check_choice(setting: str, value: str, known: Collection[str]) -> None:
     """Raise UserError unless the value is one of the known names."""
     if value not in known:
-        raise UserError(f"{setting} is {value!r}; expected one of {sorted(known)}; nearest: {nearest(value, known)}")
+        raise UserError(
+            f"{setting} is {value!r}; expected one of {sorted(known)}; nearest: {nearest(value, known)}"
+        )
 
 
 def check_fraction(setting: str, value: float) -> None:
@@ -79,7 +85,9 @@ def check_shared(config: Any) -> None:
     check_choice("model.head_activation", config.head_activation, ACTIVATIONS)
     check_fraction("model.head_dropout", config.head_dropout)
     if any(width < 1 for width in config.head_widths):
-        raise UserError(f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head")
+        raise UserError(
+            f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head"
+        )
     if min(pair(config.image_px)) < 0:
         raise UserError(f"model.image_px is {config.image_px}; expected pixels, or 0 for the size's own")
 
@@ -99,13 +107,15 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
         """Return the normalised activations in the compute dtype."""
         channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", declared, channels, jnp.float32)
+        bias = self.param("bias", declared, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", declared, None, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", declared, None, channels, jnp.float32)
         mean, var = running_mean.value, running_var.value
         if self.train and "/".join(self.path) not in self.frozen_stats:
             mean, var = _moments(x, mean)
@@ -133,6 +143,12 @@ class DropPath(nn.Module):
         return jnp.where(is_kept, x / (1 - self.rate), 0).astype(x.dtype)
 
 
+HEAD_RULES: initial.Rules = (
+    (r"^head/hidden\d+/kernel$", initial.lecun_normal),
+    (r"^head/(out/)?kernel$", initial.zeros),
+)
+
+
 class Head(nn.Module):
     """Features → outputs: hidden layers of the given widths, then a linear layer that starts at zero.
 
@@ -152,12 +168,12 @@ class Head(nn.Module):
         x = features
         for index, width in enumerate(self.widths):
             x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
-            x = ACTIVATIONS[self.activation](nn.Dense(width, name=f"hidden{index}")(x))
+            x = ACTIVATIONS[self.activation](dense(width, name=f"hidden{index}")(x))
         x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
         if self.widths:
-            return nn.Dense(self.num_outputs, kernel_init=nn.initializers.zeros, name="out")(x)
-        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.num_outputs), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.num_outputs,), jnp.float32)
+            return dense(self.num_outputs, name="out")(x)
+        kernel = self.param("kernel", declared, (x.shape[-1], self.num_outputs), jnp.float32)
+        bias = self.param("bias", declared, (self.num_outputs,), jnp.float32)
         return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
 
 
@@ -165,50 +181,9 @@ def head_of(config: Any, num_outputs: int, train: bool) -> Callable[[Array], Arr
     """Return the head the settings ask for, named "head", to call inside the model (the identity for no outputs)."""
     if num_outputs == 0:
         return lambda features: features
-    return Head(num_outputs, config.head_widths, config.head_dropout, config.head_activation, train, name="head")
-
-
-def make_init(module: nn.Module, input_shape: tuple[int, ...]) -> Callable[[Array], tuple[Any, Any]]:
-    """Return `init(key)` → (params, model_state) for a module over inputs [batch, height, width, channels]."""
-
-    def init(key: Array) -> tuple[Any, Any]:
-        variables = dict(module.lazy_init(key, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)))
-        return variables.pop("params"), variables
-
-    return init
-
-
-def make_apply(make_module: Callable[..., nn.Module], input_shape: tuple[int, ...]) -> Callable[..., Outputs]:
-    """Return `apply` as the contract has it, for modules that give (features, logits, intermediates).
-
-    `make_module(train=…, frozen_stats=…)` builds the module; `input_shape` is [height, width, channels].
-    """
-
-    def apply(
-        params: Mapping[str, Any],
-        model_state: Mapping[str, Any],
-        inputs: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        key: Array | None = None,
-        frozen_stats: frozenset[str] = frozenset(),
-    ) -> Outputs:
-        if inputs.shape[1:] != input_shape:
-            raise UserError(f"the model reads images of {input_shape}; got {inputs.shape[1:]}; set model.image_px")
-        module = make_module(train=train, frozen_stats=frozen_stats)
-        rngs = {} if key is None else {"dropout": key}
-        variables = {"params": params, **model_state}
-        if not train:
-            return _outputs(module.apply(variables, inputs), model_state)
-        result, updated = module.apply(variables, inputs, rngs=rngs, mutable=list(model_state))
-        return _outputs(result, dict(updated))
-
-    return apply
-
-
-def _outputs(result: Any, model_state: Any) -> Outputs:
-    features, logits, intermediates = result
-    return Outputs(features, logits, model_state, intermediates)
+    return Head(
+        num_outputs, config.head_widths, config.head_dropout, config.head_activation, train, name="head"
+    )
 
 
 def _moments(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
-from jtl.models import layers
+from jtl.models import initial, layers, linen
 from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
@@ -29,7 +29,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "152": {"unit": "bottleneck", "units": (3, 8, 36, 3), "width": 64},
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PREPROCESS = Preprocess((224, 224), resize_px=256, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear")
+PREPROCESS = Preprocess(
+    (224, 224), resize_px=256, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear"
+)
+RULES: initial.Rules = (
+    *layers.HEAD_RULES,
+    (r"(^|/)conv\w*/kernel$", initial.he_normal),
+    (r"/(scale|var)$", initial.ones),
+    (r"/(bias|mean)$", initial.zeros),
+)
 
 
 @dataclass(frozen=True)
@@ -86,19 +94,22 @@ def image_px_of(config: Any, preprocess: Preprocess) -> tuple[int, int]:
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head."""
     full = resolve(config)
-    return assemble(partial(ResNet, full, num_outputs, _root, _projected), full, num_channels, PREPROCESS)
-
-
-def assemble(make_module: Callable[..., nn.Module], config: Any, num_channels: int, preprocess: Preprocess) -> Model:
-    """Return the Model around a ResNet module of a resolved config."""
-    input_shape = (*config.image_px, num_channels)
-    units = [f"block{stage + 1}/unit{index + 1}" for stage, count in enumerate(config.units) for index in range(count)]
-    return Model(
-        init=layers.make_init(make_module(), input_shape),
-        apply=layers.make_apply(make_module, input_shape),
-        layers=(("conv_root", "bn_root"), *((unit,) for unit in units), ("head",)),
-        preprocess=preprocess.at(config.image_px).with_channels(num_channels),
+    return assemble(
+        partial(ResNet, full, num_outputs, _root, _projected), full, PREPROCESS.with_channels(num_channels)
     )
+
+
+def assemble(
+    make_module: Callable[[bool, frozenset[str]], nn.Module], config: Any, preprocess: Preprocess
+) -> Model:
+    """Return the Model around a ResNet module of a resolved config."""
+    units = [
+        f"block{stage + 1}/unit{index + 1}"
+        for stage, count in enumerate(config.units)
+        for index in range(count)
+    ]
+    names = (("conv_root", "bn_root"), *((unit,) for unit in units), ("head",))
+    return linen.as_model(make_module, RULES, names, preprocess.at(config.image_px))
 
 
 def tiny() -> Config:
@@ -121,8 +132,8 @@ class ResNet(nn.Module):
     num_outputs: int
     root: Callable[..., Array]
     shortcut: Callable[..., Array]
-    train: bool = False
-    frozen_stats: frozenset[str] = frozenset()
+    train: bool
+    frozen_stats: frozenset[str]
 
     @nn.compact
     def __call__(
@@ -146,8 +157,8 @@ class ResNet(nn.Module):
 def conv(x: Activations, channels: int, size: int, stride: int, name: str) -> Activations:
     """Apply a convolution padded as PyTorch's `padding=size // 2` (not "SAME", which shifts where it strides)."""
     padding = [(size // 2, size // 2)] * 2
-    init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    return nn.Conv(channels, (size, size), stride, padding, use_bias=False, kernel_init=init, dtype=x.dtype, name=name)(x)
+    declared = {"kernel_init": layers.declared, "use_bias": False}
+    return nn.Conv(channels, (size, size), stride, padding, dtype=x.dtype, name=name, **declared)(x)
 
 
 def norm(x: Activations, mode: Mode, name: str) -> Activations:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
-from jtl.models import layers
+from jtl.models import initial, layers, linen
 from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
@@ -38,6 +38,18 @@ SIZES: dict[str, dict[str, Any]] = {
 # The AugReg checkpoints' own (timm 1.0.31: crop ratio 0.9, bicubic).
 AUGREG = Preprocess((224, 224), resize_px=248)
 PREPROCESS = {**dict.fromkeys(SIZES, AUGREG), "mini": Preprocess((32, 32), resize_px=32)}
+
+# As google-research/vision_transformer begins, but for the MLP's biases: 0 instead of N(0, 1e-12).
+RULES: initial.Rules = (
+    *layers.HEAD_RULES,
+    (r"^embedding/kernel$", initial.lecun_normal),
+    (r"/(query|key|value)/kernel$", initial.split_heads(initial.xavier_uniform)),
+    (r"/out/kernel$", initial.joined_heads(initial.xavier_uniform)),
+    (r"/(kernel|probe)$", initial.xavier_uniform),
+    (r"(^|/)(pos_embedding|registers)$", initial.normal(0.02)),
+    (r"/scale$", initial.ones),
+    (r"(^|/)(bias|cls)$", initial.zeros),
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,9 @@ class Config:
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
         if self.layer_norm_epsilon <= 0:
-            raise UserError(f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number")
+            raise UserError(
+                f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number"
+            )
 
 
 def resolve(config: Config) -> Config:
@@ -97,7 +111,9 @@ def resolve(config: Config) -> Config:
     if full.dim % full.heads:
         raise UserError(f"model.dim is {full.dim}; expected a multiple of model.heads, {full.heads}")
     if any(image % patch for image, patch in zip(full.image_px, full.patch_px, strict=True)):
-        raise UserError(f"model.image_px is {full.image_px}; expected multiples of model.patch_px, {full.patch_px}")
+        raise UserError(
+            f"model.image_px is {full.image_px}; expected multiples of model.patch_px, {full.patch_px}"
+        )
     return full
 
 
@@ -115,21 +131,22 @@ def grid(config: Config) -> tuple[int, int]:
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head."""
     full = resolve(config)
-    make_module = partial(_ViT, full, num_outputs)
-    input_shape = (*full.image_px, num_channels)
     blocks = [f"Transformer/encoderblock_{index}" for index in range(full.depth)]
+
+    def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
+        assert not frozen_stats, "a ViT keeps no running statistics"
+        return _ViT(full, num_outputs, train)
+
     # The final norm goes with the last block: then a block's distance to the head is what published recipes for
     # layer-wise decay count.
-    return Model(
-        init=layers.make_init(make_module(), input_shape),
-        apply=layers.make_apply(make_module, input_shape),
-        layers=(
-            _embedding_names(full),
-            *((block,) for block in blocks[:-1]),
-            (blocks[-1], "Transformer/encoder_norm", *POOL_NAMES[full.pool]),
-            ("head",),
-        ),
-        preprocess=PREPROCESS[full.size].at(full.image_px).with_channels(num_channels),
+    names = (
+        _embedding_names(full),
+        *((block,) for block in blocks[:-1]),
+        (blocks[-1], "Transformer/encoder_norm", *POOL_NAMES[full.pool]),
+        ("head",),
+    )
+    return linen.as_model(
+        make_module, RULES, names, PREPROCESS[full.size].at(full.image_px).with_channels(num_channels)
     )
 
 
@@ -143,25 +160,23 @@ class _ViT(nn.Module):
 
     config: Config
     num_outputs: int
-    train: bool = False
-    frozen_stats: frozenset[str] = frozenset()
+    train: bool
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float32[Array, "batch dim"], Float32[Array, "batch outputs"], dict[str, Array]]:
-        assert not self.frozen_stats, "a ViT has no running statistics to freeze"
         config = self.config
         dtype = layers.DTYPES[config.dtype]
         x = _PatchEmbedding(config.dim, layers.pair(config.patch_px), dtype, name="embedding")(images)
         if config.pool == "cls":
-            cls = self.param("cls", nn.initializers.zeros, (1, 1, config.dim), jnp.float32)
+            cls = self.param("cls", layers.declared, (1, 1, config.dim), jnp.float32)
             x = jnp.concatenate([_tiled(cls, x), x], axis=1)
         encoder = _Encoder(config, self.train, name="Transformer")
         registers = jnp.zeros((1, 0, config.dim))
         if config.num_registers:
-            init = nn.initializers.normal(0.02)
-            registers = self.param("registers", init, (1, config.num_registers, config.dim), jnp.float32)
+            shape = (1, config.num_registers, config.dim)
+            registers = self.param("registers", layers.declared, shape, jnp.float32)
         x, intermediates = encoder(x, registers)
         features = POOLS[config.pool](config, x).astype(jnp.float32)
         logits = layers.head_of(config, self.num_outputs, self.train)(features)
@@ -175,7 +190,9 @@ class _Encoder(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: Tokens, registers: Float[Array, "1 registers dim"]) -> tuple[Tokens, dict[str, Array]]:
+    def __call__(
+        self, x: Tokens, registers: Float[Array, "1 registers dim"]
+    ) -> tuple[Tokens, dict[str, Array]]:
         config = self.config
         x = _PositionEmbedding(name="posembed_input")(x)
         num_cls = int(config.pool == "cls")
@@ -221,12 +238,14 @@ class _PatchEmbedding(nn.Module):
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Tokens:
         (rows_px, columns_px), channels = self.patch_px, images.shape[-1]
         shape = (rows_px, columns_px, channels, self.dim)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.dim,), jnp.float32)
+        kernel = self.param("kernel", layers.declared, shape, jnp.float32)
+        bias = self.param("bias", layers.declared, (self.dim,), jnp.float32)
         batch, height, width, _ = images.shape
         patches = images.reshape(batch, height // rows_px, rows_px, width // columns_px, columns_px, channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, rows_px * columns_px * channels)
-        return patches.astype(self.dtype) @ kernel.reshape(-1, self.dim).astype(self.dtype) + bias.astype(self.dtype)
+        return patches.astype(self.dtype) @ kernel.reshape(-1, self.dim).astype(self.dtype) + bias.astype(
+            self.dtype
+        )
 
 
 class _PositionEmbedding(nn.Module):
@@ -234,7 +253,7 @@ class _PositionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        table = self.param("pos_embedding", nn.initializers.normal(0.02), (1, *x.shape[1:]), jnp.float32)
+        table = self.param("pos_embedding", layers.declared, (1, *x.shape[1:]), jnp.float32)
         return x + table.astype(x.dtype)
 
 
@@ -251,13 +270,17 @@ class _Attention(nn.Module):
             nn.DenseGeneral,
             features=(self.heads, dim // self.heads),
             use_bias=self.has_bias,
-            kernel_init=nn.initializers.xavier_uniform(),
+            kernel_init=layers.declared,
+            bias_init=layers.declared,
             dtype=dtype,
         )
-        query, key, value = project(name="query")(queries), project(name="key")(values), project(name="value")(values)
+        query, key, value = (
+            project(name="query")(queries),
+            project(name="key")(values),
+            project(name="value")(values),
+        )
         mixed = jax.nn.dot_product_attention(query, key, value)
-        xavier = nn.initializers.xavier_uniform()
-        return nn.DenseGeneral(dim, axis=(-2, -1), kernel_init=xavier, dtype=dtype, name="out")(mixed)
+        return project(features=dim, axis=(-2, -1), use_bias=True, name="out")(mixed)
 
 
 class _Mlp(nn.Module):
@@ -270,15 +293,9 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        dense = partial(
-            nn.Dense,
-            kernel_init=nn.initializers.xavier_uniform(),
-            bias_init=nn.initializers.normal(1e-6),
-            dtype=x.dtype,
-        )
-        y = layers.GELUS[self.gelu](dense(self.width, name="Dense_0")(x))
+        y = layers.GELUS[self.gelu](layers.dense(self.width, dtype=x.dtype, name="Dense_0")(x))
         y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
-        y = dense(x.shape[-1], name="Dense_1")(y)
+        y = layers.dense(x.shape[-1], dtype=x.dtype, name="Dense_1")(y)
         return nn.Dropout(self.dropout, deterministic=not self.train)(y)
 
 
@@ -290,7 +307,7 @@ class _AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens) -> Float[Array, "batch dim"]:
         config = self.config
-        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, config.dim), jnp.float32)
+        probe = self.param("probe", layers.declared, (1, 1, config.dim), jnp.float32)
         attention = _Attention(config.heads, config.has_qkv_bias, name="MultiHeadDotProductAttention_0")
         pooled = attention(_tiled(probe, x), x)
         y = _layer_norm(config, "LayerNorm_0")(pooled)

@@ -1,0 +1,78 @@
+"""A Flax Linen module as the contract's pure functions over plain nested dicts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jtl import tree
+from jtl.errors import UserError
+from jtl.models import initial
+from jtl.models.contract import Model, Outputs
+from jtl.preprocess import Preprocess
+
+
+def as_model(
+    make_module: Callable[[bool, frozenset[str]], nn.Module],
+    rules: initial.Rules,
+    layers: tuple[tuple[str, ...], ...],
+    preprocess: Preprocess,
+) -> Model:
+    """Return the Model around `make_module(train, frozen_stats)`, whose modules give (features, logits, intermediates).
+
+    `rules` draw the initial values of parameters and of running statistics, by name.
+    """
+    image_shape = (*preprocess.image_px, preprocess.num_channels)
+
+    def shapes() -> tuple[Any, Any]:
+        module = make_module(False, frozenset())
+        inputs = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        variables = dict(jax.eval_shape(module.init, jax.random.key(0), inputs))
+        return variables.pop("params"), variables
+
+    def init(key: Array) -> tuple[Any, Any]:
+        params, model_state = shapes()
+        return initial.draw(key, params, rules), initial.draw(key, model_state, rules)
+
+    def apply(
+        params: Mapping[str, Any],
+        model_state: Mapping[str, Any],
+        inputs: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        key: Array | None = None,
+        frozen_stats: frozenset[str] = frozenset(),
+    ) -> Outputs:
+        if inputs.shape[1:] != image_shape:
+            raise UserError(
+                f"images are {inputs.shape[1:]}; the model expects {image_shape}; change model.image_px"
+            )
+        assert frozen_stats <= module_names(model_state), (
+            "frozen_stats names modules without running statistics"
+        )
+        module = make_module(train, frozen_stats)
+        variables = jax.tree.map(jnp.asarray, {"params": params, **model_state})
+        if not train:
+            return _outputs(module.apply(variables, inputs), model_state)
+        rngs = {} if key is None else {"dropout": key}
+        result, updated = module.apply(variables, inputs, rngs=rngs, mutable=list(model_state))
+        return _outputs(result, dict(updated))
+
+    return Model(init, apply, shapes, layers, preprocess)
+
+
+def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the modules that keep running statistics, as `frozen_stats` takes them.
+
+    >>> module_names({"batch_stats": {"block1": {"bn1": {"mean": 0, "var": 1}}}})
+    frozenset({'block1/bn1'})
+    """
+    return frozenset(name.split("/", 1)[1].rsplit("/", 1)[0] for name in tree.flatten(model_state))
+
+
+def _outputs(result: Any, model_state: Any) -> Outputs:
+    features, logits, intermediates = result
+    return Outputs(features, logits, model_state, intermediates)
