@@ -18,30 +18,44 @@ class Info(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to the examples of one split.
-
-    `source[i]` gives `{"image": uint8 [height, width, channels], "label": int, multi-hot or float32 vector, "id": int}`
-    (`id` is the position in the source), decoding on access; `labels()` gives all labels without decoding: int64 [n],
-    multi-hot float32 [n, classes] or float32 [n, values]; `describe(i)` names example i for people (its path).
-    `fingerprint(i)` depends on the stored bytes of example i alone, so it outlives moving and renaming. `reduced(px)`
-    is the same source, free to decode at a lower resolution as long as no side falls under `px` (0: full resolution).
-    Sources are picklable, so that worker processes can open them.
-    """
+    """Random access to the examples of one split, picklable, so that worker processes can open it."""
 
     @property
-    def info(self) -> Info: ...
+    def info(self) -> Info:
+        """Its name and its classes."""
+        ...
+
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    def labels(self) -> np.ndarray: ...
-    def describe(self, index: int) -> str: ...
-    def fingerprint(self, index: int) -> bytes: ...
-    def reduced(self, min_px: int) -> "Source": ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Decode example `index`: `{"image", "label", "id"}`.
+
+        The image is uint8 [height, width, channels], the label a row of `labels()`, the id `index` itself.
+        """
+        ...
+
+    def labels(self) -> np.ndarray:
+        """Return all labels, undecoded: int64 [n], multi-hot float32 [n, classes] or float32 [n, values]."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """Name the example for people: its path, or its place in a file."""
+        ...
+
+    def fingerprint(self, index: int) -> bytes:
+        """Return a digest of the stored bytes alone, which outlives moving and renaming."""
+        ...
+
+    def reduced(self, min_px: int) -> "Source":
+        """Return the same source, free to decode smaller if no side falls under `min_px` (0: full size)."""
+        ...
 
 
 class Labels(NamedTuple):
     """How to read labels: `kind` is the task's ("class", "multilabel", "regression").
 
-    `names` are the classes in order where they are already fixed (evaluation of a run); None: found in the data.
+    `names` are the classes in order where they are already fixed (evaluation of a run); None: found in the
+    data.
     """
 
     kind: str = "class"
@@ -52,10 +66,10 @@ class Labels(NamedTuple):
 class Config:
     """Settings every kind of source shares; a kind adds its own by extending this.
 
-    `val_fraction` is split off the training examples where the data has no validation split of its own (0: no split).
-    `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an error.
-    `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
-    stratified. Both are deterministic and leave the other splits alone.
+    `val_fraction` is split off the training examples where the data has no validation split of its own (0: no
+    split). `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an
+    error. `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of
+    them, stratified. Both are deterministic and leave the other splits alone.
     """
 
     name: str = "image_folder"
@@ -67,7 +81,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
-            raise UserError(f"data.val_fraction is {self.val_fraction}, expected 0 (no split) or a number below 1")
+            raise UserError(
+                f"data.val_fraction is {self.val_fraction}, expected 0 (no split) or a number below 1"
+            )
         if self.max_unreadable < 0:
             raise UserError(f"data.max_unreadable is {self.max_unreadable}, expected 0 or more")
         if self.train_per_class < 0:

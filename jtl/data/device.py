@@ -5,6 +5,8 @@ Shapes: images [batch, height, width, channels].
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 from jaxtyping import Array, Float, Key, UInt8
 
 from jtl.preprocess import Preprocess
@@ -12,12 +14,13 @@ from jtl.preprocess import Preprocess
 # Zhong et al. 2020, "Random Erasing Data Augmentation": area and aspect ratio of the erased box.
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_RATIO = (0.3, 1 / 0.3)
+_NUM_QUANTILES = 4097
 
 
 def normalise(
     images: UInt8[Array, "batch height width channels"], preprocess: Preprocess
 ) -> Float[Array, "batch height width channels"]:
-    """Scale bytes to [0, 1], subtract the mean and divide by the standard deviation of each channel, in float32."""
+    """Scale bytes to [0, 1], subtract each channel's mean and divide by its deviation, in float32."""
     mean = jnp.asarray(preprocess.mean, jnp.float32).reshape(1, 1, 1, -1)
     std = jnp.asarray(preprocess.std, jnp.float32).reshape(1, 1, 1, -1)
     return (images.astype(jnp.float32) / 255 - mean) / std
@@ -32,8 +35,8 @@ def mix(
 ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch classes"]]:
     """Mix every example with its neighbour in the batch, one proportion a batch; alphas are static (0: off).
 
-    Mixup (Zhang et al. 2018) blends with weight Beta(alpha, alpha). CutMix (Yun et al. 2019) pastes a box; targets take
-    the share of pixels that were really kept. With both on, a fair coin decides for the batch.
+    Mixup (Zhang et al. 2018) blends with weight Beta(alpha, alpha). CutMix (Yun et al. 2019) pastes a box;
+    targets take the share of pixels that were really kept. With both on, a fair coin decides for the batch.
     """
     if not (mixup_alpha or cutmix_alpha):
         return images, targets
@@ -41,7 +44,7 @@ def mix(
     other_images, other_targets = jnp.roll(images, 1, axis=0), jnp.roll(targets, 1, axis=0)
     keeps = []
     if mixup_alpha:
-        keeps.append(jnp.broadcast_to(jax.random.beta(mixup_key, mixup_alpha, mixup_alpha), images.shape[1:3]))
+        keeps.append(jnp.full(images.shape[1:3], draw_beta(mixup_key, mixup_alpha)))
     if cutmix_alpha:
         keeps.append(_kept_pixels(cutmix_key, images.shape[1], images.shape[2], cutmix_alpha))
     keep = keeps[0] if len(keeps) == 1 else jnp.where(jax.random.bernoulli(choose_key), *keeps)
@@ -50,10 +53,21 @@ def mix(
     return images * weight + other_images * (1 - weight), targets * share + other_targets * (1 - share)
 
 
+def draw_beta(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
+    """Draw from Beta(alpha, alpha) by its inverse distribution function, tabulated while tracing.
+
+    `jax.random.beta` draws by rejection, whose loops take 2 s to compile.
+    """
+    shares = np.linspace(0, 1, _NUM_QUANTILES)
+    quantiles = scipy.special.betaincinv(alpha, alpha, shares)
+    draw = jax.random.uniform(key)
+    return jnp.interp(draw, jnp.asarray(shares, jnp.float32), jnp.asarray(quantiles, jnp.float32))
+
+
 def erase(
     key: Key[Array, ""], images: Float[Array, "batch height width channels"], probability: float
 ) -> Float[Array, "batch height width channels"]:
-    """Set a random box of each image to 0 (the mean colour once normalised) with the given static probability."""
+    """Set a random box of an image to 0 (the mean colour, once normalised) with this static probability."""
     if not probability:
         return images
     batch, height, width, _ = images.shape
@@ -68,7 +82,7 @@ def erase(
 
 
 def _inside(draw: Float[Array, " batch"], length: Float[Array, " batch"], size: int) -> Array:
-    """Return which of `size` places lie in an interval of `length` placed by a uniform draw, [batch, size]."""
+    """Return which of `size` places lie in an interval of `length` put there by a uniform draw."""
     length = jnp.minimum(length, size)
     start = jnp.floor(draw * (size - length + 1))
     places = jnp.arange(size)[None, :]
@@ -76,9 +90,9 @@ def _inside(draw: Float[Array, " batch"], length: Float[Array, " batch"], size: 
 
 
 def _kept_pixels(key: Key[Array, ""], height: int, width: int, alpha: float) -> Float[Array, "height width"]:
-    """Return 0 in CutMix's box and 1 elsewhere; the box has area 1 - Beta(alpha, alpha) before it is clipped."""
+    """Return 0 in CutMix's box, of area 1 - Beta(alpha, alpha) before the edges cut it, and 1 elsewhere."""
     share_key, row_key, column_key = jax.random.split(key, 3)
-    side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
+    side = jnp.sqrt(1 - draw_beta(share_key, alpha))
     is_cut = []
     for length, centre_key in ((height, row_key), (width, column_key)):
         half = jnp.floor(length * side) // 2

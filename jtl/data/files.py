@@ -11,8 +11,8 @@ import numpy as np
 from jtl.data import image
 from jtl.data.contract import Info
 
-# Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one seek a
-# file, and two different photos never share all three in practice (a JPEG's tail is entropy-coded).
+# Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one
+# seek a file, and two different photos never share all three in practice (a JPEG's tail is entropy-coded).
 _FINGERPRINT_BYTES = 1 << 16
 
 
@@ -36,15 +36,19 @@ class Files:
         return {"image": pixels, "label": self.values[index], "id": index}
 
     def labels(self) -> np.ndarray:
+        """Return the labels of all examples."""
         return self.values
 
     def describe(self, index: int) -> str:
+        """Return the path."""
         return os.path.join(self.root, self.paths[index])
 
     def fingerprint(self, index: int) -> bytes:
+        """Return a digest of the stored bytes."""
         return file_fingerprint(self.describe(index))
 
     def reduced(self, min_px: int) -> "Files":
+        """Return the same files, decoded smaller where no side falls under `min_px`."""
         return dataclasses.replace(self, min_px=min_px)
 
 

@@ -1,7 +1,7 @@
 """Image bytes → uint8 array → the uint8 input of a model. Host side, Pillow only; `device` normalises.
 
-Shapes are [height, width, channels]. The evaluation transform equals timm 1.0.31 and torchvision on Pillow images bit
-for bit; EXIF rotation is applied everywhere.
+Shapes are [height, width, channels]. The evaluation transform equals timm 1.0.31 and torchvision on Pillow
+images bit for bit; EXIF rotation is applied everywhere.
 """
 
 import io
@@ -23,7 +23,7 @@ MAX_PIXELS = 80_000_000
 EvalTransform = Callable[[np.ndarray], np.ndarray]
 TrainTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-_RESAMPLE = dict(zip(INTERPOLATIONS, (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC), strict=True))
+_RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMA = {1: "L", 3: "RGB"}
 _CROP_ATTEMPTS = 10
 
@@ -36,13 +36,13 @@ class Unreadable(UserError):
 class Augment:
     """How training images are varied. The defaults suit small sets of photos; everything else is off.
 
-    On the host: a crop covering `crop_scale` (least, most) of the image's area, whose aspect ratio is `crop_ratio`
-    (least, most) times the input's, is resized to the input (`interpolation`: "" takes the pre-processing's). It is
-    mirrored with probability `flip`; brightness, contrast and saturation change by up to `color_jitter` times. `policy` is
-    "none", "randaugment" (`policy_num_ops` operations at strength `policy_magnitude` of 10) or "trivialaugment" (one
-    operation at a random strength; it reads neither of the two).
-    On the device: mixup and CutMix with Beta(alpha, alpha) (0: off; both: a coin for each batch), and random erasing
-    with probability `erase_probability` an image.
+    On the host: a crop covering `crop_scale` (least, most) of the image's area, whose aspect ratio is
+    `crop_ratio` (least, most) times the input's, is resized to the input (`interpolation`: "" takes the
+    pre-processing's). It is mirrored with probability `flip`; brightness, contrast and saturation change by
+    up to `color_jitter` times. `policy` is "none", "randaugment" (`policy_num_ops` operations at strength
+    `policy_magnitude` of 10) or "trivialaugment" (one operation at a random strength; it reads neither of the
+    two). On the device: mixup and CutMix with Beta(alpha, alpha) (0: off; both: a coin for each batch), and
+    random erasing with probability `erase_probability` an image.
     """
 
     crop_scale: tuple[float, float] = (0.35, 1.0)
@@ -64,10 +64,13 @@ class Augment:
             raise UserError(f"augment.crop_ratio is {self.crop_ratio}, expected (least, most) above 0")
         if self.interpolation and self.interpolation not in INTERPOLATIONS:
             raise UserError(
-                f"augment.interpolation is {self.interpolation!r}, expected '' or one of {', '.join(INTERPOLATIONS)}"
+                f"augment.interpolation is {self.interpolation!r}, expected '' or one of "
+                f"{', '.join(INTERPOLATIONS)}"
             )
         if self.policy not in policy.POLICIES:
-            raise UserError(f"augment.policy {self.policy!r} is unknown; nearest: {nearest(self.policy, policy.POLICIES)}")
+            raise UserError(
+                f"augment.policy {self.policy!r} is unknown; nearest: {nearest(self.policy, policy.POLICIES)}"
+            )
         for name, low, high in (
             ("flip", 0, 1),
             ("erase_probability", 0, 1),
@@ -84,17 +87,20 @@ class Augment:
 def decode(data: bytes, name: str, min_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
     """Decode an image file's first frame, turned upright, as 1 (grey) or 3 (RGB) channels; alpha is dropped.
 
-    With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under `min_px`.
+    With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under
+    `min_px`.
 
     Raises:
-        Unreadable: the bytes are damaged, of another format, over `MAX_PIXELS`, or of a pixel type without a range.
+        Unreadable: the bytes are damaged, of another format, over `MAX_PIXELS`, or of a pixel type without a
+        range.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise Unreadable(
-                    f"cannot read image {name}: its {width} x {height} pixels are over the limit of {MAX_PIXELS}; shrink it"
+                    f"cannot read image {name}: "
+                    f"its {width} x {height} pixels are over the limit of {MAX_PIXELS}; shrink it"
                 )
             if min_px:
                 opened.draft(None, (min_px, min_px))
@@ -126,7 +132,8 @@ def train_transform(preprocess: Preprocess, augment: Augment) -> TrainTransform:
     _check(preprocess)
     if preprocess.num_channels not in _LUMA and (augment.color_jitter or augment.policy != "none"):
         raise UserError(
-            f"augment.color_jitter and augment.policy need 1 or 3 channels, the model reads {preprocess.num_channels}; "
+            "augment.color_jitter and augment.policy need 1 or 3 channels, the model reads "
+            f"{preprocess.num_channels}; "
             "set them to 0 and 'none'"
         )
     return _Train(preprocess, augment)
@@ -147,7 +154,9 @@ def to_channels(
         return np.repeat(image, 3, axis=-1)
     if (found, num_channels) == (3, 1):
         return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    raise UserError(f"images have {found} channels, the model reads {num_channels}; change the data or the model's input")
+    raise UserError(
+        f"images have {found} channels, the model reads {num_channels}; change the data or the model's input"
+    )
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ class _Eval:
 
 @dataclass(frozen=True)
 class _Train:
-    """`min_px` is the side an image needs so that the smallest crop is not enlarged by decoding it smaller."""
+    """`min_px` is the side below which decoding an image smaller would blur the smallest crop."""
 
     preprocess: Preprocess
     augment: Augment
@@ -220,7 +229,8 @@ def random_crop(
 def _check(preprocess: Preprocess) -> None:
     if preprocess.interpolation not in INTERPOLATIONS:
         raise UserError(
-            f"preprocess.interpolation is {preprocess.interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}"
+            f"preprocess.interpolation is {preprocess.interpolation!r}, expected one of "
+            f"{', '.join(INTERPOLATIONS)}"
         )
     if 0 < preprocess.resize_px < min(preprocess.image_px):
         raise UserError(
@@ -248,9 +258,9 @@ def _resize(
     interpolation: str,
     box: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
-    """Resize with antialiasing; other numbers of channels than 1 and 3 go one plane at a time, with equal results."""
+    """Resize with antialiasing; channels do not mix, so any number of them can go one plane at a time."""
     if image.shape[-1] in _LUMA:
-        resized = _to_pillow(image).resize(size[::-1], _RESAMPLE[interpolation], box)
+        resized = _to_pillow(image).resize((size[1], size[0]), _RESAMPLE[interpolation], box)
         return np.asarray(resized).reshape(*size, image.shape[-1])
     planes = [_resize(plane[..., None], size, interpolation, box) for plane in np.moveaxis(image, -1, 0)]
     return np.concatenate(planes, axis=-1)
@@ -265,7 +275,10 @@ def _to_array(image: Image.Image, name: str) -> np.ndarray:
         # The high byte, as libpng gives it for 16-bit colour; Pillow's own conversion saturates at 255.
         return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
     if image.mode in ("I", "F"):
-        raise Unreadable(f"cannot read image {name}: pixel type {image.mode} (32 bits) has no fixed range; save 8 or 16 bits")
+        raise Unreadable(
+            f"cannot read image {name}: pixel type {image.mode} (32 bits) has no fixed range; "
+            "save 8 or 16 bits"
+        )
     if image.mode in ("1", "L", "LA", "La"):
         return np.asarray(image.convert("L"))[..., None]
     if image.mode in ("P", "PA"):

@@ -1,6 +1,6 @@
 """Labels as people write them → arrays: class names or indices, `a;b` for several, numbers for regression."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +27,9 @@ def encode(
 ) -> Encoded:
     """Turn one label cell an example into an array.
 
-    `own_names` are the classes the data itself declares, in the order its indices mean; `labels.names` are those the
-    result must index. A cell is a name or an index; if every cell is a known name they are names, else indices.
-    `where(i)` says where cell i stands, for errors.
+    `own_names` are the classes the data itself declares, in the order its indices mean; `labels.names` are
+    those the result must index. A cell is a name or an index; if every cell is a known name they are names,
+    else indices. `where(i)` says where cell i stands, for errors.
 
     >>> encode(["cat", "ant", "cat"], Labels(), where=str)
     Encoded(values=array([1, 0, 1]), names=('ant', 'cat'))
@@ -40,7 +40,7 @@ def encode(
 
 
 def encode_splits(
-    cells: dict[str, Sequence[str]],
+    cells: Mapping[str, Sequence[str]],
     labels: Labels,
     *,
     where: Callable[[str, int], str],
@@ -67,8 +67,8 @@ def encode_splits(
 def strata(values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """Return for each example the group that splits and subsets keep balanced.
 
-    That is its class; for multi-hot labels its rarest positive class (-1 without any); one group for regression,
-    which has no `names`.
+    That is its class; for multi-hot labels its rarest positive class (-1 without any); one group for
+    regression, which has no `names`.
     """
     if not names:
         return np.zeros(len(values), np.int64)
@@ -102,7 +102,9 @@ def _encode_multilabel(
     for row, cell in enumerate(cells):
         parts = [part.strip() for part in cell.split(SEPARATOR)] if cell else []
         if "" in parts:
-            raise UserError(f"label malformed: {where(row)} has {cell!r}, expected classes as 'a{SEPARATOR}b'")
+            raise UserError(
+                f"label malformed: {where(row)} has {cell!r}, expected classes as 'a{SEPARATOR}b'"
+            )
         rows += [row] * len(parts)
         tokens += parts
     indices, names = _index(tokens, names, own_names, lambda token: where(rows[token]))
@@ -126,11 +128,13 @@ def _encode_regression(
             numbers = []
         if not numbers or not np.isfinite(numbers).all():
             raise UserError(
-                f"label malformed: {where(row)} has {cell!r}, expected finite numbers as '0.5' or '0.1{SEPARATOR}0.2'"
+                f"label malformed: {where(row)} has {cell!r}, expected finite numbers as '0.5' or "
+                f"'0.1{SEPARATOR}0.2'"
             )
         if len(numbers) != len(parsed[0] if parsed else numbers):
             raise UserError(
-                f"label malformed: {where(row)} has {len(numbers)} numbers, expected {len(parsed[0])} as before it"
+                f"label malformed: {where(row)} has {len(numbers)} numbers, expected {len(parsed[0])} as "
+                "before it"
             )
         parsed.append(numbers)
     return Encoded(np.asarray(parsed, np.float32).reshape(len(parsed), -1), ())
@@ -154,7 +158,9 @@ def _index(
         spoken = tuple(sorted(distinct))
     places = {name: place for place, name in enumerate(spoken)}
     if len(places) != len(spoken):
-        raise UserError(f"class names repeat: {', '.join(sorted(set(_repeated(spoken))))}; expected each name once")
+        raise UserError(
+            f"class names repeat: {', '.join(sorted(set(_repeated(spoken))))}; expected each name once"
+        )
     if not all(token in places for token in distinct):
         places = _as_integers(tokens, spoken, where)
     if names is not None and own_names is not None:
@@ -163,16 +169,21 @@ def _index(
     return np.fromiter((places[token] for token in tokens), np.int64, len(tokens)), spoken
 
 
-def _as_integers(tokens: Sequence[str], names: tuple[str, ...], where: Callable[[int], str]) -> dict[str, int]:
-    """Return the index each token means where tokens are not all class names, checking that they are in range."""
+def _as_integers(
+    tokens: Sequence[str], names: tuple[str, ...], where: Callable[[int], str]
+) -> dict[str, int]:
+    """Return the index each token means where not all are class names, checking that it is in range."""
     are_integers = all(map(_is_integer, tokens))
     places: dict[str, int] = {}
     for row, token in enumerate(tokens):
         if not are_integers and token not in names:
-            raise UserError(f"label unknown: {where(row)} has {token!r}; nearest known class: {nearest(token, names)}")
+            raise UserError(
+                f"label unknown: {where(row)} has {token!r}; nearest known class: {nearest(token, names)}"
+            )
         if are_integers and not 0 <= int(token) < len(names):
             raise UserError(
-                f"label out of range: {where(row)} has {token}, expected 0 to {len(names) - 1} ({len(names)} classes)"
+                "label out of range: "
+                f"{where(row)} has {token}, expected 0 to {len(names) - 1} ({len(names)} classes)"
             )
         places[token] = int(token) if are_integers else names.index(token)
     return places
@@ -190,7 +201,9 @@ def _translated(
     for row, token in enumerate(tokens):
         name = own_names[places[token]]
         if name not in wanted:
-            raise UserError(f"label unknown: {where(row)} has {name!r}; nearest known class: {nearest(name, names)}")
+            raise UserError(
+                f"label unknown: {where(row)} has {name!r}; nearest known class: {nearest(name, names)}"
+            )
     return {token: wanted[own_names[place]] for token, place in places.items() if own_names[place] in wanted}
 
 

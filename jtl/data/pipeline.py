@@ -1,8 +1,9 @@
-"""Source → batches. The plan is pure: batch `step` depends on (seed, step) alone, whoever reads it and however.
+"""Source → batches. The plan is pure: batch `step` depends on (seed, step) alone, however it is read.
 
-Position p of training is example `order[p]`, a fresh permutation every epoch, varied with a generator keyed by
-(seed, p); batch `step` is positions `step * batch_size` onward, running across the ends of epochs. Grain supplies the
-permutation, threads and worker processes; each batch is built whole by one thread, so none of them changes a bit.
+Position p of training is example `order[p]`, a fresh permutation every epoch, varied with a generator keyed
+by (seed, p); batch `step` is positions `step * batch_size` onward, running across the ends of epochs. Grain
+supplies the permutation, threads and worker processes; each batch is built whole by one thread, so none of
+them changes a bit.
 """
 
 import math
@@ -25,8 +26,9 @@ PADDING_ID = -1
 class Config:
     """How batches are read; no value here changes their content.
 
-    `threads` decode in parallel (0: one a core) in each of `workers` processes (0: in this one); `prefetch` batches are
-    kept ready. Evaluation inputs of a split that fit in `cache_bytes` are transformed once and kept.
+    `threads` decode in parallel (0: one a core) in each of `workers` processes (0: in this one); `prefetch`
+    batches are kept ready. Evaluation inputs of a split that fit in `cache_bytes` are transformed once and
+    kept.
     """
 
     threads: int = 0
@@ -53,8 +55,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield the endless training batches from `start_step` on; close the iterator to release its threads.
 
-    A batch is `{"image": uint8 [rows, height, width, channels], "label": rows of source.labels(), "id": int64 [rows],
-    "mask": bool [rows]}`, all true. Shard `shard_index` of `num_shards` gets its rows of every batch, in order.
+    A batch is `{"image": uint8 [rows, height, width, channels], "label": rows of source.labels(), "id": int64
+    [rows], "mask": bool [rows]}`, all true. Shard `shard_index` of `num_shards` gets its rows of every batch,
+    in order.
     """
     from grain import MapDataset
 
@@ -90,7 +93,7 @@ def eval_batches(
 
 
 class EvalBatches:
-    """The evaluation batches of one split. Iterating again gives the same batches, from memory if they fit."""
+    """The evaluation batches of one split; iterating again gives the same ones, from memory if they fit."""
 
     def __init__(
         self,
@@ -144,7 +147,8 @@ class _TrainBatches:
         start = self.first_row + index * self.stride
         for position in range(start, start + self.rows):
             example = self.source[self.order[position]]
-            # Philox is keyed, not seeded: streams of different positions never overlap, and making one costs 10 µs.
+            # Philox is keyed, not seeded: streams of different positions never overlap, and making one costs
+            # 10 µs.
             rng = np.random.Generator(np.random.Philox(key=np.array([self.key, position], np.uint64)))
             examples.append((self.transform(example["image"], rng), example["label"], example["id"]))
         return _stack(examples, self.rows)
@@ -198,7 +202,9 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
 
 def _first_row(batch_size: int, shard_index: int, num_shards: int) -> int:
     if batch_size < 1 or batch_size % num_shards:
-        raise UserError(f"batch size is {batch_size}, expected a positive multiple of {num_shards} (the processes)")
+        raise UserError(
+            f"batch size is {batch_size}, expected a positive multiple of {num_shards} (the processes)"
+        )
     assert 0 <= shard_index < num_shards
     return shard_index * (batch_size // num_shards)
 

@@ -1,7 +1,7 @@
 """Colour and geometry operations on training images, and the policies that choose among them.
 
-RandAugment (Cubuk et al. 2020) and TrivialAugment (Müller and Hutter 2021, the wide space). Every operation takes an
-image and a strength in [-1, 1] or [0, 1]; its reach is in the tables below.
+RandAugment (Cubuk et al. 2020) and TrivialAugment (Müller and Hutter 2021, the wide space). Every operation
+takes an image and a strength in [-1, 1] or [0, 1]; its reach is in the tables below.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Operation(NamedTuple):
 
 
 def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Scale brightness, contrast and saturation by factors in [1 - strength, 1 + strength], in random order."""
+    """Scale brightness, contrast and saturation by factors within `strength` of 1, in random order."""
     for place in rng.permutation(len(_JITTER)):
         image = _JITTER[place](image, rng.uniform(-strength, strength))
     return image
@@ -34,14 +34,18 @@ def none(image: Image.Image, rng: np.random.Generator, *, num_ops: int, magnitud
     return image
 
 
-def randaugment(image: Image.Image, rng: np.random.Generator, *, num_ops: int, magnitude: float) -> Image.Image:
+def randaugment(
+    image: Image.Image, rng: np.random.Generator, *, num_ops: int, magnitude: float
+) -> Image.Image:
     """Apply `num_ops` random operations, all at `magnitude` of `MAX_MAGNITUDE`."""
     for _ in range(num_ops):
         image = _apply_random(RANDAUGMENT, image, magnitude / MAX_MAGNITUDE, rng)
     return image
 
 
-def trivialaugment(image: Image.Image, rng: np.random.Generator, *, num_ops: int, magnitude: float) -> Image.Image:
+def trivialaugment(
+    image: Image.Image, rng: np.random.Generator, *, num_ops: int, magnitude: float
+) -> Image.Image:
     """Apply one random operation at a random strength."""
     del num_ops, magnitude
     return _apply_random(TRIVIALAUGMENT, image, rng.random(), rng)
@@ -127,8 +131,8 @@ def _identity(image: Image.Image, level: float) -> Image.Image:
 
 _JITTER = (_brightness, _contrast, _saturation)
 
-# At full strength: shears as a slope, translations as a part of the side, rotations in degrees, colours as a factor's
-# distance from 1, posterize in bits dropped, solarize as the brightest part inverted.
+# At full strength: shears as a slope, translations as a part of the side, rotations in degrees, colours as a
+# factor's distance from 1, posterize in bits dropped, solarize as the brightest part inverted.
 RANDAUGMENT: Mapping[str, Operation] = {
     "identity": Operation(_identity),
     "shear_x": Operation(_shear_x, 0.3, True),

@@ -1,7 +1,6 @@
 """A look at the data before training: counts, imbalance, unreadable images, the same image in two splits."""
 
 import os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -12,8 +11,9 @@ from jtl.data.image import Unreadable
 from jtl.data.subset import Subset, fingerprints
 from jtl.errors import UserError
 
-# Up to here every image is decoded; of a larger split an evenly spaced part of this size (unless unreadable images may
-# be skipped, for then each must be known), and duplicates are not looked for. 10,000 photos take about 10 s on 2 cores.
+# Up to here every image is decoded; of a larger split an evenly spaced part of this size (unless unreadable
+# images may be skipped, for then each must be known), and duplicates are not looked for. 10,000 photos take
+# about 10 s on 2 cores.
 MAX_CHECKED = 10_000
 _NAMED = 5
 
@@ -48,7 +48,8 @@ def inspect(splits: dict[str, Source], config: Config) -> Preflight:
     if len(unreadable) > config.max_unreadable:
         raise UserError(
             f"{len(unreadable)} images are unreadable, expected at most {config.max_unreadable}: "
-            f"{_few(unreadable)}; mend or remove them, or set config.data.max_unreadable={len(unreadable)} to skip them"
+            f"{_few(unreadable)}; mend or remove them, or set config.data.max_unreadable={len(unreadable)} "
+            "to skip them"
         )
     if unreadable:
         lines.append(f"skipped {len(unreadable)} unreadable images: {'; '.join(unreadable)}")
@@ -91,7 +92,9 @@ def _describe(split: str, source: Source) -> str:
     names, labels = source.info.label_names, source.labels()
     if not names:
         return f"{split}: {len(source):,} images, {labels.shape[1]} values each"
-    counts = np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(axis=0).astype(np.int64)
+    counts = (
+        np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(axis=0).astype(np.int64)
+    )
     line = f"{split}: {len(source):,} images, {len(names)} classes"
     if not counts.any():
         return line

@@ -1,4 +1,4 @@
-"""Choosing examples by content: the validation split, and smaller training sets, the same wherever the data lies."""
+"""Choosing examples by content: validation splits and smaller training sets, wherever the data lies."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,7 @@ class Subset:
 
     @property
     def info(self) -> Info:
+        """Its name and its classes."""
         return self.source.info
 
     def __len__(self) -> int:
@@ -33,15 +34,19 @@ class Subset:
         return {**self.source[int(self.indices[index])], "id": index}
 
     def labels(self) -> np.ndarray:
+        """Return the labels of all examples."""
         return self.source.labels()[self.indices]
 
     def describe(self, index: int) -> str:
+        """Name the example as the source does."""
         return self.source.describe(int(self.indices[index]))
 
     def fingerprint(self, index: int) -> bytes:
+        """Return a digest of the stored bytes."""
         return self.source.fingerprint(int(self.indices[index]))
 
     def reduced(self, min_px: int) -> "Subset":
+        """Return the same choice of the reduced source."""
         return Subset(self.source.reduced(min_px), self.indices)
 
 
@@ -67,7 +72,8 @@ def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
         is_val = choose_val(keys, _strata(train), config.val_fraction)
         if not is_val.any():
             raise UserError(
-                f"{train.info.name}: no class has two different images, too few to split off validation examples; "
+                f"{train.info.name}: no class has two different images, too few to split off validation "
+                "examples; "
                 "add images, a validation split, or set data.val_fraction=0"
             )
         splits = {"train": train, "val": Subset(train, rows[is_val]), **splits}
@@ -90,8 +96,8 @@ def fingerprints(source: Source) -> list[bytes]:
 def choose_val(keys: Sequence[bytes], groups: np.ndarray, fraction: float) -> np.ndarray:
     """Return which examples are for validation: `fraction` of the distinct keys of every group.
 
-    Every group with two distinct keys or more gets at least one on either side. Examples with equal keys, even of
-    different groups, land on the same side.
+    Every group with two distinct keys or more gets at least one on either side. Examples with equal keys,
+    even of different groups, land on the same side.
     """
     group_of: dict[bytes, int] = {}
     for key, group in zip(keys, groups.tolist(), strict=True):

@@ -2,16 +2,19 @@
 
 import csv
 import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jtl.data import SOURCES, Labels
+from jtl.data import SOURCES, Labels, Source
 
 CLASSES = ("ant", "bee", "wasp")
 PER_CLASS = (10, 6, 4)
+CLASS = Labels()
 
 
 def pixels(seed: int, height: int = 9, width: int = 12) -> np.ndarray:
@@ -66,15 +69,18 @@ def write_tfds(root: Path) -> dict[str, str]:
     return {"path": str(root), "dataset": "tiny_set"}
 
 
-def prepare_tfds(root: Path, encoded: dict[str, list[tuple[str, bytes]]], file_format: str = "array_record") -> None:
+def prepare_tfds(
+    root: Path, encoded: dict[str, list[tuple[str, bytes]]], file_format: str = "array_record"
+) -> None:
     """Prepare the set `tiny_set` under `root` from (class name, image bytes) by split, without TensorFlow."""
     import tensorflow_datasets as tfds
 
     class TinySet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
-        url_infos = {}  # else TFDS looks for checksums beside this code, as if it were a package of data sets
+        # Else TFDS looks for checksums beside this code, as if it were a package of data sets.
+        url_infos: ClassVar[dict[str, Any]] = {}
 
-        def _info(self):
+        def _info(self) -> tfds.core.DatasetInfo:
             features = {
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "label": tfds.features.ClassLabel(names=CLASSES),
@@ -83,15 +89,18 @@ def prepare_tfds(root: Path, encoded: dict[str, list[tuple[str, bytes]]], file_f
             }
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager
             return {split: self._generate_examples(split) for split in encoded}
 
-        def _generate_examples(self, split):
+        def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
             for place, (name, image) in enumerate(encoded[split]):
                 several = [name] if name == "ant" else ["bee", "wasp"]
                 numbers = np.array([place, 0.5], np.float32)
-                yield place, {"image": io.BytesIO(image), "label": name, "several": several, "numbers": numbers}
+                yield (
+                    place,
+                    {"image": io.BytesIO(image), "label": name, "several": several, "numbers": numbers},
+                )
 
     TinySet(data_dir=str(root), file_format=file_format).download_and_prepare()
 
@@ -106,7 +115,7 @@ WRITERS = {
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory):
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, str]]]:
     """Return a function: kind of source → (its folder, its settings), written once a session."""
     assert WRITERS.keys() == SOURCES.keys(), "a new kind of source needs a small set here"
     cache: dict[str, tuple[Path, dict[str, str]]] = {}
@@ -121,12 +130,10 @@ def written(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def opened(written):
+def opened(written: Any) -> Callable[..., dict[str, Source]]:
     """Return a function: kind of source, settings → its opened splits."""
 
-    def open_kind(name: str, labels: Labels = Labels(), **settings):  # noqa: B008 (a NamedTuple is immutable)
+    def open_kind(name: str, labels: Labels = CLASS, **settings: Any) -> dict[str, Source]:
         return SOURCES[name].open(SOURCES[name].Config(**{**written(name)[1], **settings}), labels)
 
     return open_kind
-
-

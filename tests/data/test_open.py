@@ -3,14 +3,15 @@
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jtl.data import SOURCES, Labels
+from jtl.data import SOURCES, Labels, Source
 from jtl.errors import UserError
-from tests.data.conftest import pixels, png, prepare_tfds
+from tests.data.conftest import CLASS, pixels, png, prepare_tfds
 
 
 def put(root: Path, *paths: str) -> None:
@@ -20,12 +21,12 @@ def put(root: Path, *paths: str) -> None:
         (root / path).write_bytes(png(pixels(seed)))
 
 
-def open_kind(name: str, path: Path, labels: Labels = Labels(), **settings):  # noqa: B008
+def open_kind(name: str, path: Path, labels: Labels = CLASS, **settings: Any) -> dict[str, Source]:
     return SOURCES[name].open(SOURCES[name].Config(path=str(path), **settings), labels)
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_split_folders_are_splits(tmp_path, name):
+def test_split_folders_are_splits(tmp_path: Path, name: str) -> None:
     put(tmp_path, "train/ant/0.png", "train/bee/1.png", f"{name}/ant/2.png", f"{name}/bee/3.png")
     put(tmp_path, "test/ant/a.png", "test/bee/b.png")
     splits = open_kind("image_folder", tmp_path)
@@ -33,34 +34,50 @@ def test_split_folders_are_splits(tmp_path, name):
     assert splits["val"].describe(0).endswith(f"{name}/ant/2.png")
 
 
-def test_a_test_folder_is_kept_when_validation_is_split_off(tmp_path):
-    put(tmp_path, *(f"{split}/{kind}/{place}.png" for split in ("train", "test") for kind in "ab" for place in range(5)))
+def test_a_test_folder_is_kept_when_validation_is_split_off(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        *(
+            f"{split}/{kind}/{place}.png"
+            for split in ("train", "test")
+            for kind in "ab"
+            for place in range(5)
+        ),
+    )
     splits = open_kind("image_folder", tmp_path)
     assert {split: len(source) for split, source in splits.items()} == {"train": 8, "val": 2, "test": 10}
 
 
-def test_hidden_files_and_notes_are_ignored_and_nested_folders_belong_to_their_class(tmp_path):
-    put(tmp_path, "ant/0.png", "ant/.1.png", "ant/deep/2.JPG", ".cache/3.png", "bee/4.png", "__MACOSX/ant/5.png")
+def test_hidden_files_and_notes_are_ignored_and_nested_folders_belong_to_their_class(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "ant/0.png",
+        "ant/.1.png",
+        "ant/deep/2.JPG",
+        ".cache/3.png",
+        "bee/4.png",
+        "__MACOSX/ant/5.png",
+    )
     (tmp_path / "ant" / "Thumbs.db").write_bytes(b"x")
     (tmp_path / "readme.txt").write_text("x")
     source = open_kind("image_folder", tmp_path, val_fraction=0.0)["train"]
     assert [Path(source.describe(index)).name for index in range(len(source))] == ["0.png", "2.JPG", "4.png"]
 
 
-def test_a_class_may_be_named_train(tmp_path):
+def test_a_class_may_be_named_train(tmp_path: Path) -> None:
     put(tmp_path, "train/0.png", "car/1.png")
     source = open_kind("image_folder", tmp_path, val_fraction=0.0)["train"]
     assert source.info.label_names == ("car", "train")
 
 
-def test_links_are_followed_once(tmp_path):
+def test_links_are_followed_once(tmp_path: Path) -> None:
     put(tmp_path, "set/ant/0.png", "set/bee/1.png", "elsewhere/2.png")
     (tmp_path / "set/ant/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set/ant/loop").symlink_to(tmp_path / "set/ant")
     assert len(open_kind("image_folder", tmp_path / "set", val_fraction=0.0)["train"]) == 3
 
 
-def test_renaming_files_keeps_the_split(tmp_path):
+def test_renaming_files_keeps_the_split(tmp_path: Path) -> None:
     paths = [f"{kind}/{place}.png" for kind in "ab" for place in range(10)]
     put(tmp_path / "one", *paths)
     put(tmp_path / "two", *(path.replace("/", "/other/z") for path in paths))
@@ -71,7 +88,7 @@ def test_renaming_files_keeps_the_split(tmp_path):
         }
 
 
-def test_equal_images_land_on_the_same_side(tmp_path):
+def test_equal_images_land_on_the_same_side(tmp_path: Path) -> None:
     put(tmp_path, *(f"{kind}/{place}.png" for kind in "abc" for place in range(10)))
     for place in range(10):
         shutil.copy(tmp_path / f"a/{place}.png", tmp_path / f"a/copy{place}.png")
@@ -93,30 +110,33 @@ def test_equal_images_land_on_the_same_side(tmp_path):
         (["ant/0.png", "bee/1.png"], "no class has two different images"),
     ],
 )
-def test_a_folder_that_is_not_one_of_classes_is_an_error(tmp_path, paths, message):
+def test_a_folder_that_is_not_one_of_classes_is_an_error(
+    tmp_path: Path, paths: list[str], message: str
+) -> None:
     put(tmp_path, *paths)
     with pytest.raises(UserError, match=message):
         open_kind("image_folder", tmp_path)
 
 
-def test_an_empty_class_folder_is_named(tmp_path):
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     put(tmp_path, "ant/0.png")
     (tmp_path / "bee").mkdir()
-    with pytest.raises(UserError, match="class folder .*bee is empty"):
+    with pytest.raises(UserError, match=r"class folder .*bee is empty"):
         open_kind("image_folder", tmp_path)
 
 
-def test_an_empty_folder_is_an_error(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no class folders"):
         open_kind("image_folder", tmp_path)
     with pytest.raises(UserError, match="gives one class an image"):
         open_kind("image_folder", tmp_path, Labels("regression"))
 
 
-def test_evaluation_opens_some_of_a_runs_classes_without_a_training_split(tmp_path):
+def test_evaluation_opens_some_of_a_runs_classes_without_a_training_split(tmp_path: Path) -> None:
     put(tmp_path, "test/bee/0.png", "test/bee/1.png")
     splits = open_kind("image_folder", tmp_path, Labels(names=("ant", "bee")))
-    assert splits.keys() == {"test"} and splits["test"].labels().tolist() == [1, 1]
+    assert splits.keys() == {"test"}
+    assert splits["test"].labels().tolist() == [1, 1]
 
 
 TABLES = {
@@ -127,13 +147,15 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", [*TABLES, "table.parquet"])
-def test_a_table_is_read_in_any_of_its_forms(tmp_path, name):
+def test_a_table_is_read_in_any_of_its_forms(tmp_path: Path, name: str) -> None:
     put(tmp_path, "a.png", "sub/b.png")
     if name == "table.parquet":
         import pyarrow
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.table({"path": ["a.png", "sub/b.png"], "label": ["ant", "bee"]}), tmp_path / name)
+        parquet.write_table(
+            pyarrow.table({"path": ["a.png", "sub/b.png"], "label": ["ant", "bee"]}), tmp_path / name
+        )
     else:
         (tmp_path / name).write_text(TABLES[name])
     source = open_kind("table", tmp_path / name, val_fraction=0.0)["train"]
@@ -142,27 +164,33 @@ def test_a_table_is_read_in_any_of_its_forms(tmp_path, name):
     assert source.describe(1) == str(tmp_path / "sub/b.png")
 
 
-def test_a_split_column_makes_splits(tmp_path):
+def test_a_split_column_makes_splits(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png", "c.png")
     (tmp_path / "t.csv").write_text("a.png,0,train\nb.png,1,train\nc.png,1,valid\n")
     splits = open_kind("table", tmp_path / "t.csv")
-    assert splits["train"].labels().tolist() == [0, 1] and splits["val"].labels().tolist() == [1]
+    assert splits["train"].labels().tolist() == [0, 1]
+    assert splits["val"].labels().tolist() == [1]
 
 
-def test_a_table_gives_several_labels_or_numbers(tmp_path):
+def test_a_table_gives_several_labels_or_numbers(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png")
     (tmp_path / "tags.csv").write_text("path,label\na.png,x;y\nb.png,\n")
     source = open_kind("table", tmp_path / "tags.csv", Labels("multilabel"), val_fraction=0.0)["train"]
-    assert source.labels().tolist() == [[1, 1], [0, 0]] and source.info.label_names == ("x", "y")
+    assert source.labels().tolist() == [[1, 1], [0, 0]]
+    assert source.info.label_names == ("x", "y")
     (tmp_path / "numbers.csv").write_text("path,label_x,label_y\na.png,1,2\nb.png,3,4\n")
     source = open_kind("table", tmp_path / "numbers.csv", Labels("regression"), val_fraction=0.0)["train"]
-    assert source.labels().tolist() == [[1, 2], [3, 4]] and source.labels().dtype == np.float32
+    assert source.labels().tolist() == [[1, 2], [3, 4]]
+    assert source.labels().dtype == np.float32
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\na.png,0\nz.png,1\n", "row 3 of .*: image 'z.png' is not in .* \\(1 of 2 are missing\\)"),
+        (
+            "path,label\na.png,0\nz.png,1\n",
+            "row 3 of .*: image 'z.png' is not in .* \\(1 of 2 are missing\\)",
+        ),
         ("path,label\na.png,0\nb.png\n", "row 3 of .* has 1 columns, expected 2"),
         ("path,label\n", "has no rows"),
         ("", "is empty"),
@@ -173,21 +201,21 @@ def test_a_table_gives_several_labels_or_numbers(tmp_path):
         ("path,label\na.png,0\nb.png,-2\n", "label out of range: row 3 of .* has -2"),
     ],
 )
-def test_a_bad_table_is_an_error_that_names_the_row(tmp_path, text, message):
+def test_a_bad_table_is_an_error_that_names_the_row(tmp_path: Path, text: str, message: str) -> None:
     put(tmp_path, "a.png", "b.png")
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         open_kind("table", tmp_path / "t.csv")
 
 
-def test_a_label_outside_the_given_classes_names_its_row(tmp_path):
+def test_a_label_outside_the_given_classes_names_its_row(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png")
     (tmp_path / "t.tsv").write_text("a.png\t0\nb.png\t1000\n")
     with pytest.raises(UserError, match=r"label out of range: row 2 of .*t.tsv has 1000, expected 0 to 999"):
         open_kind("table", tmp_path / "t.tsv", Labels(names=tuple(map(str, range(1000)))))
 
 
-def test_a_damaged_or_unknown_table_file_is_an_error(tmp_path):
+def test_a_damaged_or_unknown_table_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match=r"cannot read .*t.parquet: .*expected a complete Parquet file"):
         open_kind("table", tmp_path / "t.parquet")
@@ -195,7 +223,7 @@ def test_a_damaged_or_unknown_table_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match="expected UTF-8 text"):
         open_kind("table", tmp_path / "t.csv")
     (tmp_path / "t.xls").write_bytes(b"x")
-    with pytest.raises(UserError, match="ends in '.xls'; expected .csv, .tsv or .parquet"):
+    with pytest.raises(UserError, match=r"ends in '.xls'; expected .csv, .tsv or .parquet"):
         open_kind("table", tmp_path / "t.xls")
 
 
@@ -207,26 +235,37 @@ INTEGERS = np.array([0, 1, 0, 1, 0, 1])
     ("arrays", "splits"),
     [
         ({"x_train": IMAGES, "y_train": INTEGERS, "x_test": IMAGES, "y_test": INTEGERS}, {"train", "test"}),
-        ({"train_images": IMAGES, "train_labels": INTEGERS[:, None], "val_images": IMAGES, "val_labels": INTEGERS[:, None]}, {"train", "val"}),
+        (
+            {
+                "train_images": IMAGES,
+                "train_labels": INTEGERS[:, None],
+                "val_images": IMAGES,
+                "val_labels": INTEGERS[:, None],
+            },
+            {"train", "val"},
+        ),
         ({"images": IMAGES[..., 0], "labels": INTEGERS}, {"train"}),
     ],
 )
-def test_arrays_are_found_by_their_customary_names(tmp_path, arrays, splits):
+def test_arrays_are_found_by_their_customary_names(
+    tmp_path: Path, arrays: dict[str, np.ndarray], splits: set[str]
+) -> None:
     np.savez(tmp_path / "set.npz", label_names=["ant", "bee"], **arrays)
     opened = open_kind("arrays", tmp_path / "set.npz", val_fraction=0.0)
     assert opened.keys() == splits
     for source in opened.values():
-        assert source.info.label_names == ("ant", "bee") and source.labels().tolist() == INTEGERS.tolist()
+        assert source.info.label_names == ("ant", "bee")
+        assert source.labels().tolist() == INTEGERS.tolist()
         assert source[0]["image"].ndim == 3
 
 
-def test_arrays_are_found_by_given_names(tmp_path):
+def test_arrays_are_found_by_given_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", train_a=IMAGES, train_b=INTEGERS)
     splits = open_kind("arrays", tmp_path / "set.npz", image_keys="{split}_a", label_keys="{split}_b")
     assert splits.keys() == {"train", "val"}
 
 
-def test_array_labels_are_multi_hot_rows_or_numbers(tmp_path):
+def test_array_labels_are_multi_hot_rows_or_numbers(tmp_path: Path) -> None:
     rows = np.eye(6, 3, dtype=np.int64)
     np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=rows)
     tags = open_kind("arrays", tmp_path / "set.npz", Labels("multilabel"), val_fraction=0.0)["train"]
@@ -243,20 +282,28 @@ def test_array_labels_are_multi_hot_rows_or_numbers(tmp_path):
         ({"pictures": IMAGES}, r"holds pictures; expected images as 'x_train' .*set data.image_keys"),
         ({"x_train": IMAGES / 255, "y_train": INTEGERS}, "train images are float64, expected uint8"),
         ({"x_train": IMAGES[0, 0], "y_train": INTEGERS}, r"train images have shape \(5, 3\)"),
-        ({"x_train": IMAGES.transpose(0, 3, 1, 2), "y_train": INTEGERS}, "channels first; expected them last"),
+        (
+            {"x_train": IMAGES.transpose(0, 3, 1, 2), "y_train": INTEGERS},
+            "channels first; expected them last",
+        ),
         ({"x_train": IMAGES, "y_train": INTEGERS[:4]}, r"6 train images but labels of shape \(4,\)"),
         ({"x_train": IMAGES, "y_train": INTEGERS - 1}, "label out of range: .*train label 0 has -1"),
-        ({"x_train": IMAGES, "y_train": np.array([{}] * 6, object)}, "expected a complete .npz file of plain arrays"),
+        (
+            {"x_train": IMAGES, "y_train": np.array([{}] * 6, object)},
+            "expected a complete .npz file of plain arrays",
+        ),
         ({"x_test": IMAGES, "y_test": INTEGERS}, "holds test but no train split"),
     ],
 )
-def test_arrays_that_do_not_fit_are_an_error(tmp_path, arrays, message):
+def test_arrays_that_do_not_fit_are_an_error(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(UserError, match=message):
         open_kind("arrays", tmp_path / "set.npz")
 
 
-def test_a_truncated_npz_is_one_clear_error_wherever_it_is_cut(tmp_path):
+def test_a_truncated_npz_is_one_clear_error_wherever_it_is_cut(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "set.npz", x_train=IMAGES, y_train=INTEGERS)
     whole = (tmp_path / "set.npz").read_bytes()
     for length in (0, 3, 100, len(whole) // 2, len(whole) - 1):
@@ -265,7 +312,7 @@ def test_a_truncated_npz_is_one_clear_error_wherever_it_is_cut(tmp_path):
             open_kind("arrays", tmp_path / "set.npz")
 
 
-def test_a_flipped_bit_in_an_npz_is_an_error(tmp_path):
+def test_a_flipped_bit_in_an_npz_is_an_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=INTEGERS)
     whole = bytearray((tmp_path / "set.npz").read_bytes())
     whole[300] ^= 1
@@ -274,25 +321,26 @@ def test_a_flipped_bit_in_an_npz_is_an_error(tmp_path):
         open_kind("arrays", tmp_path / "set.npz")
 
 
-def test_digits_take_no_path():
+def test_digits_take_no_path() -> None:
     with pytest.raises(UserError, match="'digits' is embedded"):
         SOURCES["digits"].Config(path="somewhere")
 
 
-def test_digits_span_the_bytes(opened):
+def test_digits_span_the_bytes(opened: Any) -> None:
     source = opened("digits", val_fraction=0.0)["train"]
-    assert len(source) == 1797 and source[0]["image"].shape == (8, 8, 1)
+    assert len(source) == 1797
+    assert source[0]["image"].shape == (8, 8, 1)
     assert max(source[row]["image"].max() for row in range(100)) == 255
 
 
-def test_tfds_labels_are_several_classes_or_numbers(opened):
+def test_tfds_labels_are_several_classes_or_numbers(opened: Any) -> None:
     tags = opened("tfds", Labels("multilabel"), label_key="several", val_fraction=0.0)["train"]
     assert set(map(tuple, tags.labels().tolist())) == {(1, 0, 0), (0, 1, 1)}
     numbers = opened("tfds", Labels("regression"), label_key="numbers", val_fraction=0.0)["train"]
     assert numbers.labels().shape == (20, 2)
 
 
-def test_tfds_opens_a_version_folder_itself(written):
+def test_tfds_opens_a_version_folder_itself(written: Any) -> None:
     root, _ = written("tfds")
     assert len(open_kind("tfds", root / "tiny_set/1.0.0", val_fraction=0.0)["train"]) == 20
 
@@ -300,38 +348,48 @@ def test_tfds_opens_a_version_folder_itself(written):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "mnist"}, r"'mnist' is not prepared: .* holds nothing; prepare it once .*pip install 'jtl\[tf\]'"),
-        ({"dataset": "tiny_set:2.0.0"}, r"is not prepared: .*tiny_set holds 1.0.0; .*file_format='array_record'"),
+        (
+            {"dataset": "mnist"},
+            r"'mnist' is not prepared: .* holds nothing; prepare it once .*pip install 'jtl\[tf\]'",
+        ),
+        (
+            {"dataset": "tiny_set:2.0.0"},
+            r"is not prepared: .*tiny_set holds 1.0.0; .*file_format='array_record'",
+        ),
         ({"dataset": ""}, "holds no dataset_info.json"),
         ({"label_key": "lable"}, "data.label_key 'lable' is no feature of .*; nearest: 'label'"),
         ({"image_key": "numbers"}, "'numbers' of .* is a Tensor feature, expected Image"),
     ],
 )
-def test_a_tfds_set_that_is_not_there_is_an_error_that_says_how_to_prepare_it(opened, settings, message):
+def test_a_tfds_set_that_is_not_there_is_an_error_that_says_how_to_prepare_it(
+    opened: Any, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         opened("tfds", **settings)
 
 
-def test_a_tfds_set_in_another_format_is_an_error(written, tmp_path):
+def test_a_tfds_set_in_another_format_is_an_error(written: Any, tmp_path: Path) -> None:
     root, _ = written("tfds")
     shutil.copytree(root, tmp_path / "set")
     info = tmp_path / "set/tiny_set/1.0.0/dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match="is stored as tfrecord, expected array_record; .*download_and_prepare"):
+    with pytest.raises(
+        UserError, match=r"is stored as tfrecord, expected array_record; .*download_and_prepare"
+    ):
         open_kind("tfds", tmp_path / "set", dataset="tiny_set")
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5])
-def test_a_truncated_tfds_shard_is_an_error(written, tmp_path, part):
+def test_a_truncated_tfds_shard_is_an_error(written: Any, tmp_path: Path, part: float) -> None:
     root, _ = written("tfds")
     shutil.copytree(root, tmp_path / "set")
     (shard,) = (tmp_path / "set/tiny_set/1.0.0").glob("*array_record*")
     shard.write_bytes(shard.read_bytes()[: int(part * shard.stat().st_size)])
-    with pytest.raises(UserError, match="cannot read record 0 of train .*prepare the set again"):
+    with pytest.raises(UserError, match=r"cannot read record 0 of train .*prepare the set again"):
         open_kind("tfds", tmp_path / "set", dataset="tiny_set")
 
 
-def test_a_tfds_image_that_is_damaged_is_named(tmp_path):
+def test_a_tfds_image_that_is_damaged_is_named(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(pixels(0, 64, 64)).save(file, "JPEG")
     prepare_tfds(tmp_path, {"train": [("ant", png(pixels(1))), ("bee", file.getvalue()[:500])]})
@@ -341,7 +399,7 @@ def test_a_tfds_image_that_is_damaged_is_named(tmp_path):
         source[bad]
 
 
-def test_a_single_array_file_is_an_error(tmp_path):
+def test_a_single_array_file_is_an_error(tmp_path: Path) -> None:
     np.save(tmp_path / "set.npy", IMAGES)
-    with pytest.raises(UserError, match="is a single array, expected an .npz file"):
+    with pytest.raises(UserError, match=r"is a single array, expected an .npz file"):
         open_kind("arrays", tmp_path / "set.npy")

@@ -13,16 +13,17 @@ PICTURES = {"RGB": Image.fromarray(pixels(0, 16, 16)), "L": Image.fromarray(pixe
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("mode", PICTURES)
-def test_operations_keep_the_size_and_mode(name, mode):
+def test_operations_keep_the_size_and_mode(name: str, mode: str) -> None:
     for operation in TABLES[name].values():
         for strength in (0.0, 0.5, 1.0):
             for sign in (-1, 1) if operation.is_signed else (1,):
                 found = operation.apply(PICTURES[mode], sign * strength * operation.reach)
-                assert found.size == PICTURES[mode].size and found.mode == mode
+                assert found.size == PICTURES[mode].size
+                assert found.mode == mode
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_operations_of_strength_zero_leave_the_image_alone(name):
+def test_operations_of_strength_zero_leave_the_image_alone(name: str) -> None:
     for key, operation in TABLES[name].items():
         if key in ("autocontrast", "equalize"):  # these have no strength
             continue
@@ -30,14 +31,14 @@ def test_operations_of_strength_zero_leave_the_image_alone(name):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_operations_at_full_strength_change_the_image(name):
+def test_operations_at_full_strength_change_the_image(name: str) -> None:
     narrow = Image.fromarray(pixels(0, 16, 16) // 4 + 90)
     for key, operation in TABLES[name].items():
         if key != "identity":
             assert (np.asarray(operation.apply(narrow, operation.reach)) != np.asarray(narrow)).any(), key
 
 
-def test_rotation_and_translation_move_what_they_say():
+def test_rotation_and_translation_move_what_they_say() -> None:
     dot = np.zeros((20, 20), np.uint8)
     dot[10, 10] = 255
     picture = Image.fromarray(dot)
@@ -47,27 +48,36 @@ def test_rotation_and_translation_move_what_they_say():
     assert np.argwhere(moved == 255).tolist() == [[5, 10]]
 
 
-def test_solarize_at_full_strength_inverts_and_posterize_drops_bits():
+def test_solarize_at_full_strength_inverts_and_posterize_drops_bits() -> None:
     picture = PICTURES["RGB"]
-    np.testing.assert_array_equal(policy.RANDAUGMENT["solarize"].apply(picture, 256), 255 - np.asarray(picture))
-    np.testing.assert_array_equal(policy.RANDAUGMENT["posterize"].apply(picture, 4), np.asarray(picture) & 0xF0)
+    np.testing.assert_array_equal(
+        policy.RANDAUGMENT["solarize"].apply(picture, 256), 255 - np.asarray(picture)
+    )
+    np.testing.assert_array_equal(
+        policy.RANDAUGMENT["posterize"].apply(picture, 4), np.asarray(picture) & 0xF0
+    )
 
 
 @pytest.mark.parametrize("name", policy.POLICIES)
-def test_a_policy_is_a_function_of_its_generator(name):
+def test_a_policy_is_a_function_of_its_generator(name: str) -> None:
     draws = [
-        np.asarray(policy.POLICIES[name](PICTURES["RGB"], np.random.default_rng(seed), num_ops=2, magnitude=5.0))
+        np.asarray(
+            policy.POLICIES[name](PICTURES["RGB"], np.random.default_rng(seed), num_ops=2, magnitude=5.0)
+        )
         for seed in (3, 3, 4, 5, 6)
     ]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert any((draws[0] != each).any() for each in draws[2:]) == (name != "none")
 
 
-def test_jitter_of_strength_zero_leaves_the_image_alone():
-    np.testing.assert_array_equal(policy.jitter(PICTURES["RGB"], 0.0, np.random.default_rng(0)), PICTURES["RGB"])
+def test_jitter_of_strength_zero_leaves_the_image_alone() -> None:
+    np.testing.assert_array_equal(
+        policy.jitter(PICTURES["RGB"], 0.0, np.random.default_rng(0)), PICTURES["RGB"]
+    )
 
 
-def test_jitter_stays_within_its_strength():
+def test_jitter_stays_within_its_strength() -> None:
     flat = Image.fromarray(np.full((4, 4, 3), 100, np.uint8))
     found = [np.asarray(policy.jitter(flat, 0.2, np.random.default_rng(seed))).mean() for seed in range(200)]
-    assert 79 <= min(found) < 84 and 116 < max(found) <= 121
+    assert 79 <= min(found) < 84
+    assert 116 < max(found) <= 121

@@ -29,11 +29,12 @@ KEY_PATTERNS = (
 
 @dataclass(frozen=True)
 class Config(contract.Config):
-    """`path` is an `.npz` file with uint8 images [n, height, width(, channels)] and one label, or row of labels, each.
+    """`path` is an `.npz` file of uint8 images [n, height, width(, channels)] and a label or a row each.
 
-    `image_keys` and `label_keys` name its arrays, with `{split}` for train, val and test ("x_{split}"); "" finds the
-    customary names: x_train and y_train, train_images and train_labels, images and labels. Labels are class indices,
-    names, multi-hot rows (multilabel) or numbers (regression). An array `label_names` gives the classes their names.
+    `image_keys` and `label_keys` name its arrays, with `{split}` for train, val and test ("x_{split}"); ""
+    finds the customary names: x_train and y_train, train_images and train_labels, images and labels. Labels
+    are class indices, names, multi-hot rows (multilabel) or numbers (regression). An array `label_names`
+    gives the classes their names.
     """
 
     name: str = "arrays"
@@ -62,15 +63,19 @@ class Arrays:
         return {"image": self.images[index], "label": self.values[index], "id": index}
 
     def labels(self) -> np.ndarray:
+        """Return the labels of all examples."""
         return self.values
 
     def describe(self, index: int) -> str:
+        """Name the file and the row."""
         return f"{self.info.name}[{index}]"
 
     def fingerprint(self, index: int) -> bytes:
+        """Return a digest of the stored bytes."""
         return hashlib.blake2b(np.ascontiguousarray(self.images[index]).tobytes(), digest_size=16).digest()
 
     def reduced(self, min_px: int) -> "Arrays":
+        """Return the same source: there is nothing to decode."""
         del min_px
         return dataclasses.replace(self)
 
@@ -90,7 +95,9 @@ def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
         with open(config.path, "rb") as handle:
             file = np.load(handle, allow_pickle=False)
             if not isinstance(file, Mapping):
-                raise UserError(f"{config.path} is a single array, expected an .npz file with images and labels")
+                raise UserError(
+                    f"{config.path} is a single array, expected an .npz file with images and labels"
+                )
             keys = _find_keys(list(file), config)
             pairs = {split: (file[images], file[targets]) for split, (images, targets) in keys.items()}
             own_names = tuple(map(str, file["label_names"])) if "label_names" in file else None
@@ -98,7 +105,8 @@ def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
         raise
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"cannot read {config.path}: {error}; expected a complete .npz file of plain arrays; copy or write it again"
+            f"cannot read {config.path}: {error}; expected a complete .npz file of plain arrays; "
+            "copy or write it again"
         ) from error
     return build(pairs, config, labels, own_names=own_names)
 
@@ -125,7 +133,9 @@ def build(
     cells: dict[str, list[str]] = {}
     for split, (_, targets) in pairs.items():
         if targets.ndim == 0 or len(targets) != len(images[split]):
-            raise UserError(f"{name}: {len(images[split])} {split} images but labels of shape {targets.shape}")
+            raise UserError(
+                f"{name}: {len(images[split])} {split} images but labels of shape {targets.shape}"
+            )
         cells[split] = _cells(targets, labels.kind, f"{name}: {split} labels")
         if labels.kind == "multilabel" and targets.ndim == 2 and own_names is None:
             own_names = labels.names or tuple(str(place) for place in range(targets.shape[1]))
@@ -147,14 +157,17 @@ def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
         for split in SPLITS if "{split}" in images else SPLITS[:1]:
             pair = (images.format(split=split), targets.format(split=split))
             if pair[0] in found and pair[1] not in found:
-                raise UserError(f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {', '.join(found)}")
+                raise UserError(
+                    f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {', '.join(found)}"
+                )
             if pair[0] in found:
                 keys[split] = pair
         if keys:
             return keys
     wanted = patterns[0][0].format(split="train")
     raise UserError(
-        f"{config.path} holds {', '.join(found)}; expected images as {wanted!r} (nearest: {nearest(wanted, found)}); "
+        f"{config.path} holds {', '.join(found)}; expected images as {wanted!r} (nearest: "
+        f"{nearest(wanted, found)}); "
         "set data.image_keys and data.label_keys"
     )
 
@@ -163,9 +176,13 @@ def _checked_images(images: np.ndarray, what: str) -> np.ndarray:
     if images.dtype != np.uint8:
         raise UserError(f"{what} are {images.dtype}, expected uint8 (0 to 255); scale and convert them")
     if images.ndim not in (3, 4):
-        raise UserError(f"{what} have shape {images.shape}, expected [n, height, width] or [n, height, width, channels]")
+        raise UserError(
+            f"{what} have shape {images.shape}, expected [n, height, width] or [n, height, width, channels]"
+        )
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4:
-        raise UserError(f"{what} have shape {images.shape}, channels first; expected them last: transpose(0, 2, 3, 1)")
+        raise UserError(
+            f"{what} have shape {images.shape}, channels first; expected them last: transpose(0, 2, 3, 1)"
+        )
     return images if images.ndim == 4 else images[..., None]
 
 

@@ -1,6 +1,7 @@
-"""Source `digits`: 1,797 handwritten digits, 8 × 8, embedded in scikit-learn (UCI, Alpaydin and Kaynak 1998)."""
+"""Source `digits`: 1,797 handwritten digits, 8 by 8, embedded in scikit-learn (Alpaydin and Kaynak 1998)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +22,16 @@ class Config(contract.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.path:
-            raise UserError(f"data.path is {self.path!r}, but 'digits' is embedded; for your data set data.name")
+            raise UserError(
+                f"data.path is {self.path!r}, but 'digits' is embedded; for your data set data.name"
+            )
 
 
 def open_digits(config: Config, labels: Labels) -> dict[str, Source]:
     """Open the digits as grey uint8 images."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     images = np.rint(found.images * (255 / _MAX_INK)).astype(np.uint8)
     return arrays.build({"train": (images, found.target)}, config, labels)
 

@@ -11,17 +11,18 @@ from jtl.data.labels import encode_splits
 from jtl.errors import UserError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-# Files that people and systems leave between images. Any other file counts as an image, and one that is none is
-# reported as unreadable: a photo in a format that cannot be read is never passed over in silence.
+# Files that people and systems leave between images. Any other file counts as an image, and one that is none
+# is reported as unreadable: a photo in a format that cannot be read is never passed over in silence.
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".ini", ".db", ".log")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Config(contract.Config):
-    """`path` holds `train/`, `val/` (or `valid/`, `validation/`) and `test/`, or the class folders themselves.
+    """`path` holds `train/`, `val/` (`valid/`, `validation/`) and `test/`, or the class folders themselves.
 
-    Classes are sorted by name. Hidden files and folders are ignored; folders within a class folder belong to it.
+    Classes are sorted by name. Hidden files and folders are ignored; folders within a class folder belong to
+    it.
     """
 
     name: str = "image_folder"
@@ -31,15 +32,19 @@ def open_folder(config: Config, labels: Labels) -> dict[str, Source]:
     """Open the splits of an image folder.
 
     Raises:
-        UserError: the folder is missing, a class is empty, classes differ between splits, or images lie outside classes.
+        UserError: the folder is missing, a class is empty, classes differ between splits, or images lie
+        outside classes.
     """
     if not config.path:
         raise UserError("data.path is empty, expected the folder with your images; set config.data.path")
     if not os.path.isdir(config.path):
-        raise UserError(f"data.path {config.path!r} is no folder; expected one with a folder of images a class")
+        raise UserError(
+            f"data.path {config.path!r} is no folder; expected one with a folder of images a class"
+        )
     if labels.kind != "class":
         raise UserError(
-            f"an image folder gives one class an image, the task wants {labels.kind!r} labels; use data.name='table'"
+            f"an image folder gives one class an image, the task wants {labels.kind!r} labels; "
+            "use data.name='table'"
         )
     roots = _split_roots(config.path, needs_train=labels.names is None)
     classes = {split: _classes(root) for split, root in roots.items()}
@@ -48,7 +53,10 @@ def open_folder(config: Config, labels: Labels) -> dict[str, Source]:
     paths = {split: [path for each in found.values() for path in each] for split, found in classes.items()}
     own_names = tuple(sorted({name for each in classes.values() for name in each}))
     encoded = encode_splits(
-        cells, labels, where=lambda split, row: os.path.join(roots[split], paths[split][row]), own_names=own_names
+        cells,
+        labels,
+        where=lambda split, row: os.path.join(roots[split], paths[split][row]),
+        own_names=own_names,
     )
     splits: dict[str, Source] = {
         split: Files(Info(root, encoded[split].names), root, tuple(paths[split]), encoded[split].values)
@@ -69,7 +77,9 @@ def _split_roots(path: str, *, needs_train: bool) -> dict[str, str]:
     roots: dict[str, str] = {}
     for name in sorted(folders & SPLITS.keys()):
         if SPLITS[name] in roots:
-            raise UserError(f"{path} holds {name!r} and {os.path.basename(roots[SPLITS[name]])!r}, expected one of them")
+            raise UserError(
+                f"{path} holds {name!r} and {os.path.basename(roots[SPLITS[name]])!r}, expected one of them"
+            )
         roots[SPLITS[name]] = os.path.join(path, name)
     if not roots:
         return {"train": path}
@@ -77,7 +87,8 @@ def _split_roots(path: str, *, needs_train: bool) -> dict[str, str]:
         raise UserError(f"{path} holds {', '.join(sorted(folders & SPLITS.keys()))} but no train/; add it")
     if others := sorted(folders - SPLITS.keys()):
         raise UserError(
-            f"{path} holds {others[0]!r} beside its splits; expected train, val (or valid, validation) and test; "
+            f"{path} holds {others[0]!r} beside its splits; "
+            "expected train, val (or valid, validation) and test; "
             "rename it, move it, or hide it with a leading dot"
         )
     return {split: roots[split] for split in ("train", "val", "test") if split in roots}
@@ -86,9 +97,12 @@ def _split_roots(path: str, *, needs_train: bool) -> dict[str, str]:
 def _classes(root: str) -> dict[str, list[str]]:
     """Return the image paths, relative to `root`, of every class folder, both sorted by name."""
     entries = _visible(root)
-    if stray := [name for name in entries if name.lower().endswith(IMAGES) and os.path.isfile(os.path.join(root, name))]:
+    if stray := [
+        name for name in entries if name.lower().endswith(IMAGES) and os.path.isfile(os.path.join(root, name))
+    ]:
         raise UserError(
-            f"{root} holds {len(stray)} images outside a class folder ({stray[0]!r}, …); put each in the folder of its class"
+            f"{root} holds {len(stray)} images outside a class folder ({stray[0]!r}, …); "
+            "put each in the folder of its class"
         )
     classes = {
         name: list(_images(os.path.join(root, name), name, set()))
@@ -99,7 +113,9 @@ def _classes(root: str) -> dict[str, list[str]]:
         raise UserError(f"{root} holds no class folders; expected one folder of images a class")
     for name, paths in classes.items():
         if not paths:
-            raise UserError(f"class folder {os.path.join(root, name)} is empty; add images or remove the folder")
+            raise UserError(
+                f"class folder {os.path.join(root, name)} is empty; add images or remove the folder"
+            )
     return classes
 
 
@@ -117,7 +133,9 @@ def _images(folder: str, relative: str, seen: set[str]) -> Iterator[str]:
             yield os.path.join(relative, name)
 
 
-def _check_same_classes(roots: dict[str, str], classes: dict[str, dict[str, list[str]]], labels: Labels) -> None:
+def _check_same_classes(
+    roots: dict[str, str], classes: dict[str, dict[str, list[str]]], labels: Labels
+) -> None:
     if labels.names is not None:
         return
     for split, root in roots.items():
@@ -126,9 +144,14 @@ def _check_same_classes(roots: dict[str, str], classes: dict[str, dict[str, list
             ("without", sorted(classes["train"].keys() - classes[split].keys())),
         ):
             if odd:
-                phrase = f"classes unknown to {roots['train']}" if kind == "unknown to" else "no folder for classes"
+                phrase = (
+                    f"classes unknown to {roots['train']}"
+                    if kind == "unknown to"
+                    else "no folder for classes"
+                )
                 raise UserError(
-                    f"{root} has {phrase}: {', '.join(map(repr, odd[:5]))}; expected the same classes in every split "
+                    f"{root} has {phrase}: {', '.join(map(repr, odd[:5]))}; "
+                    "expected the same classes in every split "
                     "(a table may lack some)"
                 )
 
@@ -138,4 +161,6 @@ def _visible(folder: str) -> list[str]:
 
 
 def _has_folders(folder: str) -> bool:
-    return os.path.isdir(folder) and any(os.path.isdir(os.path.join(folder, name)) for name in _visible(folder))
+    return os.path.isdir(folder) and any(
+        os.path.isdir(os.path.join(folder, name)) for name in _visible(folder)
+    )

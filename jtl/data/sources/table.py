@@ -24,9 +24,10 @@ PARQUET = ".parquet"
 class Config(contract.Config):
     """`path` is the table. Image paths are relative to its folder.
 
-    With a header, the columns are `path` (or `file`, `image`, `filename`), `label` and, if there are splits, `split`
-    (train, val or test); several label columns ("label_x", "label_y") make one row of numbers; others are left alone.
-    Without one they are path, label and split by position. Classes are names or indices from 0, "a;b" for several.
+    With a header, the columns are `path` (or `file`, `image`, `filename`), `label` and, if there are splits,
+    `split` (train, val or test); several label columns ("label_x", "label_y") make one row of numbers; others
+    are left alone. Without one they are path, label and split by position. Classes are names or indices from
+    0, "a;b" for several.
     """
 
     name: str = "table"
@@ -88,7 +89,9 @@ def _read_text(path: str, delimiter: str) -> _Table:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}; expected UTF-8 text with columns path, label") from error
+        raise UserError(
+            f"cannot read {path}: {error}; expected UTF-8 text with columns path, label"
+        ) from error
     if not rows:
         raise UserError(f"{path} is empty; expected rows of path{delimiter}label")
     has_header = bool({cell.strip().lower() for cell in rows[0]} & set(PATH_COLUMNS))
@@ -97,7 +100,9 @@ def _read_text(path: str, delimiter: str) -> _Table:
     body = rows[first_line - 1 :]
     for line, row in enumerate(body, first_line):
         if len(row) != len(header):
-            raise UserError(f"row {line} of {path} has {len(row)} columns, expected {len(header)} ({', '.join(header)})")
+            raise UserError(
+                f"row {line} of {path} has {len(row)} columns, expected {len(header)} ({', '.join(header)})"
+            )
     return _arrange(header, [list(column) for column in zip(*body, strict=True)], path, first_line=first_line)
 
 
@@ -128,9 +133,13 @@ def _arrange(header: Sequence[str], columns: list[list[str]], path: str, *, firs
     label_columns = [place for place, name in enumerate(names) if name.split("_")[0] == LABEL_COLUMN]
     if len(path_columns) != 1 or not label_columns:
         raise UserError(
-            f"{path} has the columns {', '.join(header)}; expected one of {', '.join(PATH_COLUMNS)}, and {LABEL_COLUMN}"
+            f"{path} has the columns {', '.join(header)}; "
+            f"expected one of {', '.join(PATH_COLUMNS)}, and {LABEL_COLUMN}"
         )
-    cells = [SEPARATOR.join(cell.strip() for cell in row) for row in zip(*(columns[place] for place in label_columns), strict=True)]
+    cells = [
+        SEPARATOR.join(cell.strip() for cell in row)
+        for row in zip(*(columns[place] for place in label_columns), strict=True)
+    ]
     splits = columns[names.index(SPLIT_COLUMN)] if SPLIT_COLUMN in names else ["train"] * len(cells)
     return _Table(columns[path_columns[0]], cells, splits, first_line)
 
@@ -151,7 +160,8 @@ def _rows_by_split(table: _Table, path: str) -> dict[str, list[int]]:
         split = SPLITS.get(name.strip().lower())
         if split is None:
             raise UserError(
-                f"row {table.first_line + row} of {path}: split {name!r} is unknown; expected {', '.join(SPLITS)}"
+                f"row {table.first_line + row} of {path}: split {name!r} is unknown; "
+                f"expected {', '.join(SPLITS)}"
             )
         rows.setdefault(split, []).append(row)
     return {split: rows[split] for split in ("train", "val", "test") if split in rows}

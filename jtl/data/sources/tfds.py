@@ -1,7 +1,8 @@
 """Source `tfds`: a TensorFlow Datasets set prepared as array_record, read without TensorFlow.
 
-Records are parsed and images decoded here: TFDS' own decoding needs TensorFlow or OpenCV, and takes 50-90 µs a record
-where parsing takes 10. Dataset code is never imported and nothing is downloaded: only prepared folders are read.
+Records are parsed and images decoded here: TFDS' own decoding needs TensorFlow or OpenCV, and takes 50-90 µs
+a record where parsing takes 10. Dataset code is never imported and nothing is downloaded: only prepared
+folders are read.
 """
 
 import dataclasses
@@ -26,8 +27,9 @@ INFO_FILE = "dataset_info.json"
 class Config(contract.Config):
     """`dataset` is "name", "name/config" or either with ":1.0.0" (else the newest) under the folder `path`.
 
-    With `path` empty, that folder is $TFDS_DATA_DIR or ~/tensorflow_datasets. With `dataset` empty, `path` is one
-    prepared version itself (the folder with dataset_info.json). `image_key` and `label_key` name the features to read.
+    With `path` empty, that folder is $TFDS_DATA_DIR or ~/tensorflow_datasets. With `dataset` empty, `path` is
+    one prepared version itself (the folder with dataset_info.json). `image_key` and `label_key` name the
+    features to read.
     """
 
     name: str = "tfds"
@@ -38,7 +40,9 @@ class Config(contract.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.dataset or self.path):
-            raise UserError("data.dataset and data.path are both empty, expected a TFDS name, a prepared folder, or both")
+            raise UserError(
+                "data.dataset and data.path are both empty, expected a TFDS name, a prepared folder, or both"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,22 +63,28 @@ class Records:
         return {"image": pixels, "label": self.values[index], "id": index}
 
     def labels(self) -> np.ndarray:
+        """Return the labels of all examples."""
         return self.values
 
     def describe(self, index: int) -> str:
+        """Name the folder, the split and the record."""
         return f"{self.info.name}[{index}]"
 
     def fingerprint(self, index: int) -> bytes:
+        """Return a digest of the stored bytes."""
         return hashlib.blake2b(self._encoded(index), digest_size=16).digest()
 
     def reduced(self, min_px: int) -> "Records":
+        """Return the same source; its images are decoded at full size."""
         del min_px
         return dataclasses.replace(self)
 
     def _encoded(self, index: int) -> bytes:
         try:
             return _features(self.records[index])[self.image_key].bytes_list.value[0]
-        except Exception as error:  # array_record and protobuf raise RuntimeError, IndexError and others on damage
+        except (
+            Exception
+        ) as error:  # array_record and protobuf raise RuntimeError, IndexError and others on damage
             raise image.Unreadable(f"cannot read image {self.describe(index)}: damaged record") from error
 
 
@@ -89,21 +99,33 @@ def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
     _check_features(builder.info.features, config, folder)
     found = {SPLITS[name]: name for name in builder.info.splits if name in SPLITS}
     if "train" not in found and labels.names is None:
-        raise UserError(f"{folder} has the splits {', '.join(builder.info.splits)}, expected train; name another set")
-    records = {split: _records(builder, found[split], folder) for split in ("train", "val", "test") if split in found}
+        raise UserError(
+            f"{folder} has the splits {', '.join(builder.info.splits)}, expected train; name another set"
+        )
+    records = {
+        split: _records(builder, found[split], folder) for split in ("train", "val", "test") if split in found
+    }
     cells = {
-        split: [_cell(each, row, config.label_key, f"record {row} of {found[split]} in {folder}") for row in range(len(each))]
+        split: [
+            _cell(each, row, config.label_key, f"record {row} of {found[split]} in {folder}")
+            for row in range(len(each))
+        ]
         for split, each in records.items()
     }
     encoded = encode_splits(
         cells,
         labels,
         where=lambda split, row: f"record {row} of {found[split]} in {folder}",
-        own_names=_class_names(builder.info.features[config.label_key]) if labels.kind != "regression" else None,
+        own_names=_class_names(builder.info.features[config.label_key])
+        if labels.kind != "regression"
+        else None,
     )
     splits: dict[str, Source] = {
         split: Records(
-            Info(f"{folder}:{split}", encoded[split].names), records[split], config.image_key, encoded[split].values
+            Info(f"{folder}:{split}", encoded[split].names),
+            records[split],
+            config.image_key,
+            encoded[split].values,
         )
         for split in records
     }
@@ -118,7 +140,8 @@ def _version_folder(config: Config) -> str:
     if not config.dataset:
         if not os.path.isfile(os.path.join(config.path, INFO_FILE)):
             raise UserError(
-                f"data.path {config.path!r} holds no {INFO_FILE}; expected a folder TFDS prepared, or set data.dataset too"
+                f"data.path {config.path!r} holds no {INFO_FILE}; "
+                "expected a folder TFDS prepared, or set data.dataset too"
             )
         return config.path
     root = config.path or os.environ.get("TFDS_DATA_DIR") or os.path.expanduser("~/tensorflow_datasets")
@@ -126,9 +149,12 @@ def _version_folder(config: Config) -> str:
     parent = os.path.join(root, *name.split("/"))
     versions = [each for each in _listed(parent) if re.fullmatch(r"\d+\.\d+\.\d+", each)]
     prepared = [each for each in versions if os.path.isfile(os.path.join(parent, each, INFO_FILE))]
-    if version and version not in prepared or not prepared:
+    if (version and version not in prepared) or not prepared:
         here = f"{parent} holds {', '.join(_listed(parent)) or 'nothing'}"
-        raise UserError(f"data.dataset {config.dataset!r} is not prepared: {here}; {_how_to_prepare(config.dataset, root)}")
+        raise UserError(
+            f"data.dataset {config.dataset!r} is not prepared: {here}; "
+            f"{_how_to_prepare(config.dataset, root)}"
+        )
     return os.path.join(parent, version or max(prepared, key=lambda each: tuple(map(int, each.split(".")))))
 
 
@@ -138,7 +164,8 @@ def _listed(folder: str) -> list[str]:
 
 def _how_to_prepare(dataset: str, root: str) -> str:
     return (
-        "prepare it once with TensorFlow: pip install 'jtl[tf]' && python -c \"import tensorflow_datasets as tfds; "
+        "prepare it once with TensorFlow: pip install 'jtl[tf]' && python -c \"import tensorflow_datasets "
+        "as tfds; "
         f"tfds.builder('{dataset}', data_dir='{root}', file_format='array_record').download_and_prepare()\""
     )
 
@@ -148,7 +175,9 @@ def _builder(folder: str) -> Any:
 
     # A failed import of one of its parts leaves this module half empty instead of raising.
     if not hasattr(tensorflow_datasets, "builder_from_directory"):
-        raise UserError("tensorflow_datasets is installed but broken; install it again: pip install 'jtl[tf]'")
+        raise UserError(
+            "tensorflow_datasets is installed but broken; install it again: pip install 'jtl[tf]'"
+        )
     try:
         return tensorflow_datasets.builder_from_directory(folder)
     except Exception as error:  # damaged metadata raises parser errors of several libraries
@@ -158,10 +187,14 @@ def _builder(folder: str) -> Any:
 def _check_features(features: Any, config: Config, folder: str) -> None:
     for setting, key in (("image_key", config.image_key), ("label_key", config.label_key)):
         if key not in features:
-            raise UserError(f"data.{setting} {key!r} is no feature of {folder}; nearest: {nearest(key, features)}")
+            raise UserError(
+                f"data.{setting} {key!r} is no feature of {folder}; nearest: {nearest(key, features)}"
+            )
     kind = type(features[config.image_key]).__name__
     if kind != "Image":
-        raise UserError(f"data.image_key {config.image_key!r} of {folder} is a {kind} feature, expected Image")
+        raise UserError(
+            f"data.image_key {config.image_key!r} of {folder} is a {kind} feature, expected Image"
+        )
 
 
 def _records(builder: Any, split: str, folder: str) -> Any:
@@ -173,7 +206,8 @@ def _records(builder: Any, split: str, folder: str) -> Any:
         )
     except (NotImplementedError, ValueError) as error:
         raise UserError(
-            f"{folder} is stored as {builder.info.file_format.value}, expected array_record; in another folder, "
+            f"{folder} is stored as {builder.info.file_format.value}, expected array_record; "
+            "in another folder, "
             f"{_how_to_prepare(builder.name, 'FOLDER')}"
         ) from error
 
@@ -181,7 +215,8 @@ def _records(builder: Any, split: str, folder: str) -> Any:
 def _features(record: bytes) -> Any:
     from tensorflow_datasets.proto import tf_example_pb2
 
-    return tf_example_pb2.Example.FromString(record).features.feature
+    messages: Any = tf_example_pb2  # its classes are made at run time
+    return messages.Example.FromString(record).features.feature
 
 
 def _cell(records: Any, row: int, key: str, where: str) -> str:
@@ -189,7 +224,9 @@ def _cell(records: Any, row: int, key: str, where: str) -> str:
     try:
         record = records[row]
         feature = _features(record)[key]
-    except Exception as error:  # array_record and protobuf raise RuntimeError, DecodeError and others on damage
+    except (
+        Exception
+    ) as error:  # array_record and protobuf raise RuntimeError, DecodeError and others on damage
         raise UserError(f"cannot read {where}: {error}; prepare the set again") from error
     if not record:
         raise UserError(f"cannot read {where}: it is empty, the file may be cut short; prepare the set again")
