@@ -1,4 +1,4 @@
-"""The ResNets of He et al. 2016, sec. 4.2, for 32 px images: three stages of basic units, shortcuts without parameters.
+"""The ResNets for 32 px images of He et al. 2016, sec. 4.2: three stages, shortcuts without parameters.
 
 Equal to akamaster/pytorch_resnet_cifar10, whose weights are public. Names are those of `resnet.py`.
 """
@@ -27,7 +27,7 @@ PREPROCESS = Preprocess((32, 32), resize_px=32, mean=resnet.IMAGENET_MEAN, std=r
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a CIFAR ResNet; 0 and empty mean "as the size has it". See `resnet.Config` for the fields."""
+    """Settings of a CIFAR ResNet, which mean what they do in `resnet.Config`."""
 
     name: str = "cifar_resnet"
     size: str = "20"

@@ -1,4 +1,4 @@
-"""The contract every model family keeps: what a forward pass gives, what a built model is, what a family offers."""
+"""The contract every model family keeps: what it offers, what a built model is, what a forward pass gives."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,9 +11,10 @@ from jtl.preprocess import Preprocess
 class Outputs(NamedTuple):
     """What a forward pass gives.
 
-    `features` [batch, dim] enter the head; `logits` [batch, num_outputs] are what it makes of them (the features
-    themselves where the model has no head); both are float32. `model_state` holds the new running statistics (the old
-    ones when `train` is false); `intermediates` are activations by layer name, in the compute dtype.
+    `features` [batch, dim] enter the head; `logits` [batch, num_outputs] are what it makes of them (the
+    features themselves where the model has no head); both are float32. `model_state` holds the new running
+    statistics (the old ones when `train` is false); `intermediates` are activations by layer name, in the
+    compute dtype.
     """
 
     features: Array
@@ -25,14 +26,14 @@ class Outputs(NamedTuple):
 class Model(NamedTuple):
     """A built model: pure functions over plain nested dicts.
 
-    `init(key)` → (params, model_state), float32, on the host; `shapes()` is the same in `jax.ShapeDtypeStruct`s, with
-    nothing drawn. `apply(params, model_state, inputs, *, train, key, frozen_stats)` →
-    Outputs, where inputs are normalised images [batch, height, width, channels], `key` feeds dropout (None when not
-    training), and `frozen_stats` is a frozenset of module names ("block1/unit1/bn1") whose normalisation keeps its
-    running statistics even in training.
-    `layers` are groups of name prefixes of parameters from input to output, for layer-wise decay and gradual
-    unfreezing; every parameter is under exactly one prefix, and the last group is the head: ("head",).
-    `preprocess` is what the model expects of its input.
+    `init(key)` → (params, model_state), float32, on the host; `shapes()` is the same in
+    `jax.ShapeDtypeStruct`s, with nothing drawn. `apply(params, model_state, inputs, *, train, key,
+    frozen_stats)` → Outputs, where inputs are normalised images [batch, height, width, channels], `key` feeds
+    dropout (None when not training), and `frozen_stats` is a frozenset of module names ("block1/unit1/bn1")
+    whose normalisation keeps its running statistics even in training. `layers` are groups of name prefixes of
+    parameters from input to output, for layer-wise decay and gradual unfreezing; every parameter is under
+    exactly one prefix, and the last group is the head: ("head",). `preprocess` is what the model expects of
+    its input.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -46,10 +47,10 @@ class Family(NamedTuple):
     """One family of models: its settings, its named sizes, and how to build one.
 
     `Config` is a frozen dataclass with at least `name`, `size`, `weights`, `image_px` (0: from `preprocess`),
-    `head_widths`, `head_dropout`, `head_activation`, `dtype`, `remat`. `build(config, num_outputs, num_channels=3)` → Model
-    (num_outputs 0: no head). `sizes` maps a size name to field values, which an explicit field overrides;
-    `resolve(config)` is the config with all of them filled in. `tiny()` is a Config small enough for tests
-    (milliseconds a step).
+    `head_widths`, `head_dropout`, `head_activation`, `dtype`, `remat`. `build(config, num_outputs,
+    num_channels=3)` → Model (num_outputs 0: no head). `sizes` maps a size name to field values, which an
+    explicit field overrides; `resolve(config)` is the config with all of them filled in. `tiny()` is a Config
+    small enough for tests (milliseconds a step).
     """
 
     Config: type

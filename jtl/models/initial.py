@@ -1,8 +1,8 @@
-"""Initial values of parameters, drawn on the host by numpy from an ordered table: name pattern → distribution.
+"""Initial values of parameters, drawn on the host by numpy from an ordered table: pattern → distribution.
 
-Modules only declare shapes. Compiling JAX's own draws took 3 s (a ViT of 0.8 M parameters) to 10 s (ResNet-50) on CPU;
-these take milliseconds, are the same on every device, and a leaf's values depend on the key and its name alone.
-Kernels are […, in, out]; leading dimensions are the receptive field.
+Modules only declare shapes. Compiling JAX's own draws took 3 s (a ViT of 0.8 M parameters) to 10 s
+(ResNet-50) on CPU; these take milliseconds, are the same on every device, and a leaf's values depend on the
+key and its name alone. Kernels are […, in, out]; leading dimensions are the receptive field.
 """
 
 import math
@@ -23,7 +23,7 @@ Rules = Sequence[tuple[str, Draw]]
 
 
 def draw(key: Key[Array, ""], shapes: Mapping[str, Any], rules: Rules) -> tree.Tree:
-    """Return float32 values for every leaf of `shapes`, each by the first rule whose pattern its name matches."""
+    """Return float32 values for every leaf, each by the first rule whose pattern its name matches."""
     seed = [int(word) for word in np.asarray(jax.random.key_data(key))]
 
     def value(name: str, leaf: Any) -> np.ndarray:
@@ -71,12 +71,12 @@ def xavier_uniform(generator: np.random.Generator, shape: Shape) -> np.ndarray:
 
 
 def split_heads(distribution: Draw) -> Draw:
-    """Return the distribution for attention kernels [dim, heads, head_dim], drawn as the matrix [dim, dim] they are."""
+    """Return the distribution for kernels [dim, heads, head_dim], drawn as the matrix they are."""
     return lambda generator, shape: distribution(generator, (shape[0], math.prod(shape[1:]))).reshape(shape)
 
 
 def joined_heads(distribution: Draw) -> Draw:
-    """Return the distribution for attention kernels [heads, head_dim, dim], drawn as the matrix [dim, dim] they are."""
+    """Return the distribution for kernels [heads, head_dim, dim], drawn as the matrix they are."""
     return lambda generator, shape: distribution(generator, (math.prod(shape[:-1]), shape[-1])).reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""What the families share: checks of settings, the order of layers, batch normalisation, stochastic depth, heads."""
+"""What the families share: checks of settings, order of layers, batch normalisation, drop path, heads."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ ConfigT = TypeVar("ConfigT", bound=Any)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return x Φ(x). Written with erf: `jax.nn.gelu` takes erfc, for which XLA compiles slower code on CPU."""
+    """Return x Φ(x), by erf: `jax.nn.gelu` takes erfc, for which XLA compiles slower code on CPU."""
     return 0.5 * x * (1 + jax.lax.erf(x * 0.7071067811865476))
 
 
@@ -79,6 +79,14 @@ def check_fraction(setting: str, value: float) -> None:
         raise UserError(f"{setting} is {value}; expected 0 or more and less than 1")
 
 
+def check_pixels(setting: str, value: int | tuple[int, int]) -> None:
+    """Raise UserError unless the value is positive in both directions, or 0."""
+    if min(pair(value)) < 1 and any(pair(value)):
+        raise UserError(
+            f"{setting} is {value}; expected pixels (one number or (height, width)), or 0 for the size's own"
+        )
+
+
 def check_shared(config: Any) -> None:
     """Raise UserError unless the settings every family has are in range."""
     check_choice("model.dtype", config.dtype, DTYPES)
@@ -88,16 +96,16 @@ def check_shared(config: Any) -> None:
         raise UserError(
             f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head"
         )
-    if min(pair(config.image_px)) < 0:
-        raise UserError(f"model.image_px is {config.image_px}; expected pixels, or 0 for the size's own")
+    check_pixels("model.image_px", config.image_px)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation with PyTorch's statistics, in float32 whatever the compute dtype.
 
-    Training normalises by the batch's biased variance and moves the running statistics towards its mean and *unbiased*
-    variance by 1 - `momentum` (Flax keeps the biased one). A module whose name is in `frozen_stats` normalises with
-    its running statistics and leaves them alone. Under `jit` over a sharded batch, the statistics are global.
+    Training normalises by the batch's biased variance and moves the running statistics towards its mean and
+    *unbiased* variance by 1 - `momentum` (Flax keeps the biased one). A module whose name is in
+    `frozen_stats` normalises with its running statistics and leaves them alone. Under `jit` over a sharded
+    batch, the statistics are global.
     """
 
     train: bool = False
@@ -123,18 +131,19 @@ class BatchNorm(nn.Module):
             unbiased = var * (count / max(count - 1, 1))
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        normalised = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
-        return normalised.astype(self.dtype)
+        factor = jax.lax.rsqrt(var + self.epsilon) * scale
+        mean, factor, bias = (each.reshape(1, 1, 1, -1) for each in (mean, factor, bias))
+        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): drops the residual branch of whole examples, scaling the others up."""
+    """Stochastic depth (Huang et al. 2016): drops the branch of whole examples and scales the others up."""
 
     rate: float
     train: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *rest"]) -> Float[Array, "batch *rest"]:
+    def __call__(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Return the branch with a fraction `rate` of the examples zeroed in training."""
         if not self.train or self.rate == 0.0:
             return x
@@ -152,8 +161,8 @@ HEAD_RULES: initial.Rules = (
 class Head(nn.Module):
     """Features → outputs: hidden layers of the given widths, then a linear layer that starts at zero.
 
-    Without hidden layers its parameters are `kernel` and `bias` themselves, as in public checkpoints; with them
-    `hidden0/…`, `hidden1/…`, `out/…`. Dropout comes before every linear layer. Computes in float32.
+    Without hidden layers its parameters are `kernel` and `bias` themselves, as in public checkpoints; with
+    them `hidden0/…`, `hidden1/…`, `out/…`. Dropout comes before every linear layer. Computes in float32.
     """
 
     num_outputs: int
@@ -174,11 +183,11 @@ class Head(nn.Module):
             return dense(self.num_outputs, name="out")(x)
         kernel = self.param("kernel", declared, (x.shape[-1], self.num_outputs), jnp.float32)
         bias = self.param("bias", declared, (self.num_outputs,), jnp.float32)
-        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
+        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32).reshape(1, -1)
 
 
 def head_of(config: Any, num_outputs: int, train: bool) -> Callable[[Array], Array]:
-    """Return the head the settings ask for, named "head", to call inside the model (the identity for no outputs)."""
+    """Return the head the settings ask for, to call inside the model (the identity for no outputs)."""
     if num_outputs == 0:
         return lambda features: features
     return Head(
@@ -191,10 +200,10 @@ def _moments(
 ) -> tuple[Float32[Array, " channels"], Float32[Array, " channels"]]:
     """Return mean and biased variance of each channel, in one pass over the activations.
 
-    E[(x - s)²] - (E[x] - s)² is the variance for any s; near the mean nothing cancels, so s is the running mean.
+    E[(x - s)²] - (E[x] - s)² is the variance for any s. Near the mean nothing cancels: s is the running mean.
     """
     shift = jax.lax.stop_gradient(shift)
-    shifted = x.astype(jnp.float32) - shift
+    shifted = x.astype(jnp.float32) - shift.reshape(1, 1, 1, -1)
     offset = jnp.mean(shifted, (0, 1, 2))
     var = jnp.mean(jnp.square(shifted), (0, 1, 2)) - jnp.square(offset)
     return offset + shift, jnp.maximum(var, 0.0)

@@ -21,7 +21,7 @@ def as_model(
     layers: tuple[tuple[str, ...], ...],
     preprocess: Preprocess,
 ) -> Model:
-    """Return the Model around `make_module(train, frozen_stats)`, whose modules give (features, logits, intermediates).
+    """Return the Model of `make_module(train, frozen_stats)`, which gives (features, logits, intermediates).
 
     `rules` draw the initial values of parameters and of running statistics, by name.
     """

@@ -1,13 +1,13 @@
-"""ResNet v1.5 (He et al. 2016; stride in the 3x3 convolution), equal to torchvision's and timm's in every number.
+"""ResNet v1.5 (He et al. 2016, but for the stride in the 3x3 convolution), equal to torchvision's and timm's.
 
-The CIFAR variant of the same paper (sec. 4.2) shares these modules: see `cifar_resnet.py`. Names follow BiT's:
-`block{stage}/unit{index}/conv1`, counted from 1.
+The CIFAR variant of the same paper (sec. 4.2) shares these modules: see `cifar_resnet.py`. Names follow
+BiT's: `block{stage}/unit{index}/conv1`, counted from 1.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ from jtl.models import initial, layers, linen
 from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
-Activations = Float[Array, "batch height width channels"]
+Activations: TypeAlias = Float[Array, "batch height width channels"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "18": {"unit": "basic", "units": (2, 2, 2, 2), "width": 64},
@@ -44,11 +44,11 @@ RULES: initial.Rules = (
 class Config:
     """Settings of a ResNet; 0 and empty mean "as the size has it".
 
-    `image_px` is one number or (height, width). `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or
-    "bottleneck"; `units` counts them a stage, `width` is the channels of the first stage, doubled in each that follows.
-    `head_widths` are the hidden layers of the head. `dtype` is what it computes in; parameters, running statistics,
-    features and logits stay float32. With `remat` the backward pass recomputes each unit instead of keeping its
-    activations.
+    `image_px` is one number or (height, width). `unit` is the kind of residual unit, "basic" (two 3x3
+    convolutions) or "bottleneck"; `units` counts them a stage, `width` is the channels of the first stage,
+    doubled in each that follows. `head_widths` are the hidden layers of the head. `dtype` is what it computes
+    in; parameters, running statistics, features and logits stay float32. With `remat` the backward pass
+    recomputes each unit instead of keeping its activations.
     """
 
     name: str = "resnet"
@@ -126,7 +126,7 @@ class Mode(NamedTuple):
 
 
 class ResNet(nn.Module):
-    """The whole model of either family; `config` is resolved, `root` and `shortcut` are what the families differ in."""
+    """The whole model, of a resolved config; `root` and `shortcut` are what the families differ in."""
 
     config: Any
     num_outputs: int
@@ -155,7 +155,7 @@ class ResNet(nn.Module):
 
 
 def conv(x: Activations, channels: int, size: int, stride: int, name: str) -> Activations:
-    """Apply a convolution padded as PyTorch's `padding=size // 2` (not "SAME", which shifts where it strides)."""
+    """Apply a convolution padded as PyTorch's `size // 2` ("SAME" would shift it where it strides)."""
     padding = [(size // 2, size // 2)] * 2
     declared = {"kernel_init": layers.declared, "use_bias": False}
     return nn.Conv(channels, (size, size), stride, padding, dtype=x.dtype, name=name, **declared)(x)
@@ -221,7 +221,8 @@ class _BottleneckUnit(nn.Module):
 
 def _root(x: Activations, width: int, mode: Mode) -> Activations:
     x = jax.nn.relu(norm(conv(x, width, 7, 2, "conv_root"), mode, "bn_root"))
-    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
 def _projected(x: Activations, channels: int, stride: int, mode: Mode) -> Activations:

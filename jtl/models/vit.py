@@ -1,14 +1,14 @@
-"""Vision Transformer (Dosovitskiy et al. 2021), with parameter names and shapes of the public Flax checkpoints.
+"""Vision Transformer (Dosovitskiy et al. 2021) with parameters named as in the public Flax checkpoints.
 
-Names follow google-research/vision_transformer; registers (Darcet et al. 2024) and the attention-pooling head (Zhai
-et al. 2022) are additions, the latter named as in big_vision. Dimensions: heads x head_dim = dim; tokens = prefix
-(class token, registers) + grid.
+Names follow google-research/vision_transformer; registers (Darcet et al. 2024) and the attention-pooling head
+(Zhai et al. 2022) are additions, the latter named as in big_vision. Dimensions: heads x head_dim = dim;
+tokens = prefix (class token, registers) + grid.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,8 @@ from jtl.models import initial, layers, linen
 from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
-Tokens = Float[Array, "batch tokens dim"]
-Pool = Callable[..., Float[Array, "batch dim"]]
+Tokens: TypeAlias = Float[Array, "batch tokens dim"]
+Pool: TypeAlias = Callable[..., Float[Array, "batch dim"]]
 
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {"patch_px": 4, "dim": 96, "depth": 6, "heads": 3, "mlp_dim": 384},
@@ -56,12 +56,12 @@ RULES: initial.Rules = (
 class Config:
     """Settings of a ViT; 0 means "as the size has it".
 
-    `image_px` and `patch_px` are one number or (height, width). `pool` makes features of the tokens: "cls" (a class
-    token), "gap" (mean over the grid) or "map" (attention pooling). `num_registers` tokens without position follow the
-    class token. `dropout` acts on embeddings and both residual branches; `drop_path` is the last block's rate of
-    stochastic depth, growing linearly from 0 at the first. `head_widths` are the hidden layers of the head. `dtype` is
-    what it computes in; parameters, features and logits stay float32. With `remat` the backward pass recomputes each
-    block instead of keeping its activations.
+    `image_px` and `patch_px` are one number or (height, width). `pool` makes features of the tokens: "cls" (a
+    class token), "gap" (mean over the grid) or "map" (attention pooling). `num_registers` tokens without
+    position follow the class token. `dropout` acts on embeddings and both residual branches; `drop_path` is
+    the last block's rate of stochastic depth, growing linearly from 0 at the first. `head_widths` are the
+    hidden layers of the head. `dtype` is what it computes in; parameters, features and logits stay float32.
+    With `remat` the backward pass recomputes each block instead of keeping its activations.
     """
 
     name: str = "vit"
@@ -93,6 +93,7 @@ class Config:
         layers.check_fraction("model.dropout", self.dropout)
         layers.check_fraction("model.drop_path", self.drop_path)
         layers.check_shared(self)
+        layers.check_pixels("model.patch_px", self.patch_px)
         for name in ("dim", "depth", "heads", "mlp_dim", "num_registers"):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
@@ -107,14 +108,12 @@ def resolve(config: Config) -> Config:
     full = layers.fill(config, SIZES)
     image_px = layers.pair(full.image_px)
     image_px = image_px if any(image_px) else PREPROCESS[full.size].image_px
-    full = replace(full, image_px=image_px, patch_px=layers.pair(full.patch_px))
+    patch_px = layers.pair(full.patch_px)
     if full.dim % full.heads:
         raise UserError(f"model.dim is {full.dim}; expected a multiple of model.heads, {full.heads}")
-    if any(image % patch for image, patch in zip(full.image_px, full.patch_px, strict=True)):
-        raise UserError(
-            f"model.image_px is {full.image_px}; expected multiples of model.patch_px, {full.patch_px}"
-        )
-    return full
+    if any(image % patch for image, patch in zip(image_px, patch_px, strict=True)):
+        raise UserError(f"model.image_px is {image_px}; expected multiples of model.patch_px, {patch_px}")
+    return replace(full, image_px=image_px, patch_px=patch_px)
 
 
 def grid(config: Config) -> tuple[int, int]:
@@ -124,8 +123,8 @@ def grid(config: Config) -> tuple[int, int]:
     (7, 14)
     """
     full = resolve(config)
-    rows, columns = (image // patch for image, patch in zip(full.image_px, full.patch_px, strict=True))
-    return rows, columns
+    (height, width), (patch_height, patch_width) = layers.pair(full.image_px), layers.pair(full.patch_px)
+    return height // patch_height, width // patch_width
 
 
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
@@ -137,17 +136,16 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         assert not frozen_stats, "a ViT keeps no running statistics"
         return _ViT(full, num_outputs, train)
 
-    # The final norm goes with the last block: then a block's distance to the head is what published recipes for
-    # layer-wise decay count.
+    # The final norm goes with the last block: then a block's distance to the head is what published recipes
+    # for layer-wise decay count.
     names = (
         _embedding_names(full),
         *((block,) for block in blocks[:-1]),
         (blocks[-1], "Transformer/encoder_norm", *POOL_NAMES[full.pool]),
         ("head",),
     )
-    return linen.as_model(
-        make_module, RULES, names, PREPROCESS[full.size].at(full.image_px).with_channels(num_channels)
-    )
+    preprocess = PREPROCESS[full.size].at(layers.pair(full.image_px)).with_channels(num_channels)
+    return linen.as_model(make_module, RULES, names, preprocess)
 
 
 def tiny() -> Config:
@@ -243,9 +241,8 @@ class _PatchEmbedding(nn.Module):
         batch, height, width, _ = images.shape
         patches = images.reshape(batch, height // rows_px, rows_px, width // columns_px, columns_px, channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, rows_px * columns_px * channels)
-        return patches.astype(self.dtype) @ kernel.reshape(-1, self.dim).astype(self.dtype) + bias.astype(
-            self.dtype
-        )
+        matrix = kernel.reshape(-1, self.dim).astype(self.dtype)
+        return patches.astype(self.dtype) @ matrix + bias.astype(self.dtype).reshape(1, 1, -1)
 
 
 class _PositionEmbedding(nn.Module):
