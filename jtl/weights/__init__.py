@@ -1,0 +1,13 @@
+"""Weights: the settings and records of loading, and the explicit dict of every family's names (one file each)."""
+
+from jtl.weights.contract import Config, FamilyNames, Loaded
+from jtl.weights.names import resnet, vit
+from jtl.weights.report import LoadReport
+
+__all__ = ["FAMILIES", "Config", "FamilyNames", "LoadReport", "Loaded"]
+
+FAMILIES: dict[str, FamilyNames] = {
+    "vit": vit.NAMES,
+    "resnet": resnet.RESNET,
+    "cifar_resnet": resnet.CIFAR_RESNET,
+}

@@ -1,0 +1,177 @@
+"""What the loading of weights is made of: settings, an open file, tables of names, and the record of what was loaded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jtl.errors import UserError, nearest
+from jtl.preprocess import Preprocess
+from jtl.weights.fit import CHANNELS, RESAMPLERS
+from jtl.weights.report import LoadReport
+
+HEADS = ("new", "load", "map")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Config:
+    """How weights are fitted to the model.
+
+    `head`: "new" keeps the fresh head, "load" takes the source's (its shape must fit), "map" copies the source's rows
+    for the classes in `label_map` and keeps fresh ones for the others. `label_map` takes a new class (name or index) to
+    a source class (index, or name where the source carries names): a mapping, or the path of a .json object or of a
+    .csv file with two columns. `position_embedding` resamples to another grid: "bicubic" as timm (antialiased),
+    "bilinear" as vit_jax (align-corners), "auto" as the library the names come from. `channels`: "auto" sums the first
+    convolution's input channels for one channel, and else repeats and rescales them; "strict" refuses other numbers of
+    channels. `sha256` is the expected checksum of the file, "" for any. `cache_dir` holds downloads; "" is $JTL_CACHE
+    or ~/.cache/jtl.
+    """
+
+    head: str = "new"
+    label_map: str | dict[str, int | str] = field(default_factory=dict)
+    position_embedding: str = AUTO
+    channels: str = "auto"
+    sha256: str = ""
+    cache_dir: str = ""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "head": HEADS,
+            "position_embedding": (AUTO, *RESAMPLERS),
+            "channels": tuple(CHANNELS),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                expected = ", ".join(map(repr, known))
+                raise UserError(
+                    f"weights.{name} is {value!r}; expected one of {expected}; nearest: {nearest(value, known)}"
+                )
+        if self.sha256 and not _is_sha256(self.sha256):
+            raise UserError(
+                f"weights.sha256 is {self.sha256!r}; expected 64 hexadecimal digits, or '' for any file"
+            )
+        if (self.head == "map") != bool(self.label_map):
+            raise UserError(
+                f"weights.head is {self.head!r} and weights.label_map is {self.label_map!r}; expected a label map with "
+                f"head 'map', and none without"
+            )
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file, read only when `read()` is called; `dtype` is the file's own."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+class TensorFile(NamedTuple):
+    """An open file of named tensors, in the file's order; `format` says what its content is, for people.
+
+    `label_names` and `preprocess` are what the file knows of its own classes and inputs; `family` and `config_fields`
+    where it says which model it belongs to (a run folder).
+    """
+
+    path: Path
+    format: str
+    tensors: Mapping[str, Tensor]
+    label_names: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    family: str = ""
+    config_fields: Mapping[str, Any] = {}
+
+
+class Op(NamedTuple):
+    """A change of layout that loses nothing.
+
+    `forward(array, shapes)` → one array for each target, where `shapes` are the targets' (they tell the number of
+    heads); `inverse(arrays)` → the source array. Only views and copies: works on stand-ins without memory.
+    """
+
+    forward: Callable[[np.ndarray, tuple[tuple[int, ...], ...]], tuple[np.ndarray, ...]]
+    inverse: Callable[[tuple[np.ndarray, ...]], np.ndarray]
+
+
+class Row(NamedTuple):
+    """One line of a table of names: a pattern of the source's names, the model's names it fills, and how."""
+
+    source: str
+    targets: tuple[str, ...]
+    op: Op
+
+
+class LeftOut(NamedTuple):
+    """Source names that no model needs, and why; those `of_head` matter when the source's head is kept."""
+
+    source: str
+    reason: str
+    of_head: bool = False
+
+
+class Origin(NamedTuple):
+    """How one library names the tensors of one family.
+
+    `prefix` is optional in front of every name. `position_embedding` is the resampling that library uses.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    prefix: str = ""
+    position_embedding: str = "bicubic"
+
+
+class Grid(NamedTuple):
+    """What a position embedding [1, prefix + rows * columns, dim] is a table of."""
+
+    prefix: int
+    rows: int
+    columns: int
+
+
+class Recognised(NamedTuple):
+    """What a file was taken for: the model's family and settings, its number of outputs (0: no head) and its names."""
+
+    family: str
+    config_fields: dict[str, Any]
+    num_outputs: int
+    origin: str
+    title: str
+
+
+class FamilyNames(NamedTuple):
+    """What loading needs to know of a model family: names as 'params/…' and 'model_state/…'.
+
+    `input_kernel` [height, width, channels, dim] is the first to see the image's channels; `position_embedding` is ""
+    where there is none. `grid(config)` is the model's Grid, None where there is none. `recognise(tensors)` → what a
+    file with model names and shapes is.
+    """
+
+    origins: Mapping[str, Origin]
+    input_kernel: str
+    position_embedding: str
+    grid: Callable[[Any], Grid | None]
+    recognise: Callable[[Mapping[str, tuple[int, ...]]], tuple[dict[str, Any], str] | None]
+
+
+class Loaded(NamedTuple):
+    """Weights fitted to a model (numpy, float32), and where they came from.
+
+    `preprocess` and `label_names` are the source's own where it carries them.
+    """
+
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    report: LoadReport
+    preprocess: Preprocess | None
+    label_names: tuple[str, ...] | None
+    source: str
+    sha256: str
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and all(each in "0123456789abcdef" for each in text.lower())

@@ -1,0 +1,90 @@
+"""Loading weights into a freshly initialised model, every source tensor and every leaf accounted for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jtl import tree
+from jtl.errors import UserError
+from jtl.models import MODELS
+from jtl.weights import FAMILIES, hub, plan, problems
+from jtl.weights.contract import Config, Grid, Loaded, TensorFile
+from jtl.weights.names import assign
+from jtl.weights.open import open_path
+from jtl.weights.recognise import origins_of
+from jtl.weights.report import LoadReport
+
+
+def load(
+    spec: str,
+    *,
+    family: str,
+    config: Any,
+    model_params: Mapping[str, Any],
+    model_state: Mapping[str, Any],
+    settings: Config,
+    label_names: tuple[str, ...] = (),
+) -> Loaded:
+    """Return the spec's weights fitted to a model of `family` whose fresh leaves are given.
+
+    `config` is the model's; `label_names` are the new classes in the order of its outputs (for `head` "map").
+
+    Raises:
+        UserError: the weights cannot be had or read, or are not of this model.
+    """
+    found = hub.resolve(spec, settings)
+    file = open_path(found.path)
+    names = FAMILIES[family]
+    leaves = tree.flatten({"params": model_params, "model_state": model_state})
+    origins = origins_of(file, family)
+    best = assign.best_origin(origins, file.tensors)
+    if best is None:
+        raise UserError(problems.wrong_family(spec, file, family))
+    origin, assignment = origins[best[0]], best[1]
+    target = plan.Target(names, leaves, names.grid(config), settings)
+    planned = plan.make(target, file, origin, assignment, label_names, _source_grid(file, family))
+    if not planned.is_sound:
+        raise UserError(problems.misfit(spec, file, family, origin, planned))
+    fitted = tree.unflatten(
+        {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | _read(file, planned, leaves)).items()}
+    )
+    return Loaded(
+        params=fitted.get("params", {}),
+        model_state=fitted.get("model_state", {}),
+        report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves)),
+        preprocess=file.preprocess,
+        label_names=file.label_names,
+        source=spec,
+        sha256=found.sha256,
+    )
+
+
+def _read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Read the tensors that fill leaves, one at a time, and return the leaves.
+
+    Raises:
+        UserError: a tensor holds values that are not finite.
+    """
+    filled: dict[str, np.ndarray] = {}
+    for name, fill in planned.fills.items():
+        array = file.tensors[name].read().astype(np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"tensor {name!r} of {str(file.path)!r} holds {int((~np.isfinite(array)).sum())} values that are not "
+                f"finite; get the weights again"
+            )
+        expected = tuple(tuple(leaves[leaf].shape) for leaf in fill.assigned.targets)
+        parts = fill.assigned.row.op.forward(array, expected)
+        for leaf, part, shape in zip(fill.assigned.targets, parts, expected, strict=True):
+            # A copy, so that the three parts of a fused tensor do not keep the whole of it.
+            filled[leaf] = np.array(fill.change(part), np.float32, order="C")
+            assert filled[leaf].shape == shape, (leaf, filled[leaf].shape, shape)
+    return filled
+
+
+def _source_grid(file: TensorFile, family: str) -> Grid | None:
+    """Return the grid of the model that a run folder describes."""
+    if file.family != family:
+        return None
+    return FAMILIES[family].grid(MODELS[family].Config(**file.config_fields))

@@ -1,0 +1,88 @@
+"""Finding, for every tensor of a file, the one row of a table that says where it goes."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jtl.weights.contract import LeftOut, Origin, Row, Tensor
+from jtl.weights.names import ops, pattern
+
+# A file whose names fit a table less than this is another model, not a variant of this one.
+MIN_COVERAGE = 0.5
+
+
+class Assigned(NamedTuple):
+    """A source tensor's row, and the model's leaves it fills."""
+
+    row: Row
+    targets: tuple[str, ...]
+
+
+class Assignment(NamedTuple):
+    """Every source name, in exactly one of the three."""
+
+    filled: dict[str, Assigned]
+    left_out: dict[str, LeftOut]
+    unknown: tuple[str, ...]
+
+
+def assign(origin: Origin, names: Iterable[str]) -> Assignment:
+    """Return where each name goes; no name may fit two rows."""
+    filled: dict[str, Assigned] = {}
+    left_out: dict[str, LeftOut] = {}
+    unknown: list[str] = []
+    for name in names:
+        bare = name.removeprefix(origin.prefix)
+        found = [
+            Assigned(row, tuple(pattern.render(target, numbers) for target in row.targets))
+            for row in origin.rows
+            if (numbers := pattern.match(row.source, bare)) is not None
+        ]
+        reasons = [each for each in origin.left_out if pattern.match(each.source, bare) is not None]
+        assert len(found) + len(reasons) <= 1, f"{name} fits several rows of the table of {origin.title}"
+        if found:
+            filled[name] = found[0]
+        elif reasons:
+            left_out[name] = reasons[0]
+        else:
+            unknown.append(name)
+    return Assignment(filled, left_out, tuple(unknown))
+
+
+def best_origin(origins: Mapping[str, Origin], names: Iterable[str]) -> tuple[str, Assignment] | None:
+    """Return the origin that knows most of the names, and where they go; None where none knows enough of them."""
+    names = tuple(names)
+    assignments = {key: assign(origin, names) for key, origin in origins.items()}
+    key = min(assignments, key=lambda each: len(assignments[each].unknown))
+    if len(assignments[key].unknown) > (1 - MIN_COVERAGE) * len(names):
+        return None
+    return key, assignments[key]
+
+
+def own_origin(targets: Iterable[str]) -> Origin:
+    """Return the origin of jtl's own files: every leaf under its own name."""
+    return Origin("jtl names", tuple(Row(name, (name,), ops.SAME) for name in targets))
+
+
+def model_shapes(filled: Mapping[str, Assigned], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes the tensors have under the model's names; where the source does not tell heads, as one head.
+
+    Tensors whose rank does not fit their name are not in it.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (row, targets) in filled.items():
+        found = target_shapes(row, tensors[name].shape, ((1, 1, 1),) * len(targets))
+        shapes.update(zip(targets, found or (), strict=False))
+    return shapes
+
+
+def target_shapes(
+    row: Row, shape: tuple[int, ...], expected: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[int, ...], ...] | None:
+    """Return the shapes the row's operation gives for a source of this shape; None where it cannot be applied."""
+    stand_in = np.broadcast_to(np.zeros((), np.bool_), shape)
+    try:
+        return tuple(array.shape for array in row.op.forward(stand_in, expected))
+    except (ValueError, IndexError):
+        return None

@@ -1,0 +1,85 @@
+"""What became of every source tensor and every model leaf: rows for machines, a short text for people."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+LOADED, RESAMPLED, NEW, LEFT_OUT = "loaded", "resampled", "re-initialised", "left out"
+MAX_LINES = 8
+
+
+class ReportRow(NamedTuple):
+    """One fact: `source` ("" for a fresh leaf) filled `targets` (none where it was left out).
+
+    `shape` is the source's, or the leaf's where there is no source; `num_values` counts its scalars, `dtype` is the
+    file's own; `note` says how or why.
+    """
+
+    status: str
+    source: str
+    targets: tuple[str, ...]
+    shape: tuple[int, ...]
+    num_values: int
+    dtype: str
+    note: str = ""
+
+
+class LoadReport(NamedTuple):
+    """Every source tensor and every model leaf, each in exactly one row."""
+
+    source: str
+    origin: str
+    rows: tuple[ReportRow, ...]
+
+    def of(self, status: str) -> tuple[ReportRow, ...]:
+        """Return the rows with that status."""
+        return tuple(row for row in self.rows if row.status == status)
+
+    def text(self) -> str:
+        """Return the report for people, a line a group."""
+        loaded = self.of(LOADED)
+        dtypes = sorted({row.dtype for row in loaded} - {"float32"})
+        lines = [
+            f"weights: {self.source} ({self.origin})",
+            f"  loaded {_plural(len(loaded), 'tensor')}, {_compact(sum(row.num_values for row in loaded))} values"
+            + (f" ({', '.join(dtypes)} -> float32)" if dtypes else ""),
+            *(f"    {row.source}: {row.note}" for row in loaded if row.note),
+        ]
+        for status in (RESAMPLED, NEW, LEFT_OUT):
+            rows = self.of(status)
+            if rows:
+                lines.append(
+                    f"  {status} {len(rows)}: {shorten((_described(row) for row in rows), MAX_LINES)}"
+                )
+        return "\n".join(lines)
+
+
+def shorten(texts: Iterable[Any], count: int) -> str:
+    """Return the first texts, comma-separated, and how many more there are.
+
+    >>> shorten("abcd", 2)
+    'a, b, … 2 more'
+    """
+    texts = [str(each) for each in texts]
+    more = [f"… {len(texts) - count} more"] if len(texts) > count else []
+    return ", ".join(texts[:count] + more)
+
+
+def _described(row: ReportRow) -> str:
+    name = row.source or ", ".join(target.removeprefix("params/") for target in row.targets)
+    return f"{name} {row.note or row.shape}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _compact(count: int) -> str:
+    """Return a count with a unit people read.
+
+    >>> _compact(5_717_416), _compact(192)
+    ('5.72 M', '192')
+    """
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)

@@ -1,0 +1,70 @@
+"""A run folder's weights: `model.safetensors` under jtl's own names, beside the meta.json that says what they are."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from jtl import tree
+from jtl.errors import UserError
+from jtl.preprocess import Preprocess
+from jtl.weights.contract import TensorFile
+from jtl.weights.safetensors_file import open_safetensors
+
+WEIGHTS_NAME, META_NAME = "model.safetensors", "meta.json"
+# What of a run's model settings is not about the model's shape.
+OTHER_FIELDS = ("name", "weights")
+
+
+def write_run_weights(folder: Path, params: Mapping[str, Any], model_state: Mapping[str, Any]) -> Path:
+    """Write a model's arrays into the run folder, whole or not at all, and return the path."""
+    flat = tree.flatten({"params": params, "model_state": model_state})
+    arrays = {name: np.array(leaf, order="C") for name, leaf in flat.items()}
+    path = folder / WEIGHTS_NAME
+    partial_path = path.with_name(f".{WEIGHTS_NAME}.{os.getpid()}.part")
+    save_file(arrays, partial_path, metadata={"format": "jtl"})
+    partial_path.replace(path)
+    return path
+
+
+def open_run(folder: Path) -> TensorFile:
+    """Open the weights a finished run left in its folder, with its label names and pre-processing.
+
+    Raises:
+        UserError: the run has not finished, or its meta.json does not say what is needed.
+    """
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        raise UserError(
+            f"run {str(folder)!r} has no {WEIGHTS_NAME}: it has not finished; repeat its command first"
+        )
+    meta = _meta(folder)
+    try:
+        fields = {name: value for name, value in _tuples(meta["model"]).items() if name not in OTHER_FIELDS}
+        return open_safetensors(path)._replace(
+            format="jtl run",
+            label_names=tuple(meta["label_names"]),
+            preprocess=Preprocess(**_tuples(meta["preprocess"])),
+            family=meta["family"],
+            config_fields=fields,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{META_NAME} of run {str(folder)!r} does not describe its model: {error!r}"
+        ) from error
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / META_NAME).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{META_NAME} of run {str(folder)!r} cannot be read: {error}") from error
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with JSON's lists as the tuples they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -1,0 +1,318 @@
+"""Reading PyTorch files without PyTorch: the zip format (since 1.6) and the plain pickles before it.
+
+The structure comes from `unpickle`, which runs nothing; tensors are views into storages, checked to lie inside them,
+and read from the file when asked for.
+"""
+
+import io
+import mmap
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from jtl.errors import UserError
+from jtl.weights import unpickle
+from jtl.weights.contract import Tensor, TensorFile
+from jtl.weights.report import shorten
+
+# torch/serialization.py: what a legacy file begins with, and the version of its layout.
+MAGIC_NUMBER, PROTOCOL_VERSION = 0x1950A86A20F9469CFC6C, 1001
+COUNT_BYTES = 8
+MAX_PICKLE_BYTES = 1 << 28
+# Where training scripts keep the model's tensors, in the order in which they are looked for: averages first (as timm).
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+MAX_DEPTH, MAX_TENSORS = 16, 1_000_000
+
+STORAGES: dict[str, np.dtype] = {
+    "torch.FloatStorage": np.dtype(np.float32),
+    "torch.DoubleStorage": np.dtype(np.float64),
+    "torch.HalfStorage": np.dtype(np.float16),
+    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch.LongStorage": np.dtype(np.int64),
+    "torch.IntStorage": np.dtype(np.int32),
+    "torch.ShortStorage": np.dtype(np.int16),
+    "torch.CharStorage": np.dtype(np.int8),
+    "torch.ByteStorage": np.dtype(np.uint8),
+    "torch.BoolStorage": np.dtype(np.bool_),
+    "torch.ComplexFloatStorage": np.dtype(np.complex64),
+    "torch.ComplexDoubleStorage": np.dtype(np.complex128),
+}
+
+
+class Storage(NamedTuple):
+    """A run of numbers in the file."""
+
+    key: str
+    dtype: np.dtype
+    num_values: int
+
+
+class View(NamedTuple):
+    """A tensor: a checked view into a storage, strides counted in values."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def open_zip(path: Path) -> TensorFile:
+    """Open a file that `torch.save` wrote since PyTorch 1.6.
+
+    Raises:
+        UserError: the archive is damaged or compressed, or its pickle holds more than data.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise UserError(f"{str(path)!r} holds {len(pickles)} pickles; expected one")
+        compressed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
+        if compressed or entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
+            raise UserError(
+                f"{str(path)!r} is no file of torch.save: {shorten(compressed or pickles, 2)} is compressed"
+            )
+        folder = pickles[0].removesuffix("data.pkl")
+        if _member(path, f"{folder}byteorder") not in (b"", b"little") and f"{folder}byteorder" in entries:
+            raise UserError(f"{str(path)!r} was written big-endian, which is not read")
+        content = _member(path, pickles[0])
+    root = unpickle.load(io.BytesIO(content), GLOBALS, _storage, _what(path))
+
+    def read_storage(storage: Storage) -> bytes:
+        return _member(path, f"{folder}data/{storage.key}")
+
+    def check(storage: Storage) -> None:
+        entry = entries.get(f"{folder}data/{storage.key}")
+        found = 0 if entry is None else entry.file_size
+        if found < storage.num_values * storage.dtype.itemsize:
+            raise UserError(
+                f"storage {storage.key!r} of {str(path)!r} has {found} bytes; expected "
+                f"{storage.num_values * storage.dtype.itemsize}: truncated? Get it again"
+            )
+
+    return TensorFile(path, "PyTorch zip", _tensors(root, path, read_storage, check))
+
+
+def open_legacy(path: Path) -> TensorFile:
+    """Open a file that `torch.save` wrote before PyTorch 1.6: pickles, then the storages one after another.
+
+    Raises:
+        UserError: it is another kind of pickle, damaged, or holds more than data.
+    """
+    what = _what(path)
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        load = partial(unpickle.load, view, GLOBALS, _storage, what)
+        if load() != MAGIC_NUMBER:
+            raise UserError(f"{what} is a pickle, but not one of PyTorch's; {unpickle.REFUSED}")
+        version, system = load(), load()
+        if (
+            version != PROTOCOL_VERSION
+            or not isinstance(system, dict)
+            or system.get("little_endian") is not True
+        ):
+            raise UserError(
+                f"{what} has layout {version!r} on {system!r}; expected {PROTOCOL_VERSION}, little-endian"
+            )
+        root, keys = load(), load()
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise UserError(f"{what} lists no storages; get it again")
+        starts = _legacy_starts(view, keys, {each.key: each for each in _storages(root, path)}, what)
+
+    def read_storage(storage: Storage) -> bytes:
+        with path.open("rb") as stream:
+            stream.seek(starts[storage.key])
+            return stream.read(storage.num_values * storage.dtype.itemsize)
+
+    def check(storage: Storage) -> None:
+        if storage.key not in starts:
+            raise UserError(f"{what} lacks storage {storage.key!r}: truncated? Get it again")
+
+    return TensorFile(path, "PyTorch pickle", _tensors(root, path, read_storage, check))
+
+
+def _legacy_starts(
+    view: mmap.mmap, keys: list[str], storages: Mapping[str, Storage], what: str
+) -> dict[str, int]:
+    """Return where each storage's numbers start: every one follows its count of values."""
+    starts = {}
+    for key in keys:
+        count = int.from_bytes(view.read(COUNT_BYTES), "little", signed=True)
+        storage = storages.get(key)
+        # A storage no tensor uses has no known dtype, so what follows it cannot be found.
+        if storage is None or count != storage.num_values:
+            raise UserError(
+                f"{what} has storages its tensors do not describe; get it again, or save it as safetensors"
+            )
+        starts[key] = view.tell()
+        end = starts[key] + count * storage.dtype.itemsize
+        if end > len(view):
+            raise UserError(f"{what} has {len(view)} bytes; expected at least {end}: truncated? Get it again")
+        view.seek(end)
+    return starts
+
+
+def _tensors(
+    root: Any, path: Path, read_storage: Callable[[Storage], bytes], check: Callable[[Storage], None]
+) -> dict[str, Tensor]:
+    tensors = {}
+    for name, view in _named_views(_state_dict(root, path), path).items():
+        check(view.storage)
+        tensors[name] = Tensor(view.shape, view.storage.dtype.name, partial(_read, view, read_storage))
+    return tensors
+
+
+def _read(view: View, read_storage: Callable[[Storage], bytes]) -> np.ndarray:
+    dtype = view.storage.dtype
+    values = np.frombuffer(read_storage(view.storage), dtype, view.storage.num_values)[view.offset :]
+    strides = [stride * dtype.itemsize for stride in view.strides]
+    return np.array(np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False), order="C")
+
+
+def _state_dict(root: Any, path: Path) -> Mapping[Any, Any]:
+    """Return the dict of the model's tensors: the object itself, or what a training script put it under."""
+    if not isinstance(root, dict):
+        raise UserError(
+            f"{_what(path)} holds a {type(root).__name__}; expected a dict of tensors (a state_dict)"
+        )
+    if any(isinstance(value, View) for value in root.values()):
+        return root
+    for key in CONTAINERS:
+        if isinstance(root.get(key), dict) and _named_views(root[key], path):
+            return root[key]
+    raise UserError(
+        f"{_what(path)} holds the entries {shorten((repr(key) for key in root if isinstance(key, str)), 8)}, none of them tensors; expected a state_dict, or "
+        f"one under {', '.join(map(repr, CONTAINERS))}"
+    )
+
+
+def _named_views(tree: Mapping[Any, Any], path: Path) -> dict[str, View]:
+    """Return the tensors of nested dicts by dotted name."""
+    found: dict[str, View] = {}
+    pending: list[tuple[str, Any, int]] = [(str(key), value, 1) for key, value in tree.items()]
+    for count, (name, value, depth) in enumerate(pending):
+        if isinstance(value, View):
+            found[name] = value
+        elif isinstance(value, dict):
+            # A dict can hold itself, or the same dict many times over.
+            if depth > MAX_DEPTH or count > MAX_TENSORS or len(value) > MAX_TENSORS:
+                raise UserError(f"{_what(path)} nests its tensors without end; {unpickle.REFUSED}")
+            pending += [(f"{name}.{key}", inner, depth + 1) for key, inner in value.items()]
+    return found
+
+
+def _storages(root: Any, path: Path) -> list[Storage]:
+    """Return the storages of all tensors anywhere in the object."""
+    found: list[Storage] = []
+    seen: set[int] = set()
+    pending = [root]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, View):
+            found.append(value.storage)
+        elif isinstance(value, Storage):
+            found.append(value)
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            pending += list(value.values()) if isinstance(value, dict) else list(value)
+    return found
+
+
+def _member(path: Path, name: str) -> bytes:
+    """Return a member of the archive, b"" for none; its checksum is verified."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name) if name in archive.NameToInfo else b""
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"member {name!r} of {str(path)!r} is damaged: {error}; get it again") from error
+
+
+def _storage(persistent_id: Any) -> Storage:
+    """Return the storage a persistent id names: ("storage", type, key, device, number of values[, view])."""
+    kind, dtype, key, _, num_values, *view = persistent_id
+    if kind != "storage" or not isinstance(dtype, partial) or view not in ([], [None]):
+        raise ValueError("a persistent id that is no storage")
+    return Storage(_text(key), dtype(), _size(num_values))
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
+    """Return the view, checked to lie inside its storage and not to be larger than it.
+
+    `rest` is what a view does not need: gradients, hooks, metadata.
+    """
+    shape, strides = tuple(map(_size, shape)), tuple(map(_size, strides))
+    if type(storage) is not Storage or len(shape) != len(strides):
+        raise ValueError("a tensor without storage, or with other strides than dimensions")
+    num_values = int(np.prod(shape, dtype=object)) if shape else 1
+    last = _size(offset) + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if num_values and (last >= storage.num_values or num_values > storage.num_values):
+        raise ValueError(f"a tensor of shape {shape} outside its storage of {storage.num_values} values")
+    return View(storage, offset if num_values else 0, shape, strides)
+
+
+def _rebuild_parameter(data: Any, *rest: Any) -> View:
+    if type(data) is not View:
+        raise ValueError("a parameter without a tensor")
+    return data
+
+
+def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> View:
+    """Return a tensor that had Python attributes; `function` is one of the rebuilders here."""
+    if function not in (_rebuild_tensor, _rebuild_parameter):
+        raise ValueError("a tensor rebuilt by something else")
+    return function(*arguments)
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 60:
+        raise ValueError(f"a size of {value!r}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "/" in value:
+        raise ValueError("a storage without a plain name")
+    return value
+
+
+def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
+    return {key: value for key, value in items if isinstance(key, str)}
+
+
+def _dtype_of(dtype: np.dtype) -> np.dtype:
+    return dtype
+
+
+def _what(path: Path) -> str:
+    return f"PyTorch file {str(path)!r}"
+
+
+INERT = (
+    *(
+        "argparse.Namespace",
+        "torch.device",
+        "torch.nn.parameter.Parameter",
+        "torch.Tensor",
+        "torch.serialization._get_layout",
+    ),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode"),
+    *(
+        f"torch.{name}"
+        for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+    ),
+)
+GLOBALS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch.Size": lambda sizes: tuple(sizes),
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    **{name: partial(_dtype_of, dtype) for name, dtype in STORAGES.items()},
+    **{name: partial(lambda name, *arguments: unpickle.Inert(name), name) for name in INERT},
+}
