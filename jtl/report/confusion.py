@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_COUNTED = 20
 MAX_LABELS = 50
@@ -18,10 +21,12 @@ LETTER_WIDTH = 0.62
 
 
 def plot(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str], path: Path) -> None:
-    """Write a PNG of counts [true, predicted].
+    """Write the picture of counts [true, predicted] as a PNG."""
+    draw(matrix, label_names).savefig(path)
 
-    Counts stand in the cells of up to 20 classes. Of more than 50 classes only every so many-th has its name.
-    """
+
+def draw(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str]) -> "Figure":
+    """Return the picture; counts stand in the cells of up to 20 classes, and at most 50 classes are named."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -48,7 +53,7 @@ def plot(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str],
     axis.set_ylabel("true")
     total, correct = int(matrix.sum()), int(np.trace(matrix))
     axis.set_title(f"{correct:,} of {total:,} right ({correct / max(total, 1):.1%})", fontsize="medium")
-    figure.savefig(path)
+    return figure
 
 
 def row_shares(matrix: Int[np.ndarray, "classes classes"]) -> Float[np.ndarray, "classes classes"]:
