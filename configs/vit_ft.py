@@ -3,9 +3,9 @@
     python -m jtl.main --config configs/vit_ft.py
     python -m jtl.main --config configs/vit_ft.py:ti16 --config.data.path=/path/to/folder
 
-Without an argument: the embedded `vit_mini` (Fashion-MNIST) on scikit-learn's digits with 10 labels a class, next to the
-same model from random weights. With a size: its public AugReg weights (ImageNet-21k, then ImageNet-1k) and a recipe for
-small folders of images: every layer trains, lower layers slower.
+Without an argument: the embedded `vit_mini` (Fashion-MNIST) on scikit-learn's digits with 10 labels a class,
+next to the same model from random weights. With a size: its public AugReg weights (ImageNet-21k, then
+ImageNet-1k) and a recipe for small folders of images: every layer trains, lower layers slower.
 """
 
 from ml_collections import ConfigDict

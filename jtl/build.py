@@ -22,7 +22,7 @@ DEFAULT_CHANNELS = 3
 
 
 class Built(NamedTuple):
-    """The parts, the initial values (host or device arrays), and where they came from (None: random weights)."""
+    """The parts, the initial values, and where they came from (`loaded` is None: random weights)."""
 
     parts: Parts
     params: dict[str, Any]
@@ -81,7 +81,9 @@ def with_data(config: Config, path: str) -> Config:
     """
     name = "image_folder" if Path(path).is_dir() else SOURCE_BY_SUFFIX.get(Path(path).suffix.lower())
     if name is None:
-        raise UserError(f"data {path!r} is not there; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file")
+        raise UserError(
+            f"data {path!r} is not there; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file"
+        )
     shared = {"max_unreadable": config.data.max_unreadable}
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
 
@@ -108,7 +110,9 @@ def _preprocess(settings: Pretrained, loaded: Loaded | None, model: Model) -> Pr
     base = model.preprocess
     if loaded is not None and loaded.preprocess is not None:
         base = loaded.preprocess.at(model.preprocess.image_px)
-    changed = {each.name: getattr(settings, each.name) for each in fields(settings) if getattr(settings, each.name)}
+    changed = {
+        each.name: getattr(settings, each.name) for each in fields(settings) if getattr(settings, each.name)
+    }
     preprocess = replace(base, **changed)
     if preprocess.interpolation not in INTERPOLATIONS:
         known = nearest(preprocess.interpolation, INTERPOLATIONS)

@@ -1,7 +1,8 @@
 """Checkpoints: Orbax behind one file, with a digest per leaf that is verified after every restore.
 
-Orbax (0.12) restores a flipped bit without a word and never falls back by itself; here a damaged checkpoint is named,
-set aside and the one before it used. On disk: `checkpoints/STEP/{state,meta}`; the newest two and the best are kept.
+Orbax (0.12) restores a flipped bit without a word and never falls back by itself; here a damaged checkpoint
+is named, set aside and the one before it used. On disk: `checkpoints/STEP/{state,meta}`; the newest two and
+the best are kept.
 """
 
 import hashlib
@@ -59,7 +60,7 @@ class Checkpoints:
         self._digest = jax.jit(_digests)
 
     def save(self, step: int, state: State, meta: Mapping[str, Any], value: float | None) -> None:
-        """Start saving `state` and JSON `meta` as checkpoint `step`; `value` ranks it (None: not evaluated)."""
+        """Start saving `state` and JSON `meta` as checkpoint `step`; `value` ranks it (None: it does not)."""
         sealed = _sealed({**meta, "digests": _by_name(state, self._digest(state))})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(sealed))
         self._manager.save(step, args=items, metrics=None if value is None else {"value": value}, force=True)
@@ -67,8 +68,8 @@ class Checkpoints:
     def restore(self, like: Any, warn: Callable[[str], None]) -> Restored | None:
         """Return the newest checkpoint that verifies, or None where there is none.
 
-        `like` gives shapes, dtypes and shardings. A damaged checkpoint is moved to `damaged/` beside the folder and
-        `warn` is told which leaf or file was found damaged and which step is tried next.
+        `like` gives shapes, dtypes and shardings. A damaged checkpoint is moved to `damaged/` beside the
+        folder and `warn` is told which leaf or file was found damaged and which step is tried next.
 
         Raises:
             UserError: checkpoints exist and every one is damaged.
@@ -78,13 +79,15 @@ class Checkpoints:
             restored, fault = self._try(step, like)
             if restored is not None:
                 return restored
-            following = f"using step {steps[index + 1]}" if index + 1 < len(steps) else "no earlier one is left"
+            following = (
+                f"using step {steps[index + 1]}" if index + 1 < len(steps) else "no earlier one is left"
+            )
             warn(f"checkpoint {step} is damaged ({fault}); {following}")
             self._set_aside(step)
         if steps:
             raise UserError(
-                f"all checkpoints in {self._folder} are damaged; they were moved to {self._folder.parent / 'damaged'}; "
-                f"start again with another --workdir"
+                f"all checkpoints in {self._folder} are damaged; they were moved to "
+                f"{self._folder.parent / 'damaged'}; start again with another --workdir"
             )
         return None
 
@@ -95,10 +98,14 @@ class Checkpoints:
             UserError: it is missing or damaged.
         """
         if step not in self._manager.all_steps():
-            raise UserError(f"{self._folder} has no checkpoint of step {step}; found {sorted(self._manager.all_steps())}")
+            raise UserError(
+                f"{self._folder} has no checkpoint of step {step}; found {sorted(self._manager.all_steps())}"
+            )
         restored, fault = self._try(step, like)
         if restored is None:
-            raise UserError(f"checkpoint {step} in {self._folder} is damaged ({fault}); another step is needed")
+            raise UserError(
+                f"checkpoint {step} in {self._folder} is damaged ({fault}); another step is needed"
+            )
         return restored
 
     def steps(self) -> list[int]:
@@ -147,7 +154,9 @@ def _by_name(state: State, digests: list[Array]) -> dict[str, str]:
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
     values = jax.device_get(digests)
-    return {name: np.asarray(value, np.uint32).tobytes().hex() for name, value in zip(names, values, strict=True)}
+    return {
+        name: np.asarray(value, np.uint32).tobytes().hex() for name, value in zip(names, values, strict=True)
+    }
 
 
 def _digests(state: State) -> list[UInt[Array, " 2"]]:

@@ -16,7 +16,7 @@ OVERRIDE = "--config."
 
 
 class Verb(NamedTuple):
-    """One verb: its help line, what it adds to the parser, and what it does with (arguments, overrides) → exit code."""
+    """One verb: its help line, its arguments, and what it does with (arguments, overrides) → exit code."""
 
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
         verb.add_arguments(sub)
-        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout, everything else on stderr")
+        sub.add_argument(
+            "--json", action="store_true", help="print one JSON object on stdout, everything else on stderr"
+        )
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -78,8 +80,12 @@ def _one_line(message: str) -> str:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a file in configs/, such as vit_ft.py:ti16")
-    parser.add_argument("--workdir", default="", help="run folder; the same command on the same folder resumes it")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="a file in configs/, such as vit_ft.py:ti16"
+    )
+    parser.add_argument(
+        "--workdir", default="", help="run folder; the same command on the same folder resumes it"
+    )
     parser.epilog = "Any setting: --config.SECTION.NAME=VALUE, such as --config.optim.learning_rate=1e-3"
 
 
@@ -99,11 +105,21 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="FOLDER", help="a run folder of jtl train")
-    model.add_argument("--weights", metavar="SPEC", help="pretrained weights with their own head: file, hf://, https://, gs://")
-    parser.add_argument("--data", default="", metavar="PATH", help="folder, table or .npz (default: the run's own data)")
-    parser.add_argument("--split", default="", help="train, val or test (default: test, else val, else all there is)")
+    model.add_argument(
+        "--weights",
+        metavar="SPEC",
+        help="pretrained weights with their own head: file, hf://, https://, gs://",
+    )
+    parser.add_argument(
+        "--data", default="", metavar="PATH", help="folder, table or .npz (default: the run's own data)"
+    )
+    parser.add_argument(
+        "--split", default="", help="train, val or test (default: test, else val, else all there is)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
-    parser.add_argument("--out", default="", metavar="FOLDER", help="also write metrics.json and confusion.png there")
+    parser.add_argument(
+        "--out", default="", metavar="FOLDER", help="also write metrics.json and confusion.png there"
+    )
     parser.epilog = "--config.SECTION.NAME=VALUE changes a setting, such as --config.data.max_unreadable=5"
 
 
@@ -113,7 +129,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     runtime.prepare()
     from jtl import evaluate
 
-    request = evaluate.Request(args.run, args.weights, args.data, args.split, args.batch_size, args.out, overrides)
+    request = evaluate.Request(
+        args.run, args.weights, args.data, args.split, args.batch_size, args.out, overrides
+    )
     result = evaluate.run(request)
     if args.json:
         _print_json(result)

@@ -1,7 +1,7 @@
 """The resolved configuration: a config file's ConfigDict, read once and strictly into frozen dataclasses.
 
-This is the only file that knows ConfigDict. A setting is declared beside the code that reads it; here they are put
-together. An unknown key is an error, from the file and from the command line alike.
+This is the only file that knows ConfigDict. A setting is declared beside the code that reads it; here they
+are put together. An unknown key is an error, from the file and from the command line alike.
 """
 
 import ast
@@ -15,13 +15,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jtl import optim, sharding, weights
-from jtl.data import SOURCES, pipeline
+from jtl.data import SOURCES
 from jtl.data.image import Augment
+from jtl.data.pipeline import Config as Input
 from jtl.errors import UserError, nearest
 from jtl.models import MODELS
+from jtl.optim import Config as Optim
+from jtl.sharding import Config as Sharding
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
+from jtl.weights import Config as Weights
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,13 @@ class Pretrained:
 class Train:
     """Settings of the loop.
 
-    Either `epochs` or `steps` (above 0) gives the length. `batch_size` is global, over all devices. Evaluation runs
-    every `eval_every` steps (0: once an epoch), on `eval_batch_size` images at a time (0: as in training), and a
-    checkpoint is saved with it and also every `checkpoint_every` steps (0: only with evaluation). `monitor` names the
-    metric that picks the best step and drives early stopping ("": the task's own); training stops after `patience`
-    evaluations without a gain above `min_gain` (0: never). `batch_stats` says what frozen normalisation layers do
-    with their statistics: "frozen" or "adapt". `log_every` is in steps.
+    Either `epochs` or `steps` (above 0) gives the length. `batch_size` is global, over all devices.
+    Evaluation runs every `eval_every` steps (0: once an epoch), on `eval_batch_size` images at a time (0: as
+    in training), and a checkpoint is saved with it and also every `checkpoint_every` steps (0: only with
+    evaluation). `monitor` names the metric that picks the best step and drives early stopping ("": the task's
+    own); training stops after `patience` evaluations without a gain above `min_gain` (0: never).
+    `batch_stats` says what frozen normalisation layers do with their statistics: "frozen" or "adapt".
+    `log_every` is in steps.
     """
 
     epochs: float = 10.0
@@ -67,7 +71,9 @@ class Train:
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
         if not self.steps and self.epochs <= 0:
-            raise UserError(f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0")
+            raise UserError(
+                f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
+            )
         if self.batch_stats not in ("frozen", "adapt"):
             raise UserError(f"train.batch_stats is {self.batch_stats!r}; expected 'frozen' or 'adapt'")
 
@@ -76,21 +82,21 @@ class Train:
 class Config:
     """Everything a run depends on, a section per part.
 
-    With `baseline` the same model is also trained from random weights on the same data, under RUN/scratch, and both
-    results are printed side by side.
+    With `baseline` the same model is also trained from random weights on the same data, under RUN/scratch,
+    and both results are printed side by side.
     """
 
     model: Any
     data: Any
     task: Any
     strategy: Any
-    weights: weights.Config = field(default_factory=weights.Config)
+    weights: Weights = field(default_factory=Weights)
     preprocess: Pretrained = field(default_factory=Pretrained)
-    input: pipeline.Config = field(default_factory=pipeline.Config)
+    input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)
-    optim: optim.Config = field(default_factory=optim.Config)
+    optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
-    sharding: sharding.Config = field(default_factory=sharding.Config)
+    sharding: Sharding = field(default_factory=Sharding)
     baseline: bool = False
 
 
@@ -115,9 +121,10 @@ RESUMABLE = (
 
 
 def read(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
-    """Return the configuration of a file ("configs/vit_ft.py" or "configs/vit_ft.py:ti16") with overrides applied.
+    """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
 
-    Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's type.
+    Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's
+    type.
 
     Raises:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
@@ -175,7 +182,11 @@ def text(config: Config) -> str:
     """Return the resolved configuration as one line a section, for people."""
     lines = []
     for name, section in to_dict(config).items():
-        body = ", ".join(f"{key}={value!r}" for key, value in section.items()) if isinstance(section, dict) else section
+        body = (
+            ", ".join(f"{key}={value!r}" for key, value in section.items())
+            if isinstance(section, dict)
+            else section
+        )
         lines.append(f"{name}: {body}")
     return "\n".join(lines)
 
@@ -187,9 +198,12 @@ def _plain(value: Any) -> Any:
 def _load(spec: str) -> ConfigDict:
     path, _, argument = spec.partition(":")
     if not Path(path).is_file():
-        raise UserError(f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py")
+        raise UserError(
+            f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py"
+        )
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert module_spec is not None and module_spec.loader is not None, path
+    assert module_spec is not None, path
+    assert module_spec.loader is not None, path
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -214,7 +228,9 @@ def _override(values: dict[str, Any], name: str, value: str) -> None:
 def _choice(name: str, given: Mapping[str, Any]) -> Any:
     default, known = CHOICES[name]
     if not isinstance(given, Mapping):
-        raise UserError(f"config.{name} is {given!r}; expected a section with a name, such as {name}.name={default}")
+        raise UserError(
+            f"config.{name} is {given!r}; expected a section with a name, such as {name}.name={default}"
+        )
     chosen = given.get("name", default)
     if chosen not in known:
         raise UserError(f"unknown {name}.name {chosen!r}; nearest: {nearest(str(chosen), known)}")
@@ -237,7 +253,7 @@ def _section(section: type, given: Any, where: str) -> Any:
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Return the value as the annotated type; text (from the command line) is parsed where the type is not text."""
+    """Return the value as the annotated type; text is parsed unless the type is text."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return _convert_union(value, typing.get_args(kind), where)
     if isinstance(value, str) and kind is not str:
@@ -265,7 +281,9 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
             return _convert(value, kind, where)
         except UserError:
             continue
-    raise UserError(f"config.{where} is {value!r}; expected {' or '.join(_type_name(kind) for kind in kinds)}")
+    raise UserError(
+        f"config.{where} is {value!r}; expected {' or '.join(_type_name(kind) for kind in kinds)}"
+    )
 
 
 def _convert_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
@@ -274,7 +292,9 @@ def _convert_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any,
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(_convert(each, kinds[0], where) for each in value)
     if len(value) != len(kinds):
-        raise UserError(f"config.{where} is {value!r}; expected {len(kinds)} values such as {_example(kinds)}")
+        raise UserError(
+            f"config.{where} is {value!r}; expected {len(kinds)} values such as {_example(kinds)}"
+        )
     return tuple(_convert(each, kind, where) for each, kind in zip(value, kinds, strict=True))
 
 
@@ -285,7 +305,9 @@ def _parsed(value: str, where: str) -> Any:
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError) as error:
-        raise UserError(f"config.{where} is {value!r}; expected a number, true, false, or a tuple in quotes") from error
+        raise UserError(
+            f"config.{where} is {value!r}; expected a number, true, false, or a tuple in quotes"
+        ) from error
 
 
 def _type_name(kind: Any) -> str:

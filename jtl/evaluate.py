@@ -52,17 +52,22 @@ def measure(
     """
     pending: list[metrics.Sums] = []
     for batch in batches:
-        pending.append(eval_step(state, sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, mesh)))
+        pending.append(
+            eval_step(state, sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, mesh))
+        )
     totals: dict[str, np.ndarray] | None = None
     for sums in pending:
         totals = metrics.merge(totals, sums)
-    counted = 0 if totals is None else int(totals["count"])
-    assert totals is not None and counted == num_examples, f"evaluation counted {counted} of {num_examples} examples"
+    assert totals is not None, "evaluation of no batch"
+    counted = int(totals["count"])
+    assert counted == num_examples, f"evaluation counted {counted} of {num_examples} examples"
     return task.summarize(totals)
 
 
-def batches_of(source: Source, preprocess: Any, *, batch_size: int, mesh: Mesh, settings: pipeline.Config) -> Any:
-    """Return padded evaluation batches of a source; the batch size is rounded up to a multiple of the devices."""
+def batches_of(
+    source: Source, preprocess: Any, *, batch_size: int, mesh: Mesh, settings: pipeline.Config
+) -> Any:
+    """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices."""
     size = -(-batch_size // mesh.size) * mesh.size
     return pipeline.eval_batches(source, image.eval_transform(preprocess), batch_size=size, config=settings)
 
@@ -90,7 +95,12 @@ def run(request: Request) -> dict[str, Any]:
         source, built.parts.preprocess, batch_size=request.batch_size, mesh=mesh, settings=settings.input
     )
     found = measure(
-        make_eval_step(built.parts), state, batches, mesh=mesh, task=built.parts.task, num_examples=len(source)
+        make_eval_step(built.parts),
+        state,
+        batches,
+        mesh=mesh,
+        task=built.parts.task,
+        num_examples=len(source),
     )
     sys.stderr.write(tables.final_table(found, stats.label_names) + "\n")
     result = {
@@ -107,7 +117,9 @@ def run(request: Request) -> dict[str, Any]:
     return summary.plain(result)
 
 
-def write(folder: Path, result: Mapping[str, Any], found: metrics.Summary, label_names: tuple[str, ...]) -> None:
+def write(
+    folder: Path, result: Mapping[str, Any], found: metrics.Summary, label_names: tuple[str, ...]
+) -> None:
     """Write metrics.json and, where the task has one, confusion.png."""
     folder.mkdir(parents=True, exist_ok=True)
     summary.write_json(folder / "metrics.json", result)
@@ -118,7 +130,9 @@ def write(folder: Path, result: Mapping[str, Any], found: metrics.Summary, label
 def _of_run(request: Request) -> tuple[Config, LabelStats, tuple[str, ...] | None]:
     folder = Path(request.run_folder or "")
     if not (folder / "config.json").is_file():
-        raise UserError(f"{str(folder)!r} is no run folder: config.json is missing; expected what --workdir named")
+        raise UserError(
+            f"{str(folder)!r} is no run folder: config.json is missing; expected what --workdir named"
+        )
     if not (folder / "meta.json").is_file():
         raise UserError(f"run {str(folder)!r} has no meta.json yet; repeat its training command first")
     settings = config.from_dict(json.loads((folder / "config.json").read_text()))
@@ -133,7 +147,9 @@ def _of_weights(request: Request) -> tuple[Config, LabelStats, tuple[str, ...] |
     assert request.weights is not None
     found = recognise(request.weights)
     if found.num_outputs < 2:
-        raise UserError(f"{request.weights!r} has no classification head; give a run folder with --run instead")
+        raise UserError(
+            f"{request.weights!r} has no classification head; give a run folder with --run instead"
+        )
     names = tuple(str(index) for index in range(found.num_outputs))
     settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
     stats = TASKS[settings.task.name].stats(np.arange(found.num_outputs), names)

@@ -1,6 +1,7 @@
-"""The loop: batch → step → evaluate → save, until the steps are done, nothing improves, or the process must go.
+"""The loop: batch → step → evaluate → save, until all is done, nothing improves, or the process must go.
 
-The numbers of step n-1 are read after step n was dispatched, so the device never waits for the host's bookkeeping.
+The numbers of step n-1 are read after step n was dispatched, so the device never waits for the host's
+bookkeeping.
 """
 
 import math
@@ -47,7 +48,7 @@ class Run(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How the loop ended: the state, the history of evaluations, the status, and the training images it processed."""
+    """How the loop ended: the state, the evaluations, the status, and the training images it read."""
 
     state: State
     history: progress.History
@@ -81,7 +82,9 @@ def run(
                 state, values = train_step(state, batch)
                 reader.push(number + 1, values)
             is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
-            is_saved = is_evaluated or stop.is_set or _is_due(number + 1, ready.settings.train.checkpoint_every)
+            is_saved = (
+                is_evaluated or stop.is_set or _is_due(number + 1, ready.settings.train.checkpoint_every)
+            )
             if is_saved:
                 with ready.phases.measure("step"):
                     reader.flush()
@@ -133,7 +136,7 @@ class _CompiledSteps:
 
 
 class _Reader:
-    """Reads each step's numbers once the next step is dispatched, reports them, and stops a run that diverged."""
+    """Reads each step's numbers once the next is dispatched, reports them, and stops a run that diverged."""
 
     def __init__(self, ready: Run, writer: Writer, history: progress.History) -> None:
         self.history = history
@@ -158,9 +161,9 @@ class _Reader:
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             raise UserError(
-                f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; expected "
-                f"finite numbers. The checkpoints before it are kept; lower optim.learning_rate or raise optim.warmup "
-                f"and start with another --workdir"
+                f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; "
+                f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
+                f"raise optim.warmup and start with another --workdir"
             )
         settings = self._ready.settings.train
         if number % settings.log_every == 0 or number == self._ready.built.parts.num_steps:

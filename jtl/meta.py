@@ -6,11 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 import jax
+import numpy as np
 
-from jtl import __version__, tree
+from jtl import __version__, optim, step, tree
 from jtl.build import Built
 from jtl.config import Config
+from jtl.report.tables import FreezeRow
 from jtl.tasks import LabelStats
+
+EXTRA = "extra"
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -47,5 +51,37 @@ def parameters(built: Built) -> dict[str, int]:
 
 
 def freeze_rows(built: Built, config: Config) -> list[FreezeRow]:
-    """Return a row a layer of the model: its parameters, their bytes, and how they train."""
-    return []
+    """Return a row a layer of the model, from input to head, and one for what the strategy adds."""
+    parts, flat = built.parts, tree.flatten(built.params)
+    layers = {prefixes[0].split("/")[-1]: prefixes for prefixes in parts.model.layers}
+    members = {
+        label: [name for name in flat if _is_under(name, prefixes)] for label, prefixes in layers.items()
+    }
+    members[EXTRA] = [name for name in flat if _is_under(name, (EXTRA,))]
+    return [_freeze_row(label, names, built, config) for label, names in members.items() if names]
+
+
+def _freeze_row(label: str, names: list[str], built: Built, config: Config) -> FreezeRow:
+    parts, flat = built.parts, tree.flatten(built.params)
+    trained = {name: parts.groups[name] for name in names if not parts.groups[name].is_frozen}
+    multipliers = [group.multiplier for group in trained.values()]
+    starts = [group.start_step for group in trained.values()]
+    is_decayed = any(optim.is_decayed(name, config.optim.decay_on) for name in trained)
+    modules = {name.rsplit("/", 1)[0] for name in names}
+    stats = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in tree.flatten(built.model_state)} & modules
+    last_phase = optim.phases(parts.groups)[-1]
+    is_frozen = stats <= step.frozen_stats(parts, built.model_state, last_phase)
+    return FreezeRow(
+        name=label,
+        num_params=sum(int(np.size(flat[name])) for name in names),
+        num_bytes=sum(int(flat[name].nbytes) for name in names),
+        num_trainable=sum(int(np.size(flat[name])) for name in trained),
+        multipliers=(min(multipliers), max(multipliers)) if trained else (0.0, 0.0),
+        weight_decay=config.optim.weight_decay if is_decayed else 0.0,
+        start_step=min(starts) if trained else 0,
+        batch_stats=("frozen" if is_frozen else "adapting") if stats else "",
+    )
+
+
+def _is_under(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}/") for prefix in prefixes)

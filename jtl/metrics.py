@@ -1,4 +1,4 @@
-"""Metrics as sums: added over batches, divided once at the end, exact under masks, padding and any batch size.
+"""Metrics as sums: added over batches, divided once at the end, exact under masks and any batch size.
 
 Shape legend: C classes. Counts are kept in int32 on the device and in int64 once merged on the host.
 """
@@ -19,8 +19,8 @@ MINIMIZED = frozenset({"loss", "mean_squared_error", "root_mean_squared_error", 
 class Summary(NamedTuple):
     """Final numbers of one evaluation.
 
-    `scalars` by name; `per_class` vectors [C] by name; `confusion` [true, predicted] counts, or None where the task
-    has none or has more than `MAX_CONFUSION_CLASSES` classes.
+    `scalars` by name; `per_class` vectors [C] by name; `confusion` [true, predicted] counts, or None where
+    the task has none or has more than `MAX_CONFUSION_CLASSES` classes.
     """
 
     scalars: dict[str, float]
@@ -38,9 +38,15 @@ def is_maximized(metric: str) -> bool:
 
 
 def confusion_sums(
-    predicted: Int[Array, " batch"], actual: Int[Array, " batch"], mask: Bool[Array, " batch"], num_classes: int
+    predicted: Int[Array, " batch"],
+    actual: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    num_classes: int,
 ) -> Sums:
-    """Return the counts behind recall, precision and F1: a matrix [true, predicted] up to 1,000 classes, else margins."""
+    """Return the counts behind recall, precision and F1: a matrix [true, predicted], or only its margins.
+
+    The margins (hits, true and predicted counts a class) are for more than `MAX_CONFUSION_CLASSES` classes.
+    """
     weight = mask.astype(jnp.int32)
     if num_classes <= MAX_CONFUSION_CLASSES:
         matrix = jnp.zeros((num_classes, num_classes), jnp.int32).at[actual, predicted].add(weight)
@@ -84,8 +90,13 @@ def f1_scores(hits: ArrayLike, actual: ArrayLike, predicted: ArrayLike) -> np.nd
 def merge(totals: dict[str, np.ndarray] | None, sums: Mapping[str, Array]) -> dict[str, np.ndarray]:
     """Add one batch's sums to the totals on the host, in int64 or float64."""
     wide = {name: np.asarray(value) for name, value in sums.items()}
-    wide = {name: value.astype(np.int64 if value.dtype.kind in "iu" else np.float64) for name, value in wide.items()}
-    return wide if totals is None else {name: np.asarray(totals[name] + value) for name, value in wide.items()}
+    wide = {
+        name: value.astype(np.int64 if value.dtype.kind in "iu" else np.float64)
+        for name, value in wide.items()
+    }
+    return (
+        wide if totals is None else {name: np.asarray(totals[name] + value) for name, value in wide.items()}
+    )
 
 
 def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:

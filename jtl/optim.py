@@ -1,7 +1,7 @@
 """The optimizer: schedules, groups, layer-wise decay → one optax transformation over the trainable leaves.
 
-It sees only the flat dict {name: leaf} of what trains, so a clip or a norm cannot bring back the cost of frozen
-gradients. Leaves that thaw later have their own optimizer state, whose clock starts when they do.
+It sees only the flat dict {name: leaf} of what trains, so a clip or a norm cannot bring back the cost of
+frozen gradients. Leaves that thaw later have their own optimizer state, whose clock starts when they do.
 """
 
 import math
@@ -28,14 +28,14 @@ Flat = dict[str, Any]
 class Config:
     """Settings of the optimizer.
 
-    `learning_rate` is the peak rate, reached after `warmup` (fraction of the run) and brought down by `schedule` to
-    `end_factor` times the peak; the step schedule multiplies by `decay_factor` at each fraction in `decay_at`.
-    `weight_decay` applies to `decay_on`: "kernels" (no norms, biases, tokens or position embeddings) or "all".
-    `momentum` (beta1), `beta2` and `epsilon` go to the optimizers that have them. `clip_norm` bounds the global norm of
-    the trainable gradients (0: no bound). `accumulate` processes a batch in that many slices, one after another.
-    `ema` is the decay of a moving average of the trainable parameters, used for evaluation (0: none).
-    `layer_decay` multiplies the learning rate once for every layer between a leaf and the head (Clark et al. 2020);
-    `head_multiplier` scales the head's.
+    `learning_rate` is the peak rate, reached after `warmup` (fraction of the run) and brought down by
+    `schedule` to `end_factor` times the peak; the step schedule multiplies by `decay_factor` at each fraction
+    in `decay_at`. `weight_decay` applies to `decay_on`: "kernels" (no norms, biases, tokens or position
+    embeddings) or "all". `momentum` (beta1), `beta2` and `epsilon` go to the optimizers that have them.
+    `clip_norm` bounds the global norm of the trainable gradients (0: no bound). `accumulate` processes a
+    batch in that many slices, one after another. `ema` is the decay of a moving average of the trainable
+    parameters, used for evaluation (0: none). `layer_decay` multiplies the learning rate once for every layer
+    between a leaf and the head (Clark et al. 2020); `head_multiplier` scales the head's.
     """
 
     name: str = "adamw"
@@ -61,7 +61,9 @@ class Config:
         for field, known in choices:
             value = getattr(self, field)
             if value not in known:
-                raise UserError(f"optim.{field} is {value!r}; expected one of {nearest(value, known, len(known))}")
+                raise UserError(
+                    f"optim.{field} is {value!r}; expected one of {nearest(value, known, len(known))}"
+                )
         for field in ("learning_rate", "epsilon", "layer_decay", "head_multiplier", "decay_factor"):
             if getattr(self, field) <= 0:
                 raise UserError(f"optim.{field} is {getattr(self, field)}; expected a positive number")
@@ -76,7 +78,7 @@ class Config:
 
 
 class Optimizer(NamedTuple):
-    """One built optimizer kind. `is_decoupled`: weight decay adds to the update (AdamW), not to the gradient (L2)."""
+    """One kind of optimizer; `is_decoupled` weight decay adds to the update (AdamW), not to the gradient."""
 
     direction: Callable[[Config], optax.GradientTransformation]
     is_decoupled: bool
@@ -94,7 +96,8 @@ def assign(groups: Mapping[str, Group], config: Config, context: Context) -> dic
 
     >>> context = Context(layers=(("stem",), ("block",), ("head",)), num_steps=10)
     >>> groups = {name: Group() for name in ("stem/kernel", "block/kernel", "head/kernel")}
-    >>> [group.multiplier for group in assign(groups, Config(layer_decay=0.5, head_multiplier=3.0), context).values()]
+    >>> assigned = assign(groups, Config(layer_decay=0.5, head_multiplier=3.0), context)
+    >>> [group.multiplier for group in assigned.values()]
     [0.25, 0.5, 3.0]
     """
     head = len(context.layers) - 1
@@ -119,7 +122,9 @@ def make(config: Config, groups: Mapping[str, Group], num_steps: int) -> optax.G
     starts = {label: int(label) for label in labels.values()}
     per_start = {label: _starting_at(_update_rule(config), start) for label, start in starts.items()}
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, optax.partition(per_start, labels), _scale_by_rates(config, trainable, num_steps))
+    return optax.chain(
+        clip, optax.partition(per_start, labels), _scale_by_rates(config, trainable, num_steps)
+    )
 
 
 def schedule(config: Config, num_steps: int) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
@@ -204,11 +209,13 @@ def _scale_by_rates(
 
 
 def _muon(config: Config) -> optax.GradientTransformation:
-    """Muon on the backbone's kernels, Adam on the rest (Jordan 2024; rates as AdamW's, Liu et al. 2025, eq. 4)."""
+    """Muon on the backbone's kernels (Jordan 2024), Adam on the rest."""
 
     def label(name: str, leaf: Any) -> str:
         # Leaves of other groups arrive as optax.MaskedNode.
-        is_matrix = name.endswith("/kernel") and getattr(leaf, "ndim", 0) >= 2 and not name.startswith("head/")
+        is_matrix = (
+            name.endswith("/kernel") and getattr(leaf, "ndim", 0) >= 2 and not name.startswith("head/")
+        )
         return "muon" if is_matrix else "adam"
 
     def labels(params: Flat) -> Flat:
@@ -216,7 +223,8 @@ def _muon(config: Config) -> optax.GradientTransformation:
 
     def dimensions(params: Flat) -> Flat:
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: contrib.MuonDimensionNumbers(*_matrix_dimensions(path[-1].key, leaf.ndim)), params
+            lambda path, leaf: contrib.MuonDimensionNumbers(*_matrix_dimensions(path[-1].key, leaf.ndim)),
+            params,
         )
 
     muon = optax.chain(
@@ -233,7 +241,7 @@ def _matrix_dimensions(name: str, ndim: int) -> tuple[tuple[int, ...], tuple[int
 
 
 def _scaled_to_adam_rms(updates: Flat, params: Flat | None) -> Flat:
-    """Scale orthogonal updates to root mean square 0.2, about Adam's, so that its rates fit (Liu et al. 2025, eq. 4)."""
+    """Scale orthogonal updates to root mean square 0.2, so that Adam's rates fit (Liu et al. 2025, eq. 4)."""
     del params
 
     def scaled(path: Any, update: Array) -> Array:
@@ -278,7 +286,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(lambda config: optax.trace(config.momentum), is_decoupled=False),
     "adam": Optimizer(_adam, is_decoupled=False),
     "adamw": Optimizer(_adam, is_decoupled=True),
-    "lion": Optimizer(lambda config: optax.scale_by_lion(b1=config.momentum, b2=config.beta2), is_decoupled=True),
+    "lion": Optimizer(
+        lambda config: optax.scale_by_lion(b1=config.momentum, b2=config.beta2), is_decoupled=True
+    ),
     "adafactor": Optimizer(_adafactor, is_decoupled=True),
     "muon": Optimizer(_muon, is_decoupled=True),
 }

@@ -1,4 +1,4 @@
-"""How an image becomes a model's input. It travels with the weights: run folder, evaluation, export, serving."""
+"""How an image becomes a model's input; travels with the weights to evaluation, export and serving."""
 
 from dataclasses import dataclass, replace
 
@@ -9,9 +9,9 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 class Preprocess:
     """Evaluation pre-processing, timm's convention: resize the short side, crop the centre, normalise.
 
-    `image_px` is (height, width) after the crop. `resize_px` is the short side before the crop for a square input;
-    0 resizes straight to `image_px` without keeping the aspect ratio. `mean` and `std`, one per channel, apply to
-    values scaled to [0, 1]; their number is the number of channels.
+    `image_px` is (height, width) after the crop. `resize_px` is the short side before the crop for a square
+    input; 0 resizes straight to `image_px` without keeping the aspect ratio. `mean` and `std`, one per
+    channel, apply to values scaled to [0, 1]; their number is the number of channels.
     """
 
     image_px: tuple[int, int] = (224, 224)
@@ -35,7 +35,7 @@ class Preprocess:
         return replace(self, image_px=image_px, resize_px=scaled)
 
     def with_channels(self, num_channels: int) -> "Preprocess":
-        """Return the same pre-processing for images of another number of channels, each with the average statistics.
+        """Return the same for images of another number of channels, each with the average statistics.
 
         >>> Preprocess(mean=(0.25, 0.5, 0.75)).with_channels(1).mean
         (0.5,)

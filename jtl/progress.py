@@ -1,6 +1,7 @@
 """What a run knows of its own evaluations: the best step and when to stop, as pure functions of the history.
 
-The history, a list of {"step": …, metric name: value}, is saved in every checkpoint; nothing else is remembered.
+The history, a list of {"step": …, metric name: value}, is saved in every checkpoint; nothing else is
+remembered.
 """
 
 import math
@@ -10,7 +11,9 @@ from typing import Any
 History = list[dict[str, Any]]
 
 
-def best(history: Sequence[Mapping[str, Any]], metric: str, *, is_maximized: bool) -> Mapping[str, Any] | None:
+def best(
+    history: Sequence[Mapping[str, Any]], metric: str, *, is_maximized: bool
+) -> Mapping[str, Any] | None:
     """Return the entry with the best value of `metric`, the earliest of equals, or None without evaluations.
 
     >>> best([{"step": 5, "accuracy": 0.8}, {"step": 10, "accuracy": 0.8}], "accuracy", is_maximized=True)

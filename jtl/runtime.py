@@ -5,8 +5,8 @@ import os
 import signal
 from types import FrameType
 
-# Weight gradients of convolutions run 1.9 × slower through YNNPACK's convolution fusion in these jaxlib releases
-# (ResNet-18 step on 2 cores: 3.1 s against 1.6 s). An unknown XLA flag aborts the process, hence the explicit list.
+# Weight gradients of convolutions run at half the speed through YNNPACK's convolution fusion in these jaxlib
+# releases (ResNet-18 step, 2 cores: 3.1 s, not 1.6 s). An unknown XLA flag aborts the process: so a list.
 CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 JAXLIBS_WITH_CONVOLUTION_FLAG = ("0.10.2",)
 
@@ -14,7 +14,7 @@ PREEMPTED_EXIT_CODE = 75
 
 
 def prepare() -> None:
-    """Set the environment jax reads at import; call it before anything imports jax. What the user has set stays."""
+    """Set the environment jax reads; call it before anything imports jax. What the user has set stays."""
     flags = os.environ.get("XLA_FLAGS", "")
     is_known = importlib.metadata.version("jaxlib") in JAXLIBS_WITH_CONVOLUTION_FLAG
     if is_known and "xla_cpu_experimental_ynn_fusion_type" not in flags:
@@ -24,7 +24,7 @@ def prepare() -> None:
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has asked this process to stop; a second signal acts at once, as without us."""
+    """Whether SIGTERM or SIGINT has asked this process to stop; a second signal acts as without us."""
 
     def __init__(self) -> None:
         self.is_set = False

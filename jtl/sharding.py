@@ -1,4 +1,4 @@
-"""Where arrays live: one named mesh over the devices, batches cut along it, the state placed by ordered rules."""
+"""Where arrays live: one named mesh over the devices, batches cut along it, the state placed by rules."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ FSDP_MIN_BYTES = 4 * 2**20
 class Config:
     """Settings of the placement.
 
-    `devices` is how many local devices to use (0: all). `rules` are (regular expression, placement) pairs on names of
-    state leaves such as "trainable/head/kernel" or "opt_state/…/head/kernel", first match wins, unmatched leaves are
-    replicated; placements are "replicate" and "fsdp" (split along the largest divisible dimension from 4 MiB on).
+    `devices` is how many local devices to use (0: all). `rules` are (regular expression, placement) pairs on
+    names of state leaves such as "trainable/head/kernel" or "opt_state/…/head/kernel", first match wins,
+    unmatched leaves are replicated; placements are "replicate" and "fsdp" (split along the largest divisible
+    dimension from 4 MiB on).
     """
 
     devices: int = 0
@@ -30,9 +31,8 @@ class Config:
     def __post_init__(self) -> None:
         for _, placement in self.rules:
             if placement not in PLACEMENTS:
-                raise UserError(
-                    f"sharding.rules has placement {placement!r}; expected one of {nearest(placement, PLACEMENTS)}"
-                )
+                known = nearest(placement, PLACEMENTS)
+                raise UserError(f"sharding.rules has placement {placement!r}; expected one of {known}")
 
 
 def mesh(config: Config) -> Mesh:

@@ -15,8 +15,8 @@ from jtl.strategies.contract import Group
 class State(NamedTuple):
     """Everything a step changes, and the frozen parameters beside it.
 
-    `trainable` and `frozen` are nested dicts with disjoint names (the model's own, plus "extra/…" of the strategy);
-    `model_state` holds running statistics; `ema` averages `trainable`, or is {}.
+    `trainable` and `frozen` are nested dicts with disjoint names (the model's own, plus "extra/…" of the
+    strategy); `model_state` holds running statistics; `ema` averages `trainable`, or is {}.
     """
 
     step: Int[Array, ""]

@@ -1,6 +1,7 @@
-"""The step: the only `jit` of training and the only donation. Model, task and strategy meet here and nowhere else.
+"""The step: the only `jit` of training and the only donation. Model, task and strategy meet here alone.
 
-Only leaves that train in the current phase are differentiated, so compiled FLOPs and memory fall as leaves freeze.
+Only leaves that train in the current phase are differentiated, so compiled FLOPs and memory fall as leaves
+freeze.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,8 +29,8 @@ STREAM = "train"
 class Parts(NamedTuple):
     """What a step is made of; static for the whole run.
 
-    `groups` name how each leaf trains, `adapts_frozen_stats` whether normalisation layers of frozen parts keep
-    learning their statistics, `seed` feeds every random key.
+    `groups` name how each leaf trains, `adapts_frozen_stats` whether normalisation layers of frozen parts
+    keep learning their statistics, `seed` feeds every random key.
     """
 
     model: Model
@@ -50,12 +51,15 @@ def make_train_step(
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """Return the compiled step for the phase that begins at `phase_start` (see `optim.phases`).
 
-    It maps (state, {stream: batch}) to the next state and metrics as device scalars; the given state is donated. A
-    non-finite loss or gradient leaves everything but the step number as it was.
+    It maps (state, {stream: batch}) to the next state and metrics as device scalars; the given state is
+    donated. A non-finite loss or gradient leaves everything but the step number as it was.
     """
     step = partial(_train_step, parts, phase_start)
     return jax.jit(
-        step, in_shardings=(state_sharding, batch_sharding), out_shardings=(state_sharding, None), donate_argnums=0
+        step,
+        in_shardings=(state_sharding, batch_sharding),
+        out_shardings=(state_sharding, None),
+        donate_argnums=0,
     )
 
 
@@ -70,7 +74,9 @@ def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
     return jax.jit(eval_step)
 
 
-def predict(parts: Parts, params: Any, model_state: Any, inputs: Float[Array, "batch height width channels"]) -> Outputs:
+def predict(
+    parts: Parts, params: Any, model_state: Any, inputs: Float[Array, "batch height width channels"]
+) -> Outputs:
     """Return the outputs in evaluation mode, through the strategy's own forward pass."""
     apply = _bind(parts.model, model_state, frozenset())
     return parts.strategy.forward(apply, params, inputs, train=False, key=None)
@@ -139,15 +145,21 @@ def _gradients(
         index, part = index_and_batch
         loss_of = partial(_loss, parts, stats, rest, model_state, part, state.step)
         slice_key = jax.random.fold_in(key, index)
-        (loss, (new_state, reported)), grads = jax.value_and_grad(loss_of, has_aux=True)(active, total, slice_key)
+        (loss, (new_state, reported)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            active, total, slice_key
+        )
         return new_state, (loss, grads, reported)
 
     if num_slices == 1:
-        model_state, (loss, grads, reported) = slice_gradients(state.model_state, (jnp.zeros([], jnp.int32), batch))
+        model_state, (loss, grads, reported) = slice_gradients(
+            state.model_state, (jnp.zeros([], jnp.int32), batch)
+        )
         return loss, grads, model_state, reported
 
     slices = jax.tree.map(lambda leaf: _sliced(leaf, num_slices), batch)
-    model_state, (losses, grads, reported) = _summed_scan(slice_gradients, state.model_state, slices, num_slices)
+    model_state, (losses, grads, reported) = _summed_scan(
+        slice_gradients, state.model_state, slices, num_slices
+    )
     return losses, grads, model_state, jax.tree.map(lambda value: value / num_slices, reported)
 
 
@@ -190,7 +202,9 @@ def _loss(
     loss = jnp.sum(per_example * stream["mask"].astype(per_example.dtype)) / total
     if parts.strategy.penalty is None:
         return loss, (outputs.model_state, {})
-    penalty, reported = parts.strategy.penalty(forward, params, batch, outputs, step, jax.random.fold_in(key, 1))
+    penalty, reported = parts.strategy.penalty(
+        forward, params, batch, outputs, step, jax.random.fold_in(key, 1)
+    )
     return loss + penalty / parts.optim.accumulate, (outputs.model_state, reported)
 
 

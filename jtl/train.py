@@ -31,7 +31,7 @@ from jtl.weights.run_folder import write_run_weights
 
 
 def run_folder(settings: Config, spec: str, workdir: str) -> Path:
-    """Return the run folder: `workdir`, or runs/CONFIG-DIGEST so that the same command finds the same folder."""
+    """Return the run folder: `workdir`, or runs/CONFIG-DIGEST, which the same command finds again."""
     if workdir:
         return Path(workdir)
     digest = hashlib.sha256(json.dumps(config.to_dict(settings), sort_keys=True).encode()).hexdigest()
@@ -41,7 +41,8 @@ def run_folder(settings: Config, spec: str, workdir: str) -> Path:
 def run(settings: Config, folder: Path) -> dict[str, Any]:
     """Train as configured, or resume what the folder holds, and return what summary.json says.
 
-    With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are compared.
+    With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
+    compared.
 
     Raises:
         UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
@@ -68,15 +69,17 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     path = folder / "config.json"
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir")
+            raise UserError(
+                f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         summary.write_json(path, config.to_dict(settings))
         return None
     changed = config.conflicts(config.to_dict(settings), json.loads(path.read_text()))
     if changed:
         raise UserError(
-            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); give another "
-            f"--workdir, or repeat the command it was made with"
+            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "
+            f"give another --workdir, or repeat the command it was made with"
         )
     result = json.loads(_text(folder / "summary.json") or "{}")
     if result.get("status") not in FINISHED:
@@ -112,7 +115,7 @@ def _train(settings: Config, folder: Path, live: Live) -> dict[str, Any]:
 
 
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State]:
-    """Open the data, build the model with its weights, show what will train; return the run and its state at step 0."""
+    """Open the data, build the model, show what will train; return the run and its state at step 0."""
     mesh = sharding.mesh(settings.sharding)
     _check_batch(settings, mesh.size)
     splits = _splits(settings, live)
@@ -155,7 +158,9 @@ def _splits(settings: Config, live: Live) -> dict[str, Source]:
     for line in checked.lines:
         live.log(line)
     if "train" not in checked.splits:
-        raise UserError(f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}")
+        raise UserError(
+            f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
+        )
     return checked.splits
 
 
@@ -175,18 +180,24 @@ def _monitor(settings: Config, built: Built, source: Source) -> str:
         UserError: the task has no metric of the name the settings give.
     """
     task = built.parts.task
-    sums = task.metrics(jnp.zeros((1, task.head_size)), jnp.asarray(source.labels()[:1]), jnp.ones((1,), bool))
+    sums = task.metrics(
+        jnp.zeros((1, task.head_size)), jnp.asarray(source.labels()[:1]), jnp.ones((1,), bool)
+    )
     known = task.summarize(metrics.merge(None, sums)).scalars
     chosen = settings.train.monitor or task.monitor
     if chosen not in known:
-        raise UserError(f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}")
+        raise UserError(
+            f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}"
+        )
     return chosen
 
 
 def _initial_state(built: Built, settings: Config, mesh: Mesh) -> tuple[State, Any]:
     def create(params: Any, model_state: Any) -> State:
         parts = built.parts
-        return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=settings.optim.ema > 0)
+        return states.create(
+            params, model_state, parts.groups, parts.optimizer, has_ema=settings.optim.ema > 0
+        )
 
     shapes = jax.eval_shape(create, built.params, built.model_state)
     state_sharding = sharding.of_state(shapes, settings.sharding, mesh)
@@ -205,11 +216,13 @@ def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State
 
 
 def _like(state: State) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
 
 
 def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
-    """Measure the best step on every split that is not for training; write the weights, the tables and the plots."""
+    """Measure the best step on every split that is not for training; write weights, tables and plots."""
     best = progress.best(ended.history, ready.monitor, is_maximized=metrics.is_maximized(ready.monitor))
     state = ended.state
     if best is not None and best["step"] != int(state.step):
@@ -220,10 +233,14 @@ def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) 
     for split in ready.eval_batches:
         found = loop.evaluated(ready, state, split)
         scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
-        ready.live.log(f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.stats.label_names)}")
+        ready.live.log(
+            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.stats.label_names)}"
+        )
         result = {"split": split, "num_examples": len(ready.splits[split]), "metrics": found.scalars}
         evaluate.write(ready.folder / split, result, found, ready.stats.label_names)
-    writer.scalars(int(state.step), {name: value for name, value in scores.items() if name.startswith("test/")})
+    writer.scalars(
+        int(state.step), {name: value for name, value in scores.items() if name.startswith("test/")}
+    )
     return scores
 
 

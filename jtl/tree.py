@@ -88,7 +88,9 @@ def first_match(patterns: Iterable[str], names: Iterable[str], setting: str) -> 
     for pattern, regex in compiled:
         if not any(regex.search(name) for name in names):
             raise UserError(f"{setting} {pattern!r} matches no parameter; nearest: {nearest(pattern, names)}")
-    return {name: next((pattern for pattern, regex in compiled if regex.search(name)), None) for name in names}
+    return {
+        name: next((pattern for pattern, regex in compiled if regex.search(name)), None) for name in names
+    }
 
 
 def num_values(tree: Mapping[str, Any]) -> int:
@@ -99,12 +101,13 @@ def num_values(tree: Mapping[str, Any]) -> int:
 def num_bytes(tree: Mapping[str, Any]) -> int:
     """Return the bytes of all leaves together (arrays or `jax.ShapeDtypeStruct`)."""
     return sum(
-        int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize for leaf in flatten(tree).values()
+        int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+        for leaf in flatten(tree).values()
     )
 
 
 def sha256(tree: Mapping[str, Any]) -> str:
-    """Return the hex digest over names, dtypes, shapes and bytes of all leaves; equal trees give equal digests."""
+    """Return the hex digest over names, dtypes, shapes and bytes of all leaves."""
     digest = hashlib.sha256()
     for name, leaf in sorted(flatten(tree).items()):
         array = np.ascontiguousarray(np.asarray(leaf))

@@ -14,7 +14,9 @@ from jtl.errors import UserError
 from jtl.state import State
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +28,21 @@ def _collect_unawaited_coroutines() -> Iterator[None]:
 def _state(step: int) -> State:
     rng = np.random.default_rng(step)
     trainable = {"head": {"kernel": jnp.asarray(rng.normal(size=(64, 48)), jnp.float32)}}
-    frozen = {"stem": {"kernel": jnp.asarray(rng.normal(size=(40, 8)), jnp.bfloat16), "flag": jnp.array([True, False])}}
+    frozen = {
+        "stem": {
+            "kernel": jnp.asarray(rng.normal(size=(40, 8)), jnp.bfloat16),
+            "flag": jnp.array([True, False]),
+        }
+    }
     return State(jnp.array(step, jnp.int32), trainable, frozen, {}, (jnp.zeros([], jnp.int32),), {})
 
 
 def _like(state: State, num_devices: int = 1) -> State:
     mesh = sharding.mesh(sharding.Config(devices=num_devices))
     places = sharding.of_state(state, sharding.Config(), mesh)
-    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, places)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, places
+    )
 
 
 def _bits(state: State) -> list[bytes]:
@@ -56,7 +65,9 @@ def saved(folder: Path) -> Iterator[Checkpoints]:
 
 
 def _data_files(folder: Path, step: int) -> list[Path]:
-    files = [path for path in (folder / str(step) / "state").rglob("*") if path.is_file() and "/d/" in str(path)]
+    files = [
+        path for path in (folder / str(step) / "state").rglob("*") if path.is_file() and "/d/" in str(path)
+    ]
     assert files
     return sorted(files, key=lambda path: path.stat().st_size)
 
@@ -126,7 +137,11 @@ def test_truncated_data_is_found_and_the_checkpoint_before_is_used(
 
 
 def test_changed_meta_is_found(saved: Checkpoints, folder: Path) -> None:
-    path = next(path for path in (folder / "20" / "meta").rglob("*") if path.is_file() and b"accuracy" in path.read_bytes())
+    path = next(
+        path
+        for path in (folder / "20" / "meta").rglob("*")
+        if path.is_file() and b"accuracy" in path.read_bytes()
+    )
     path.write_bytes(path.read_bytes().replace(b"0.5", b"0.7"))
     warnings: list[str] = []
     restored = saved.restore(_like(_state(0)), warnings.append)
@@ -145,10 +160,12 @@ def test_damaged_step_can_be_saved_again(saved: Checkpoints, folder: Path) -> No
     assert restored.step == 20
 
 
-def test_all_checkpoints_damaged_is_an_error_that_says_where_they_went(saved: Checkpoints, folder: Path) -> None:
+def test_all_checkpoints_damaged_is_an_error_that_says_where_they_went(
+    saved: Checkpoints, folder: Path
+) -> None:
     for step in (10, 20):
         _data_files(folder, step)[-1].write_bytes(b"")
-    with pytest.raises(UserError, match="all checkpoints in .* are damaged; they were moved to .*damaged"):
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged; they were moved to .*damaged"):
         saved.restore(_like(_state(0)), lambda text: None)
 
 

@@ -14,7 +14,10 @@ NAMES = ("stem/kernel", "stem/bias", "block/kernel", "block/bias", "head/kernel"
 
 def _params() -> dict[str, jax.Array]:
     rng = np.random.default_rng(0)
-    return {name: jnp.asarray(rng.normal(size=(4, 3) if "kernel" in name else (3,)), jnp.float32) for name in NAMES}
+    return {
+        name: jnp.asarray(rng.normal(size=(4, 3) if "kernel" in name else (3,)), jnp.float32)
+        for name in NAMES
+    }
 
 
 def _run(
@@ -26,7 +29,9 @@ def _run(
     state = optimizer.init(params)
     history = []
     for _ in range(num_steps):
-        grads = params if gradient is None else jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), params)
+        grads = (
+            params if gradient is None else jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), params)
+        )
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         history.append(updates)
@@ -41,13 +46,21 @@ def test_adamw_equals_optax_with_the_same_schedule() -> None:
     state = reference.init(params)
     for updates in found:
         expected, state = reference.update(params, state, params)
-        jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5), updates, expected)
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5), updates, expected
+        )
         params = optax.apply_updates(params, expected)
 
 
 def test_sgd_adds_weight_decay_to_the_gradient_before_the_momentum() -> None:
     config = optim.Config(
-        name="sgd", learning_rate=0.1, weight_decay=0.5, decay_on="all", clip_norm=0.0, schedule="constant", warmup=0.0
+        name="sgd",
+        learning_rate=0.1,
+        weight_decay=0.5,
+        decay_on="all",
+        clip_norm=0.0,
+        schedule="constant",
+        warmup=0.0,
     )
     found = _run(config, dict.fromkeys(NAMES, Group()), gradient=0.2, num_steps=3)
     param, momentum = _params()["block/kernel"], 0.0
@@ -84,7 +97,9 @@ def test_cosine_and_linear_schedules_end_at_the_end_factor_and_halve_midway() ->
 
 
 def test_step_schedule_multiplies_at_its_fractions() -> None:
-    config = optim.Config(schedule="step", learning_rate=1.0, warmup=0.0, decay_at=(0.5, 0.75), decay_factor=0.1)
+    config = optim.Config(
+        schedule="step", learning_rate=1.0, warmup=0.0, decay_at=(0.5, 0.75), decay_factor=0.1
+    )
     rate = optim.schedule(config, 100)
     found = [float(rate(jnp.array(step))) for step in (49, 50, 74, 75)]
     assert found == pytest.approx([1.0, 0.1, 0.1, 0.01])
@@ -99,7 +114,10 @@ def test_clip_bounds_the_global_norm_over_all_groups_together() -> None:
 
 def test_clip_sees_leaves_that_start_later_and_leaves_that_train_as_one() -> None:
     config = optim.Config(name="sgd", clip_norm=1.0, learning_rate=1.0, schedule="constant", warmup=0.0)
-    groups = dict.fromkeys(NAMES, Group()) | {"stem/kernel": Group(start_step=1), "stem/bias": Group(start_step=1)}
+    groups = dict.fromkeys(NAMES, Group()) | {
+        "stem/kernel": Group(start_step=1),
+        "stem/bias": Group(start_step=1),
+    }
     second = _run(config, groups, gradient=3.0, num_steps=2)[1]
     one = 1.0 / np.sqrt(3 * 12 + 3 * 3)
     np.testing.assert_allclose(second["stem/kernel"], -one, rtol=1e-5)
@@ -121,13 +139,19 @@ def test_leaf_that_starts_later_does_not_move_before_and_then_takes_a_fresh_firs
     assert not any(np.any(updates["block/kernel"]) for updates in found[:5])
     # Adam's first step is the learning rate; a clock that had run before would give about three times that.
     np.testing.assert_allclose(found[5]["block/kernel"], -1e-2, rtol=1e-4)
-    np.testing.assert_allclose(found[5]["block/kernel"], found[0]["head/kernel"][:1, :1] * np.ones((4, 3)), rtol=1e-4)
+    np.testing.assert_allclose(
+        found[5]["block/kernel"], found[0]["head/kernel"][:1, :1] * np.ones((4, 3)), rtol=1e-4
+    )
 
 
 def test_leaf_ramps_up_to_its_rate_after_its_start() -> None:
-    config = optim.Config(name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", warmup=0.0, clip_norm=0.0)
+    config = optim.Config(
+        name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", warmup=0.0, clip_norm=0.0
+    )
     groups = dict.fromkeys(NAMES, Group()) | {"block/kernel": Group(start_step=2, ramp_steps=4)}
-    found = [float(updates["block/kernel"][0, 0]) for updates in _run(config, groups, gradient=1.0, num_steps=8)]
+    found = [
+        float(updates["block/kernel"][0, 0]) for updates in _run(config, groups, gradient=1.0, num_steps=8)
+    ]
     assert found == pytest.approx([0, 0, -0.25, -0.5, -0.75, -1, -1, -1])
 
 
@@ -139,7 +163,13 @@ def test_multiplier_scales_the_update() -> None:
 
 
 def test_weight_decay_leaves_biases_norms_and_tokens_alone_by_default() -> None:
-    for name in ("head/bias", "norm/scale", "cls", "Transformer/posembed_input/pos_embedding", "attention/query/bias"):
+    for name in (
+        "head/bias",
+        "norm/scale",
+        "cls",
+        "Transformer/posembed_input/pos_embedding",
+        "attention/query/bias",
+    ):
         assert not optim.is_decayed(name, "kernels")
         assert optim.is_decayed(name, "all")
     assert optim.is_decayed("attention/query/kernel", "kernels")

@@ -39,4 +39,6 @@ def test_gain_below_the_minimum_does_not_reset_patience() -> None:
 
 
 def test_no_patience_never_stops() -> None:
-    assert not progress.is_exhausted(_history(*[0.5] * 50), "accuracy", is_maximized=True, patience=0, min_gain=0.0)
+    assert not progress.is_exhausted(
+        _history(*[0.5] * 50), "accuracy", is_maximized=True, patience=0, min_gain=0.0
+    )

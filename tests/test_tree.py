@@ -4,7 +4,10 @@ import pytest
 from jtl import tree
 from jtl.errors import UserError
 
-PARAMS = {"stem": {"kernel": np.ones((2, 3), np.float32)}, "head": {"kernel": np.zeros((3,)), "bias": np.zeros(())}}
+PARAMS = {
+    "stem": {"kernel": np.ones((2, 3), np.float32)},
+    "head": {"kernel": np.zeros((3,)), "bias": np.zeros(())},
+}
 
 
 def test_unflatten_inverts_flatten() -> None:
@@ -30,7 +33,9 @@ def test_first_match_takes_the_first_pattern_and_none_without_a_match() -> None:
 
 
 def test_pattern_that_matches_nothing_names_itself_and_its_nearest() -> None:
-    with pytest.raises(UserError, match=r"strategy.rules 'haed/kernel' matches no parameter; nearest: 'head/kernel'"):
+    with pytest.raises(
+        UserError, match=r"strategy.rules 'haed/kernel' matches no parameter; nearest: 'head/kernel'"
+    ):
         tree.first_match(["haed/kernel"], tree.flatten(PARAMS), "strategy.rules")
 
 

@@ -1,7 +1,7 @@
-"""The contract between a strategy and the step: which leaves train when, the forward pass, and what the loss adds.
+"""The contract between strategy and step: which leaves train when, the forward pass, what the loss adds.
 
-A parameter is named by its '/'-joined path; what a strategy adds to the model (adapters, discriminators) lives under
-the reserved top-level name "extra".
+A parameter is named by its '/'-joined path; what a strategy adds to the model (adapters, discriminators)
+lives under the reserved top-level name "extra".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,8 @@ Forward = Callable[..., Outputs]
 class Group:
     """How one leaf trains.
 
-    `multiplier` scales its learning rate (0: frozen, stored and checkpointed but never differentiated). It starts to
-    train at `start_step` and reaches its full rate `ramp_steps` later.
+    `multiplier` scales its learning rate (0: frozen, stored and checkpointed but never differentiated). It
+    starts to train at `start_step` and reaches its full rate `ramp_steps` later.
     """
 
     multiplier: float = 1.0
@@ -37,7 +37,7 @@ FROZEN = Group(multiplier=0.0)
 
 
 class Context(NamedTuple):
-    """What a strategy may depend on: the model's layers (see `Model.layers`) and the number of steps of the run."""
+    """What a strategy may depend on: the model's layers (`Model.layers`) and the run's number of steps."""
 
     layers: tuple[tuple[str, ...], ...]
     num_steps: int
@@ -48,7 +48,9 @@ def no_extra(key: Array, params: Any) -> dict[str, Any]:
     return {}
 
 
-def plain_forward(apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any) -> Outputs:
+def plain_forward(
+    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any
+) -> Outputs:
     """Run the model as it is. `apply(params, inputs, *, train, key)` has the model's state bound."""
     return apply(params, inputs, train=train, key=key)
 
@@ -56,9 +58,10 @@ def plain_forward(apply: Callable[..., Outputs], params: Any, inputs: Array, *, 
 class Strategy(NamedTuple):
     """A built strategy: pure functions, each with a default.
 
-    `groups(names)` → Group a leaf, by name. `extra(key, params)` → parameters the strategy adds. `forward(apply,
-    params, inputs, *, train, key)` → Outputs, shared by training, evaluation and export. `penalty(forward, params,
-    batch, outputs, step, key)` → (scalar added to the mean loss, metrics by name); None adds nothing.
+    `groups(names)` → Group a leaf, by name. `extra(key, params)` → parameters the strategy adds.
+    `forward(apply, params, inputs, *, train, key)` → Outputs, shared by training, evaluation and export.
+    `penalty(forward, params, batch, outputs, step, key)` → (scalar added to the mean loss, metrics by name);
+    None adds nothing.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]

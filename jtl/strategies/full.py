@@ -7,7 +7,7 @@ from jtl.strategies.contract import Context, Group, Strategy, StrategyKind
 
 @dataclass(frozen=True)
 class Config:
-    """Full fine-tuning has no settings; per-layer rates are `optim.layer_decay` and `optim.head_multiplier`."""
+    """No settings; per-layer rates are `optim.layer_decay` and `optim.head_multiplier`."""
 
     name: str = "full"
 

@@ -1,7 +1,7 @@
 """Gradual unfreezing: the head first, then the backbone from the last layer down, on a schedule of steps.
 
-Howard and Ruder 2018 (ULMFiT), sec. 3.3. When a leaf thaws is a pure function of the step, so a resumed run is in the
-phase an uninterrupted one would be in.
+Howard and Ruder 2018 (ULMFiT), sec. 3.3. When a leaf thaws is a pure function of the step, so a resumed run
+is in the phase an uninterrupted one would be in.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from jtl.strategies.contract import Context, Group, Strategy, StrategyKind
 class Config:
     """Settings of gradual unfreezing.
 
-    The head trains alone in the first of `num_stages` stages of equal length; each further stage thaws an equal share
-    of the backbone's layers, and everything trains from `complete_at` (fraction of the run) on. A thawed leaf reaches
-    its full learning rate over `ramp` (fraction of the run).
+    The head trains alone in the first of `num_stages` stages of equal length; each further stage thaws an
+    equal share of the backbone's layers, and everything trains from `complete_at` (fraction of the run) on. A
+    thawed leaf reaches its full learning rate over `ramp` (fraction of the run).
     """
 
     name: str = "gradual"
@@ -30,7 +30,8 @@ class Config:
             raise UserError(f"strategy.num_stages is {self.num_stages}; expected 2 or more")
         if not 0.0 < self.complete_at <= 1.0 or not 0.0 <= self.ramp <= 1.0:
             raise UserError(
-                f"strategy.complete_at is {self.complete_at} and ramp {self.ramp}; expected fractions of the run"
+                f"strategy.complete_at is {self.complete_at} and strategy.ramp {self.ramp}; "
+                f"expected fractions of the run"
             )
 
 
@@ -46,7 +47,10 @@ def build(config: Config, context: Context) -> Strategy:
 
     def groups(names: list[str]) -> dict[str, Group]:
         starts = {name: start_step(layer_of(name, context.layers)) for name in names}
-        return {name: Group(start_step=start, ramp_steps=ramp_steps if start else 0) for name, start in starts.items()}
+        return {
+            name: Group(start_step=start, ramp_steps=ramp_steps if start else 0)
+            for name, start in starts.items()
+        }
 
     return Strategy(groups=groups)
 

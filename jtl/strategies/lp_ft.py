@@ -14,8 +14,8 @@ from jtl.strategies.contract import Context, Group, Strategy, StrategyKind
 class Config:
     """Settings of LP-FT.
 
-    `probe_fraction` is the part of the run that trains the head alone; the backbone then reaches its learning rate
-    over `ramp` (fraction of the run).
+    `probe_fraction` is the part of the run that trains the head alone; the backbone then reaches its learning
+    rate over `ramp` (fraction of the run).
     """
 
     name: str = "lp_ft"
@@ -25,7 +25,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0.0 < self.probe_fraction < 1.0 or not 0.0 <= self.ramp <= 1.0:
             raise UserError(
-                f"strategy.probe_fraction is {self.probe_fraction} and ramp {self.ramp}; expected fractions of the run"
+                f"strategy.probe_fraction is {self.probe_fraction} and strategy.ramp {self.ramp}; "
+                f"expected fractions of the run"
             )
 
 
@@ -37,7 +38,9 @@ def build(config: Config, context: Context) -> Strategy:
         ramp_steps=round(config.ramp * context.num_steps),
     )
     return Strategy(
-        groups=lambda names: {name: Group() if layer_of(name, context.layers) == head else backbone for name in names}
+        groups=lambda names: {
+            name: Group() if layer_of(name, context.layers) == head else backbone for name in names
+        }
     )
 
 

@@ -11,9 +11,9 @@ from jtl.strategies.contract import FROZEN, Context, Group, Strategy, StrategyKi
 class Config:
     """Settings of partial fine-tuning.
 
-    `rules` are (regular expression, learning-rate multiplier) pairs, tried in order with `re.search` on names such as
-    "Transformer/encoderblock_11/MlpBlock_3/Dense_0/kernel"; multiplier 0 freezes. `default` is the multiplier of what
-    no rule matches.
+    `rules` are (regular expression, learning-rate multiplier) pairs, tried in order with `re.search` on names
+    such as "Transformer/encoderblock_11/MlpBlock_3/Dense_0/kernel"; multiplier 0 freezes. `default` is the
+    multiplier of what no rule matches.
     """
 
     name: str = "partial"
@@ -37,7 +37,9 @@ def build(config: Config, context: Context) -> Strategy:
     def groups(names: list[str]) -> dict[str, Group]:
         multipliers = dict(config.rules)
         matches = tree.first_match(multipliers, names, "strategy.rules")
-        chosen = {name: config.default if rule is None else multipliers[rule] for name, rule in matches.items()}
+        chosen = {
+            name: config.default if rule is None else multipliers[rule] for name, rule in matches.items()
+        }
         if not any(chosen.values()):
             raise UserError("strategy.rules freeze every parameter; give at least one a multiplier above 0")
         return {name: FROZEN if value == 0 else Group(multiplier=value) for name, value in chosen.items()}

@@ -1,4 +1,4 @@
-"""Probing: the backbone stays as pretrained, only the head trains (linear, or an MLP by `model.head_widths`)."""
+"""Probing: the backbone stays as pretrained, the head trains (linear, or an MLP of `model.head_widths`)."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,9 @@ def build(config: Config, context: Context) -> Strategy:
     del config
     head = len(context.layers) - 1
     return Strategy(
-        groups=lambda names: {name: Group() if layer_of(name, context.layers) == head else FROZEN for name in names}
+        groups=lambda names: {
+            name: Group() if layer_of(name, context.layers) == head else FROZEN for name in names
+        }
     )
 
 

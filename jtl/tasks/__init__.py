@@ -1,6 +1,5 @@
 """Tasks: the record every task fills, and the explicit dict of tasks (one file each)."""
 
-
 from jtl.tasks import multiclass, multilabel, regression
 from jtl.tasks.contract import LabelStats, Task, TaskKind
 

@@ -12,7 +12,8 @@ from jtl.metrics import Summary
 class LabelStats(NamedTuple):
     """What a task needs to know of the training labels; saved in the run folder for evaluation.
 
-    `counts` are training examples a class (multiclass, multilabel); `mean` and `std` one per target (regression).
+    `counts` are training examples a class (multiclass, multilabel); `mean` and `std` one per target
+    (regression).
     """
 
     label_names: tuple[str, ...]
@@ -24,15 +25,18 @@ class LabelStats(NamedTuple):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelStats":
         """Rebuild from the JSON form (`_asdict`)."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        return cls(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        )
 
 
 class Task(NamedTuple):
     """A built task.
 
-    `targets(labels)` → float32 [batch, head_size], the form mixup can blend. `loss(logits, targets)` → [batch], in
-    nats or squared units, never averaged over examples. `metrics(logits, labels, mask)` → sums, merged by addition;
-    `summarize(sums)` → the final numbers. `monitor` is the metric that picks the best step.
+    `targets(labels)` → float32 [batch, head_size], the form mixup can blend. `loss(logits, targets)` →
+    [batch], in nats or squared units, never averaged over examples. `metrics(logits, labels, mask)` → sums,
+    merged by addition; `summarize(sums)` → the final numbers. `monitor` is the metric that picks the best
+    step.
     """
 
     head_size: int

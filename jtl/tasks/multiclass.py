@@ -19,8 +19,8 @@ class Config:
     """Settings of the multiclass task.
 
     `label_smoothing` is the probability mass spread evenly over all classes (Szegedy et al. 2016, sec. 7).
-    `class_weights` is empty (every example counts the same), `("balanced",)` (n / (C n_c), mean 1 over the training
-    set) or one positive number per class.
+    `class_weights` is empty (every example counts the same), `("balanced",)` (n / (C n_c), mean 1 over the
+    training set) or one positive number per class.
     """
 
     name: str = "multiclass"
@@ -117,8 +117,8 @@ def _class_weights(config: Config, label_stats: LabelStats) -> np.ndarray:
     is_number = [isinstance(weight, int | float) and weight > 0 for weight in config.class_weights]
     if len(config.class_weights) != num_classes or not all(is_number):
         raise UserError(
-            f"task.class_weights is {config.class_weights}; expected (), ('balanced',) or {num_classes} positive "
-            f"numbers, one for each of {', '.join(label_stats.label_names[:10])}"
+            f"task.class_weights is {config.class_weights}; expected (), ('balanced',) or {num_classes} "
+            f"positive numbers, one for each of {', '.join(label_stats.label_names[:10])}"
         )
     return np.asarray(config.class_weights, np.float64)
 

@@ -20,9 +20,9 @@ NUM_SCORE_BINS = 1000
 class Config:
     """Settings of the multilabel task.
 
-    `label_smoothing` moves targets from 0 and 1 towards 0.5 by half its value. `positive_weight` multiplies the loss
-    of the positives: one number for all classes, ("balanced",) (negatives / positives of the class), or one a class.
-    `threshold` is the probability from which a class counts as predicted.
+    `label_smoothing` moves targets from 0 and 1 towards 0.5 by half its value. `positive_weight` multiplies
+    the loss of the positives: one number for all classes, ("balanced",) (negatives / positives of the class),
+    or one a class. `threshold` is the probability from which a class counts as predicted.
     """
 
     name: str = "multilabel"
@@ -76,7 +76,7 @@ def sums(
     *,
     threshold: float,
 ) -> metrics.Sums:
-    """Return masked counts a class, and histograms [classes, bins] of the scores of positives and negatives."""
+    """Return masked counts a class, and histograms [classes, bins] of positives' and negatives' scores."""
     weight = mask.astype(jnp.int32)[:, None]
     actual = labels.astype(jnp.int32)
     scores = jax.nn.sigmoid(logits)
@@ -98,7 +98,7 @@ def sums(
 
 
 def summarize(sums: Mapping[str, np.ndarray]) -> metrics.Summary:
-    """Return mean average precision (scores binned to 0.001), macro and micro F1, exact match and loss (nats)."""
+    """Return mean average precision (scores binned to 0.001), F1, exact match and loss (nats)."""
     hits, actual, predicted = metrics.class_margins(sums)
     f1 = metrics.f1_scores(hits, actual, predicted)
     precision = average_precision(sums["positive_scores"], sums["negative_scores"])
@@ -117,7 +117,7 @@ def summarize(sums: Mapping[str, np.ndarray]) -> metrics.Summary:
 
 
 def average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    """Return the area under precision over recall a class [C], from score histograms [C, bins] in rising order.
+    """Return the area under precision over recall a class [C], from rising score histograms [C, bins].
 
     >>> average_precision(np.array([[0, 0, 2]]), np.array([[3, 1, 0]]))
     array([1.])
@@ -136,8 +136,8 @@ def _positive_weights(config: Config, label_stats: LabelStats) -> np.ndarray:
     is_number = [isinstance(weight, int | float) and weight > 0 for weight in config.positive_weight]
     if len(config.positive_weight) not in (1, num_classes) or not all(is_number):
         raise UserError(
-            f"task.positive_weight is {config.positive_weight}; expected one positive number, ('balanced',) or "
-            f"{num_classes} positive numbers"
+            f"task.positive_weight is {config.positive_weight}; expected one positive number, ('balanced',) "
+            f"or {num_classes} positive numbers"
         )
     return np.broadcast_to(np.asarray(config.positive_weight, np.float64), (num_classes,))
 

@@ -17,9 +17,9 @@ from jtl.tasks.contract import LabelStats, Task, TaskKind
 class Config:
     """Settings of the regression task.
 
-    Targets are standardised with the training labels' mean and standard deviation, so that learning rates do not
-    depend on their unit. `huber_delta`, in standard deviations, is where the loss turns from quadratic to linear
-    (0: squared everywhere).
+    Targets are standardised with the training labels' mean and standard deviation, so that learning rates do
+    not depend on their unit. `huber_delta`, in standard deviations, is where the loss turns from quadratic to
+    linear (0: squared everywhere).
     """
 
     name: str = "regression"
@@ -27,7 +27,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.huber_delta < 0:
-            raise UserError(f"task.huber_delta is {self.huber_delta}; expected 0 (squared loss) or a positive number")
+            raise UserError(
+                f"task.huber_delta is {self.huber_delta}; expected 0 (squared loss) or a positive number"
+            )
 
 
 def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
@@ -53,7 +55,7 @@ def build(config: Config, label_stats: LabelStats) -> Task:
 def loss(
     logits: Float[Array, "batch targets"], targets: Float[Array, "batch targets"], *, huber_delta: float
 ) -> Float[Array, " batch"]:
-    """Return half the squared error in squared standard deviations (Huber 1964 beyond the delta), mean over targets."""
+    """Return half the squared error in squared standard deviations (Huber 1964), mean over targets."""
     error = jnp.abs(logits - targets)
     if huber_delta == 0:
         return jnp.mean(0.5 * jnp.square(error), axis=-1)
@@ -69,7 +71,7 @@ def sums(
     mean: Float[Array, " targets"],
     std: Float[Array, " targets"],
 ) -> metrics.Sums:
-    """Return masked sums of errors and of the standardised labels (small numbers, so that R² does not cancel)."""
+    """Return masked sums of errors and of standardised labels (small, so that R² does not cancel)."""
     centred = (labels - mean[None, :]) / std[None, :]
     weight = mask.astype(jnp.float32)[:, None]
     error = logits - centred
@@ -83,7 +85,7 @@ def sums(
 
 
 def summarize(sums: Mapping[str, np.ndarray], *, std: np.ndarray) -> metrics.Summary:
-    """Return errors in the labels' unit and R² (1 − squared error / variance around this split's mean)."""
+    """Return errors in the labels' unit and R² (1 - squared error / variance around this split's mean)."""
     count = float(sums["count"])
     squared = sums["squared_error"] / count
     absolute = sums["absolute_error"] / count * std

@@ -35,8 +35,12 @@ def test_metrics_equal_scikit_learn(predictions: tuple[np.ndarray, np.ndarray]) 
     assert found.scalars["macro_f1"] == pytest.approx(f1)
     recall = recall_score(labels, predicted, average="macro", labels=np.arange(6))
     assert found.scalars["balanced_accuracy"] == pytest.approx(recall)
-    assert found.scalars["loss"] == pytest.approx(log_loss(labels, probabilities, labels=np.arange(7)), rel=1e-5)
-    top5 = np.mean([label in row for label, row in zip(labels, np.argsort(-logits, axis=1)[:, :5], strict=True)])
+    assert found.scalars["loss"] == pytest.approx(
+        log_loss(labels, probabilities, labels=np.arange(7)), rel=1e-5
+    )
+    top5 = np.mean(
+        [label in row for label, row in zip(labels, np.argsort(-logits, axis=1)[:, :5], strict=True)]
+    )
     assert found.scalars["top5_accuracy"] == pytest.approx(top5)
     np.testing.assert_array_equal(found.confusion, confusion_matrix(labels, predicted, labels=np.arange(7)))
 
@@ -53,14 +57,18 @@ def test_sums_of_parts_add_up_to_the_whole(predictions: tuple[np.ndarray, np.nda
     logits, labels = predictions
     totals = None
     for part in np.split(np.arange(60), [7, 31]):
-        sums = multiclass.sums(jnp.asarray(logits[part]), jnp.asarray(labels[part]), jnp.ones(len(part), bool))
+        sums = multiclass.sums(
+            jnp.asarray(logits[part]), jnp.asarray(labels[part]), jnp.ones(len(part), bool)
+        )
         totals = metrics.merge(totals, sums)
     assert totals is not None
     whole = _summary(logits, labels, np.ones(60, bool))
     assert multiclass.summarize(totals).scalars == pytest.approx(whole.scalars, rel=1e-6)
 
 
-def test_more_classes_than_a_confusion_matrix_holds_give_the_same_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_classes_than_a_confusion_matrix_holds_give_the_same_scalars(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(50, 7)).astype(np.float32), rng.integers(0, 7, 50)
     with_matrix = _summary(logits, labels, np.ones(50, bool))
@@ -74,11 +82,15 @@ def test_loss_is_the_negative_log_likelihood_and_smoothing_mixes_in_the_uniform_
     logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]]))
     labels = np.array([0, 1, 2])
     plain = multiclass.build(multiclass.Config(), multiclass.stats(labels, ("a", "b", "c")))
-    smooth = multiclass.build(multiclass.Config(label_smoothing=0.3), multiclass.stats(labels, ("a", "b", "c")))
+    smooth = multiclass.build(
+        multiclass.Config(label_smoothing=0.3), multiclass.stats(labels, ("a", "b", "c"))
+    )
     targets = plain.targets(jnp.array([0]))
     uniform = -np.mean(np.log([0.7, 0.2, 0.1]))
     assert float(plain.loss(logits, targets)[0]) == pytest.approx(-np.log(0.7), rel=1e-6)
-    assert float(smooth.loss(logits, targets)[0]) == pytest.approx(-0.7 * np.log(0.7) + 0.3 * uniform, rel=1e-6)
+    assert float(smooth.loss(logits, targets)[0]) == pytest.approx(
+        -0.7 * np.log(0.7) + 0.3 * uniform, rel=1e-6
+    )
 
 
 def test_balanced_weights_are_inverse_to_the_counts_and_average_one_over_the_training_set() -> None:
@@ -95,7 +107,9 @@ def test_balanced_weights_are_inverse_to_the_counts_and_average_one_over_the_tra
 @pytest.mark.parametrize("weights", [(1.0, 2.0), ("balance",), (1.0, 0.0, 1.0)])
 def test_class_weights_of_wrong_number_or_sign_are_refused(weights: tuple) -> None:
     labels = np.array([0, 1, 2])
-    with pytest.raises(UserError, match=r"task.class_weights .* expected \(\), \('balanced',\) or 3 positive numbers"):
+    with pytest.raises(
+        UserError, match=r"task.class_weights .* expected \(\), \('balanced',\) or 3 positive numbers"
+    ):
         multiclass.build(multiclass.Config(class_weights=weights), multiclass.stats(labels, ("a", "b", "c")))
 
 
@@ -105,5 +119,5 @@ def test_one_class_is_refused() -> None:
 
 
 def test_label_smoothing_of_one_is_refused() -> None:
-    with pytest.raises(UserError, match="label_smoothing is 1.0; expected 0 <= value < 1"):
+    with pytest.raises(UserError, match=r"label_smoothing is 1\.0; expected 0 <= value < 1"):
         multiclass.Config(label_smoothing=1.0)

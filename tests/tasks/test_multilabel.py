@@ -45,18 +45,22 @@ def test_positive_weight_scales_the_loss_of_positives_only() -> None:
     plain = multilabel.build(multilabel.Config(), stats)
     heavy = multilabel.build(multilabel.Config(positive_weight=(3.0,)), stats)
     logits, positive, negative = jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.zeros((1, 2))
-    assert float(heavy.loss(logits, positive)[0]) == pytest.approx(3 * float(plain.loss(logits, positive)[0]), rel=1e-6)
+    assert float(heavy.loss(logits, positive)[0]) == pytest.approx(
+        3 * float(plain.loss(logits, positive)[0]), rel=1e-6
+    )
     assert float(heavy.loss(logits, negative)[0]) == float(plain.loss(logits, negative)[0])
 
 
 def test_balanced_positive_weight_is_negatives_over_positives() -> None:
     labels = np.array([[1, 1], [0, 1], [0, 1], [0, 0]], np.float32)
-    task = multilabel.build(multilabel.Config(positive_weight=("balanced",)), multilabel.stats(labels, ("a", "b")))
+    task = multilabel.build(
+        multilabel.Config(positive_weight=("balanced",)), multilabel.stats(labels, ("a", "b"))
+    )
     first = float(task.loss(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))[0]) * 2 / np.log(2)
     assert first == pytest.approx(3.0 + 1.0, rel=1e-6)
 
 
 def test_positive_weight_of_wrong_number_is_refused() -> None:
     stats = multilabel.stats(np.ones((2, 3)), ("a", "b", "c"))
-    with pytest.raises(UserError, match="task.positive_weight .* or 3 positive numbers"):
+    with pytest.raises(UserError, match=r"task.positive_weight .* or 3 positive numbers"):
         multilabel.build(multilabel.Config(positive_weight=(1.0, 2.0)), stats)

@@ -9,7 +9,9 @@ from jtl.tasks import regression
 
 @pytest.fixture
 def task_and_labels() -> tuple[regression.Task, np.ndarray]:
-    labels = (np.random.default_rng(0).normal(size=(80, 2)) * [1.0, 300.0] + [5.0, -40_000.0]).astype(np.float32)
+    labels = (np.random.default_rng(0).normal(size=(80, 2)) * [1.0, 300.0] + [5.0, -40_000.0]).astype(
+        np.float32
+    )
     return regression.build(regression.Config(), regression.stats(labels, ())), labels
 
 
@@ -17,7 +19,9 @@ def test_metrics_equal_scikit_learn_in_the_labels_own_unit(task_and_labels: tupl
     task, labels = task_and_labels
     predicted = labels + np.random.default_rng(1).normal(size=labels.shape).astype(np.float32) * [0.3, 90.0]
     logits = task.targets(jnp.asarray(predicted.astype(np.float32)))
-    found = task.summarize(metrics.merge(None, task.metrics(logits, jnp.asarray(labels), jnp.ones(80, bool)))).scalars
+    found = task.summarize(
+        metrics.merge(None, task.metrics(logits, jnp.asarray(labels), jnp.ones(80, bool)))
+    ).scalars
     assert found["mean_squared_error"] == pytest.approx(mean_squared_error(labels, predicted), rel=1e-3)
     assert found["mean_absolute_error"] == pytest.approx(mean_absolute_error(labels, predicted), rel=1e-3)
     assert found["r2"] == pytest.approx(r2_score(labels, predicted), abs=1e-3)

@@ -1,0 +1,120 @@
+"""Tiny runs for tests: parts, states and batches of any model, strategy and task, in memory."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jtl import optim, rng, sharding, step, tree
+from jtl import state as states
+from jtl.data.image import Augment
+from jtl.models import MODELS
+from jtl.state import State
+from jtl.strategies import STRATEGIES, Context
+from jtl.tasks import TASKS
+
+NUM_CLASSES = 3
+LABELS = {
+    "multiclass": lambda random, size: random.integers(0, NUM_CLASSES, size),
+    "multilabel": lambda random, size: random.integers(0, 2, (size, NUM_CLASSES)).astype(np.float32),
+    "regression": lambda random, size: random.normal(size=(size, NUM_CLASSES)).astype(np.float32),
+}
+
+
+def make_parts(
+    model: str = "vit",
+    strategy: str = "full",
+    task: str = "multiclass",
+    *,
+    num_steps: int = 20,
+    optimizer: optim.Config | None = None,
+    augment: Augment | None = None,
+    adapts_frozen_stats: bool = False,
+    model_config: Any = None,
+    **strategy_fields: Any,
+) -> tuple[step.Parts, Any, Any]:
+    """Return the parts of a run and its initial parameters and model state; the head is random, not zero."""
+    optimizer = optimizer or optim.Config(learning_rate=1e-2)
+    built = MODELS[model].build(model_config or MODELS[model].tiny(), NUM_CLASSES)
+    params, model_state = built.init(rng.key(0, "init"))
+    params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
+    kind = TASKS[task]
+    stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
+    context = Context(built.layers, num_steps)
+    strategy_kind = STRATEGIES[strategy]
+    chosen = strategy_kind.build(replace(strategy_kind.Config(), **strategy_fields), context)
+    extra = chosen.extra(rng.key(0, "extra"), params)
+    params = {**params, "extra": extra} if extra else params
+    groups = optim.assign(chosen.groups(list(tree.flatten(params))), optimizer, context)
+    parts = step.Parts(
+        model=built,
+        task=kind.build(kind.Config(), stats),
+        strategy=chosen,
+        optimizer=optim.make(optimizer, groups, num_steps),
+        optim=optimizer,
+        groups=groups,
+        preprocess=built.preprocess,
+        augment=augment or Augment(),
+        num_steps=num_steps,
+        seed=0,
+        adapts_frozen_stats=adapts_frozen_stats,
+    )
+    return parts, params, model_state
+
+
+def make_state(parts: step.Parts, params: Any, model_state: Any) -> State:
+    """Return the state at step 0, on host copies, so that donation cannot reach the originals."""
+    copies = jax.tree.map(np.array, (params, model_state))
+    return states.create(*copies, parts.groups, parts.optimizer, has_ema=parts.optim.ema > 0)
+
+
+def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "multiclass") -> dict[str, Any]:
+    """Return a batch of random images with all examples real."""
+    random = np.random.default_rng(seed)
+    shape = (size, *parts.preprocess.image_px, parts.preprocess.num_channels)
+    batch = {
+        "image": random.integers(0, 256, shape, np.uint8),
+        "label": LABELS[task](random, size),
+        "mask": np.ones(size, bool),
+    }
+    return {step.STREAM: batch}
+
+
+class Trainer:
+    """Steps through all phases on a number of devices, compiling each phase once."""
+
+    def __init__(self, parts: step.Parts, num_devices: int = 1) -> None:
+        self._parts = parts
+        self._mesh = sharding.mesh(sharding.Config(devices=num_devices))
+        self._steps: dict[int, Any] = {}
+
+    def train(self, state: State, batches: list[dict[str, Any]]) -> tuple[State, list[dict[str, float]]]:
+        """Return the state after the batches and the metrics of each step."""
+        place = sharding.of_state(state, sharding.Config(), self._mesh)
+        state = jax.device_put(jax.tree.map(np.array, state), place)
+        reported = []
+        for batch in batches:
+            phase = max(start for start in optim.phases(self._parts.groups) if start <= int(state.step))
+            if phase not in self._steps:
+                batch_place = sharding.of_batch(self._mesh)
+                self._steps[phase] = step.make_train_step(self._parts, phase, place, batch_place)
+            state, values = self._steps[phase](state, sharding.put_batch(batch, self._mesh))
+            reported.append({name: float(value) for name, value in values.items()})
+        return state, reported
+
+
+def compiled(parts: step.Parts, batch: dict[str, Any], params: Any, model_state: Any, phase: int = 0) -> Any:
+    """Return the compiled train step on one device, for its cost and memory analysis."""
+    mesh = sharding.mesh(sharding.Config(devices=1))
+
+    def create(params: Any, model_state: Any) -> State:
+        return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=False)
+
+    shapes = jax.eval_shape(create, params, model_state)
+    place = sharding.of_state(shapes, sharding.Config(), mesh)
+    return step.make_train_step(parts, phase, place, sharding.of_batch(mesh)).lower(shapes, batch).compile()
+
+
+def _noise(leaf: Any, scale: float) -> np.ndarray:
+    return np.random.default_rng(1).normal(scale=scale, size=leaf.shape).astype(np.float32)
