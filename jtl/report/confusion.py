@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MAX_COUNTED = 20
 MAX_LABELS = 50
@@ -25,8 +22,8 @@ def plot(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str],
     draw(matrix, label_names).savefig(path)
 
 
-def draw(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str]) -> "Figure":
-    """Return the picture; counts stand in the cells of up to 20 classes, and at most 50 classes are named."""
+def draw(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str]) -> Any:
+    """Return the matplotlib figure; counts stand in the cells of up to 20 classes, and at most 50 classes are named."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
