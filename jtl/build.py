@@ -49,7 +49,7 @@ def num_steps(config: Config, num_examples: int) -> int:
 def build(config: Config, stats: LabelStats, steps: int) -> Built:
     """Build everything a run of that many steps needs beside its data."""
     task = TASKS[config.task.name].build(config.task, stats)
-    model, params, model_state, loaded = _model(config, task)
+    model, params, model_state, loaded = _model(config, task, stats)
     preprocess = _preprocess(config.preprocess, loaded, model)
     strategy_kind = STRATEGIES[config.strategy.name]
     context = Context(model.layers, steps)
@@ -88,7 +88,7 @@ def with_data(config: Config, path: str) -> Config:
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
 
 
-def _model(config: Config, task: Task) -> tuple[Model, Any, Any, Loaded | None]:
+def _model(config: Config, task: Task, stats: LabelStats) -> tuple[Model, Any, Any, Loaded | None]:
     num_channels = len(config.preprocess.mean) or DEFAULT_CHANNELS
     model = MODELS[config.model.name].build(config.model, task.head_size, num_channels)
     params, model_state = model.init(rng.key(config.train.seed, "init"))
@@ -101,6 +101,7 @@ def _model(config: Config, task: Task) -> tuple[Model, Any, Any, Loaded | None]:
         model_params=params,
         model_state=model_state,
         settings=config.weights,
+        label_names=stats.label_names,
     )
     return model, loaded.params, loaded.model_state, loaded
 
