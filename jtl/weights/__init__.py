@@ -1,4 +1,4 @@
-"""Weights: the settings and records of loading, and the explicit dict of every family's names (one file each)."""
+"""Weights: settings and records of loading, and the explicit dict of the families' names (one file each)."""
 
 from jtl.weights.contract import Config, FamilyNames, Loaded
 from jtl.weights.names import resnet, vit

@@ -1,4 +1,4 @@
-"""What the loading of weights is made of: settings, an open file, tables of names, and the record of what was loaded."""
+"""What loading is made of: settings, an open file, tables of names, and the record of what was loaded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError
 from jtl.preprocess import Preprocess
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
@@ -20,14 +20,14 @@ AUTO = "auto"
 class Config:
     """How weights are fitted to the model.
 
-    `head`: "new" keeps the fresh head, "load" takes the source's (its shape must fit), "map" copies the source's rows
-    for the classes in `label_map` and keeps fresh ones for the others. `label_map` takes a new class (name or index) to
-    a source class (index, or name where the source carries names): a mapping, or the path of a .json object or of a
-    .csv file with two columns. `position_embedding` resamples to another grid: "bicubic" as timm (antialiased),
-    "bilinear" as vit_jax (align-corners), "auto" as the library the names come from. `channels`: "auto" sums the first
-    convolution's input channels for one channel, and else repeats and rescales them; "strict" refuses other numbers of
-    channels. `sha256` is the expected checksum of the file, "" for any. `cache_dir` holds downloads; "" is $JTL_CACHE
-    or ~/.cache/jtl.
+    `head`: "new" keeps the fresh head, "load" takes the source's (its shape must fit), "map" copies the
+    source's rows for the classes in `label_map` and keeps fresh ones for the others. `label_map` takes a new
+    class (name or index) to a source class (index, or name where the source carries names): a mapping, or the
+    path of a .json object or of a .csv file with two columns. `position_embedding` resamples to another grid:
+    "bicubic" as timm (antialiased), "bilinear" as vit_jax (align-corners), "auto" as the library the names
+    come from. `channels`: "auto" sums the first convolution's input channels for one channel, and else
+    repeats and rescales them; "strict" refuses other numbers of channels. `sha256` is the expected checksum
+    of the file, "" for any. `cache_dir` holds downloads; "" is $JTL_CACHE or ~/.cache/jtl.
     """
 
     head: str = "new"
@@ -46,18 +46,15 @@ class Config:
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
-                expected = ", ".join(map(repr, known))
-                raise UserError(
-                    f"weights.{name} is {value!r}; expected one of {expected}; nearest: {nearest(value, known)}"
-                )
+                raise UserError(f"weights.{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
         if self.sha256 and not _is_sha256(self.sha256):
             raise UserError(
                 f"weights.sha256 is {self.sha256!r}; expected 64 hexadecimal digits, or '' for any file"
             )
         if (self.head == "map") != bool(self.label_map):
             raise UserError(
-                f"weights.head is {self.head!r} and weights.label_map is {self.label_map!r}; expected a label map with "
-                f"head 'map', and none without"
+                f"weights.head is {self.head!r} and weights.label_map is {self.label_map!r}; expected a map "
+                f"with head 'map', and none without"
             )
 
 
@@ -72,8 +69,8 @@ class Tensor(NamedTuple):
 class TensorFile(NamedTuple):
     """An open file of named tensors, in the file's order; `format` says what its content is, for people.
 
-    `label_names` and `preprocess` are what the file knows of its own classes and inputs; `family` and `config_fields`
-    where it says which model it belongs to (a run folder).
+    `label_names` and `preprocess` are what the file knows of its own classes and inputs; `family` and
+    `config_fields` where it says which model it belongs to (a run folder).
     """
 
     path: Path
@@ -88,8 +85,9 @@ class TensorFile(NamedTuple):
 class Op(NamedTuple):
     """A change of layout that loses nothing.
 
-    `forward(array, shapes)` → one array for each target, where `shapes` are the targets' (they tell the number of
-    heads); `inverse(arrays)` → the source array. Only views and copies: works on stand-ins without memory.
+    `forward(array, shapes)` → one array for each target, where `shapes` are the targets' (they tell the
+    number of heads); `inverse(arrays)` → the source array. Only views and copies: works on stand-ins without
+    memory.
     """
 
     forward: Callable[[np.ndarray, tuple[tuple[int, ...], ...]], tuple[np.ndarray, ...]]
@@ -134,7 +132,7 @@ class Grid(NamedTuple):
 
 
 class Recognised(NamedTuple):
-    """What a file was taken for: the model's family and settings, its number of outputs (0: no head) and its names."""
+    """What a file was taken for: family and settings of its model, number of outputs (0: no head), names."""
 
     family: str
     config_fields: dict[str, Any]
@@ -146,9 +144,9 @@ class Recognised(NamedTuple):
 class FamilyNames(NamedTuple):
     """What loading needs to know of a model family: names as 'params/…' and 'model_state/…'.
 
-    `input_kernel` [height, width, channels, dim] is the first to see the image's channels; `position_embedding` is ""
-    where there is none. `grid(config)` is the model's Grid, None where there is none. `recognise(tensors)` → what a
-    file with model names and shapes is.
+    `input_kernel` [height, width, channels, dim] is the first to see the image's channels;
+    `position_embedding` is "" where there is none. `grid(config)` is the model's Grid, None where there is
+    none. `recognise(tensors)` → what a file with model names and shapes is.
     """
 
     origins: Mapping[str, Origin]

@@ -62,7 +62,8 @@ def _is_torch_zip(start: bytes, path: Path) -> bool:
             return any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
     except zipfile.BadZipFile as error:
         raise UserError(
-            f"{str(path)!r} is a damaged zip archive ({error}; {path.stat().st_size} bytes): truncated? Get it again"
+            f"{str(path)!r} is a damaged zip archive of {path.stat().st_size} bytes ({error}): truncated? "
+            f"Get it again"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Fitting weights to another input: position embeddings to another grid, the first convolution to other channels.
+"""Fitting weights to another input: position embeddings to its grid, the first convolution to its channels.
 
-Bicubic equals timm 1.0.31 `resample_abs_pos_embed` (PyTorch's antialiased bicubic, whose cubic has a = -0.5); bilinear
-equals vit_jax, which zooms with scipy of order 1 (the corners of both grids coincide).
+Bicubic equals timm 1.0.31 `resample_abs_pos_embed` (PyTorch's antialiased bicubic, whose cubic has a = -0.5);
+bilinear equals vit_jax, which zooms with scipy of order 1 (the corners of both grids coincide).
 """
 
 from collections.abc import Callable
@@ -38,10 +38,10 @@ def resample(
 def adapt_channels(
     kernel: Float[np.ndarray, "height width channels_in dim"], num_channels: int
 ) -> Float[np.ndarray, "height width channels_out dim"]:
-    """Return the first convolution for another number of channels, so that equal channels give equal activations.
+    """Return the first convolution for another number of channels; equal channels give equal activations.
 
-    One channel takes the sum over all; other numbers repeat the channels in order and divide by how much more they
-    are (timm 1.0.31, `adapt_input_conv`, generalised from 3 to any number).
+    One channel takes the sum over all; other numbers repeat the channels in order and divide by how much more
+    they are (timm 1.0.31, `adapt_input_conv`, generalised from 3 to any number).
 
     >>> adapt_channels(np.ones((1, 1, 3, 1)), 1).ravel()
     array([3.])

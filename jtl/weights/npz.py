@@ -1,6 +1,8 @@
 """Reading .npz archives of named arrays, one array at a time and without unpickling."""
 
+import struct
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -16,6 +18,11 @@ PREFIXES = ("opt/target/", "params/")
 RUN_FOLDER_PREFIX = "model_state/"
 # Weights compress by a third at most; a constant (a zero head) by a thousand, but is small.
 MAX_EXPANSION, FREE_BYTES = 16, 1 << 28
+# What zipfile, zlib and numpy raise for damaged content.
+FAULTS = (
+    *(ValueError, EOFError, OSError, RuntimeError, MemoryError, TypeError, OverflowError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -30,6 +37,8 @@ def open_npz(path: Path) -> TensorFile:
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        if len({entry.filename for entry in entries}) != len(entries):
+            raise UserError(f"{str(path)!r} holds several entries of the same name")
         total = sum(entry.file_size for entry in entries)
         if total > MAX_EXPANSION * path.stat().st_size + FREE_BYTES:
             raise UserError(
@@ -39,7 +48,10 @@ def open_npz(path: Path) -> TensorFile:
     prefix = next((each for each in PREFIXES if any(name.startswith(each) for name in tensors)), "")
     if any(name.startswith(RUN_FOLDER_PREFIX) for name in tensors):
         prefix = ""
-    return TensorFile(path, "npz", {name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    if len(bare) != len(entries):
+        raise UserError(f"{str(path)!r} holds entries that differ only by the prefix {prefix!r}")
+    return TensorFile(path, "npz", bare)
 
 
 def _tensor(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
@@ -47,7 +59,7 @@ def _tensor(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Ten
         with archive.open(entry) as stream:
             shape, _, dtype = _header(stream)
             start = stream.tell()
-    except (ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+    except FAULTS as error:
         raise UserError(
             f"entry {entry.filename!r} of {str(path)!r} is no plain array: {_line(error)}"
         ) from error
@@ -58,8 +70,8 @@ def _tensor(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Ten
         )
     if start + num_bytes != entry.file_size:
         raise UserError(
-            f"entry {entry.filename!r} of {str(path)!r} has {entry.file_size - start} bytes; its shape {shape} and dtype "
-            f"{dtype} need {num_bytes}: truncated? Get it again"
+            f"entry {entry.filename!r} of {str(path)!r} has {entry.file_size - start} bytes; its shape "
+            f"{shape} and dtype {dtype} need {num_bytes}: truncated? Get it again"
         )
     name = "bfloat16" if _is_bfloat16(dtype) else dtype.name
     return Tensor(shape, name, partial(_read, path, entry.filename))
@@ -76,7 +88,7 @@ def _read(path: Path, filename: str) -> np.ndarray:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(filename) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except FAULTS as error:
         raise UserError(
             f"entry {filename!r} of {str(path)!r} is damaged: {_line(error)}; get it again"
         ) from error
@@ -84,7 +96,7 @@ def _read(path: Path, filename: str) -> np.ndarray:
 
 
 def _is_bfloat16(dtype: np.dtype) -> bool:
-    """Return whether numpy wrote it for bfloat16, whose name .npy cannot hold: two bytes of nothing in particular."""
+    """Return whether numpy wrote it for bfloat16, whose name .npy cannot hold: two bytes without a kind."""
     return dtype.kind == "V" and dtype.itemsize == 2
 
 

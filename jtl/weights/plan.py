@@ -37,8 +37,8 @@ class Fill(NamedTuple):
 class Plan(NamedTuple):
     """What becomes of every source tensor and every leaf; the last three are faults.
 
-    `fills` by source name; `left_out` source names with reasons; `new` leaves with notes; `unknown` source names;
-    `misfits` by source name, what is wrong; `unfilled` leaves.
+    `fills` by source name; `left_out` source names with reasons; `new` leaves with notes; `unknown` source
+    names; `misfits` by source name, what is wrong; `unfilled` leaves.
     """
 
     fills: Mapping[str, Fill]
@@ -46,6 +46,7 @@ class Plan(NamedTuple):
     new: Mapping[str, str]
     unknown: tuple[str, ...]
     misfits: Mapping[str, str]
+    misfit_targets: tuple[tuple[str, ...], ...]
     unfilled: tuple[str, ...]
 
     @property
@@ -106,7 +107,10 @@ def make(
             misfits[name] = found
     taken = {leaf for name in (*fills, *misfits) for leaf in assignment.filled[name].targets} | set(head.new)
     unfilled = tuple(leaf for leaf in target.leaves if leaf not in taken)
-    return Plan(fills, {**left_out, **head.left_out}, head.new, tuple(unknown), misfits, unfilled)
+    misfit_targets = tuple(assignment.filled[name].targets for name in misfits)
+    return Plan(
+        fills, {**left_out, **head.left_out}, head.new, tuple(unknown), misfits, misfit_targets, unfilled
+    )
 
 
 def _copied_fills(head: HeadPlan, sources: Mapping[str, Assigned]) -> dict[str, Fill]:
@@ -122,7 +126,7 @@ def _fill(
     found = target_shapes(assigned.row, tensor.shape, expected)
     if tensor.dtype not in FLOATS:
         return f"{name} is {tensor.dtype}; expected floating point"
-    misfit = f"{name} {tensor.shape} does not fit {assigned.targets[0]} {expected[0]}"
+    misfit = f"{name} {tensor.shape} for {assigned.targets[0]} {expected[0]}"
     if found is None:
         return misfit
     if assigned.targets[0] == target.names.position_embedding:
@@ -131,8 +135,13 @@ def _fill(
         num_source, num_channels = found[0][2], expected[0][2]
         if found[0][:2] + found[0][3:] != expected[0][:2] + expected[0][3:]:
             return misfit
-        adapt = partial(fit.CHANNELS[target.settings.channels], num_channels=num_channels)
-        return Fill(assigned, RESAMPLED, adapt, f"{num_source} -> {num_channels} channels")
+        adapt = fit.CHANNELS[target.settings.channels]
+        return Fill(
+            assigned,
+            RESAMPLED,
+            lambda part: adapt(part, num_channels),
+            f"{num_source} -> {num_channels} channels",
+        )
     return Fill(assigned, LOADED, _same) if found == expected else misfit
 
 

@@ -1,18 +1,20 @@
 """What is wrong with weights that do not fit a model, in one line."""
 
 from jtl.weights.contract import Origin, TensorFile
+from jtl.weights.head import PREFIX
 from jtl.weights.plan import Plan
 from jtl.weights.recognise import of_file
 from jtl.weights.report import shorten
 
 SHOWN = 3
+SHOWN_FIELDS = ("size", "pool", "num_registers", "has_qkv_bias")
 
 
 def wrong_family(spec: str, file: TensorFile, family: str) -> str:
-    """Return the message for a file none of whose names the family knows."""
+    """Return the message for a file few of whose names the family knows."""
     return (
-        f"weights {spec!r} are not of model {family!r}: {_looks(file, family)}; "
-        f"its {len(file.tensors)} tensors start with {shorten(file.tensors, SHOWN)}"
+        f"weights {spec!r} ({file.format}) are not of model {family!r}: {_looks(file, family)}; found "
+        f"{len(file.tensors)} tensors: {shorten(file.tensors, SHOWN)}"
     )
 
 
@@ -21,31 +23,28 @@ def misfit(spec: str, file: TensorFile, family: str, origin: Origin, plan: Plan)
     faults = {
         "do not fit": tuple(plan.misfits.values()),
         "have no place in the model": plan.unknown,
-        "of the model's leaves are not filled": plan.unfilled,
+        "leaves of the model are not filled": plan.unfilled,
     }
-    parts = [f"{len(names)} {what} ({shorten(names, SHOWN)})" for what, names in faults.items() if names]
+    parts = [f"{len(names)} {what}: {shorten(names, SHOWN)}" for what, names in faults.items() if names]
+    cure = "for a fresh head set weights.head='new'" if _is_head(plan) else _looks(file, family)
     return (
-        f"weights {spec!r} ({file.format}, {origin.title}) do not fit the model: {'; '.join(parts)}; "
-        f"{len(plan.fills)} of {len(file.tensors)} tensors fit. {_looks(file, family)}{_head_hint(plan)}"
+        f"weights {spec!r} ({file.format}, {origin.title}) do not fit the model: {cure}; of {len(file.tensors)} "
+        f"tensors {len(plan.fills)} fit; {'; '.join(parts)}"
     )
 
 
 def _looks(file: TensorFile, family: str) -> str:
+    """Return what the file looks like, and the settings for it."""
     found = of_file(file)
     if found is None:
-        return "It looks like no model jtl knows"
-    settings = {"name": found.family} if found.family != family else {}
-    chosen = {
-        **settings,
-        **{key: found.config_fields[key] for key in ("size",) if key in found.config_fields},
-    }
-    wanted = ", ".join(f"model.{key}={value}" for key, value in chosen.items())
-    return f"It looks like a {found.title}: set {wanted}"
+        return "they look like no model jtl knows"
+    settings = {} if found.family == family else {"name": found.family}
+    settings |= {key: value for key, value in found.config_fields.items() if key in SHOWN_FIELDS}
+    wanted = ", ".join(f"model.{key}={value!r}" for key, value in settings.items())
+    return f"they look like a {found.title}" + (f" (set {wanted})" if wanted else "")
 
 
-def _head_hint(plan: Plan) -> str:
-    faults = (*plan.misfits.values(), *plan.unknown, *plan.unfilled)
-    is_head = all(
-        "head" in each or "fc." in each or "classifier" in each or "linear." in each for each in faults
-    )
-    return "; for a fresh head set weights.head='new'" if is_head else ""
+def _is_head(plan: Plan) -> bool:
+    """Return whether only the head is at fault."""
+    leaves = (*plan.unfilled, *(leaf for targets in plan.misfit_targets for leaf in targets))
+    return not plan.unknown and bool(leaves) and all(leaf.startswith(PREFIX) for leaf in leaves)

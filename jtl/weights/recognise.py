@@ -23,8 +23,8 @@ def recognise(spec: str, settings: Config | None = None) -> Recognised:
     recognised = of_file(file)
     if recognised is None:
         raise UserError(
-            f"{spec!r} looks like no model jtl knows; it holds {len(file.tensors)} tensors: {shorten(file.tensors, 6)}; "
-            f"known families: {', '.join(FAMILIES)}"
+            f"{spec!r} looks like no model jtl knows; it holds {len(file.tensors)} tensors: "
+            f"{shorten(file.tensors, 6)}; known families: {', '.join(FAMILIES)}"
         )
     return recognised
 

@@ -10,8 +10,8 @@ MAX_LINES = 8
 class ReportRow(NamedTuple):
     """One fact: `source` ("" for a fresh leaf) filled `targets` (none where it was left out).
 
-    `shape` is the source's, or the leaf's where there is no source; `num_values` counts its scalars, `dtype` is the
-    file's own; `note` says how or why.
+    `shape` is the source's, or the leaf's where there is no source; `num_values` counts its scalars, `dtype`
+    is the file's own; `note` says how or why.
     """
 
     status: str
@@ -37,10 +37,11 @@ class LoadReport(NamedTuple):
     def text(self) -> str:
         """Return the report for people, a line a group."""
         loaded = self.of(LOADED)
+        num_values = sum(row.num_values for row in loaded)
         dtypes = sorted({row.dtype for row in loaded} - {"float32"})
         lines = [
             f"weights: {self.source} ({self.origin})",
-            f"  loaded {_plural(len(loaded), 'tensor')}, {_compact(sum(row.num_values for row in loaded))} values"
+            f"  loaded {_plural(len(loaded), 'tensor')}, {_compact(num_values)} values"
             + (f" ({', '.join(dtypes)} -> float32)" if dtypes else ""),
             *(f"    {row.source}: {row.note}" for row in loaded if row.note),
         ]

@@ -1,4 +1,4 @@
-"""A run folder's weights: `model.safetensors` under jtl's own names, beside the meta.json that says what they are."""
+"""A run folder's weights: `model.safetensors` under jtl's own names, and the meta.json about them."""
 
 import json
 import os

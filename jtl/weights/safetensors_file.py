@@ -1,4 +1,4 @@
-"""Reading safetensors through its library, which checks the header; tensors are read from the file one by one."""
+"""Reading safetensors through its library, which checks the header; tensors are read one by one."""
 
 import json
 from functools import partial
@@ -36,7 +36,7 @@ def open_safetensors(path: Path) -> TensorFile:
         tensors = {
             name: Tensor(
                 tuple(part.get_shape()),
-                DTYPES.get(part.get_dtype(), part.get_dtype()),
+                _dtype(part.get_dtype()),
                 partial(_read, path, handle, name),
             )
             for name, part in slices.items()
@@ -53,6 +53,11 @@ def _read(path: Path, handle: safe_open, name: str) -> np.ndarray:
         return handle.get_tensor(name)
     except (SafetensorError, TypeError, AttributeError) as error:
         raise UserError(f"tensor {name!r} of {str(path)!r} cannot be read: {error}") from error
+
+
+def _dtype(name: str | None) -> str:
+    """Return numpy's name of a dtype where it is one of those weights are kept in, else the file's."""
+    return DTYPES.get(str(name), str(name))
 
 
 def _fault(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Reading PyTorch files without PyTorch: the zip format (since 1.6) and the plain pickles before it.
 
-The structure comes from `unpickle`, which runs nothing; tensors are views into storages, checked to lie inside them,
-and read from the file when asked for.
+The structure comes from `unpickle`, which runs nothing; tensors are views into storages, checked to lie
+inside them, and read from the file when asked for.
 """
 
 import io
@@ -24,11 +24,11 @@ from jtl.weights.report import shorten
 MAGIC_NUMBER, PROTOCOL_VERSION = 0x1950A86A20F9469CFC6C, 1001
 COUNT_BYTES = 8
 MAX_PICKLE_BYTES = 1 << 28
-# Where training scripts keep the model's tensors, in the order in which they are looked for: averages first (as timm).
+# Where training scripts keep the model's tensors, in the order of preference: averages first (as timm).
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 MAX_DEPTH, MAX_TENSORS = 16, 1_000_000
 
-STORAGES: dict[str, np.dtype] = {
+DTYPES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype(np.float32),
     "torch.DoubleStorage": np.dtype(np.float64),
     "torch.HalfStorage": np.dtype(np.float16),
@@ -41,6 +41,15 @@ STORAGES: dict[str, np.dtype] = {
     "torch.BoolStorage": np.dtype(np.bool_),
     "torch.ComplexFloatStorage": np.dtype(np.complex64),
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
+    # Untyped storages count bytes; the tensors in them name their own dtype.
+    "torch.storage.UntypedStorage": np.dtype(np.uint8),
+    "torch.uint16": np.dtype(np.uint16),
+    "torch.uint32": np.dtype(np.uint32),
+    "torch.uint64": np.dtype(np.uint64),
+    "torch.float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "torch.float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "torch.float8_e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "torch.float8_e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
 }
 
 
@@ -82,6 +91,7 @@ def open_zip(path: Path) -> TensorFile:
             raise UserError(f"{str(path)!r} was written big-endian, which is not read")
         content = _member(path, pickles[0])
     root = unpickle.load(io.BytesIO(content), GLOBALS, _storage, _what(path))
+    container, named = _state_dict(root, path)
 
     def read_storage(storage: Storage) -> bytes:
         return _member(path, f"{folder}data/{storage.key}")
@@ -95,7 +105,7 @@ def open_zip(path: Path) -> TensorFile:
                 f"{storage.num_values * storage.dtype.itemsize}: truncated? Get it again"
             )
 
-    return TensorFile(path, "PyTorch zip", _tensors(root, path, read_storage, check))
+    return TensorFile(path, f"PyTorch zip{container}", _tensors(named, read_storage, check))
 
 
 def open_legacy(path: Path) -> TensorFile:
@@ -106,7 +116,8 @@ def open_legacy(path: Path) -> TensorFile:
     """
     what = _what(path)
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        load = partial(unpickle.load, view, GLOBALS, _storage, what)
+        storages: dict[str, Storage] = {}
+        load = partial(unpickle.load, view, GLOBALS, partial(_noted, storages), what)
         if load() != MAGIC_NUMBER:
             raise UserError(f"{what} is a pickle, but not one of PyTorch's; {unpickle.REFUSED}")
         version, system = load(), load()
@@ -121,7 +132,8 @@ def open_legacy(path: Path) -> TensorFile:
         root, keys = load(), load()
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise UserError(f"{what} lists no storages; get it again")
-        starts = _legacy_starts(view, keys, {each.key: each for each in _storages(root, path)}, what)
+        starts = _legacy_starts(view, keys, storages, what)
+    container, named = _state_dict(root, path)
 
     def read_storage(storage: Storage) -> bytes:
         with path.open("rb") as stream:
@@ -132,7 +144,7 @@ def open_legacy(path: Path) -> TensorFile:
         if storage.key not in starts:
             raise UserError(f"{what} lacks storage {storage.key!r}: truncated? Get it again")
 
-    return TensorFile(path, "PyTorch pickle", _tensors(root, path, read_storage, check))
+    return TensorFile(path, f"PyTorch pickle{container}", _tensors(named, read_storage, check))
 
 
 def _legacy_starts(
@@ -157,13 +169,14 @@ def _legacy_starts(
 
 
 def _tensors(
-    root: Any, path: Path, read_storage: Callable[[Storage], bytes], check: Callable[[Storage], None]
+    named: Mapping[str, View], read_storage: Callable[[Storage], bytes], check: Callable[[Storage], None]
 ) -> dict[str, Tensor]:
-    tensors = {}
-    for name, view in _named_views(_state_dict(root, path), path).items():
+    for view in named.values():
         check(view.storage)
-        tensors[name] = Tensor(view.shape, view.storage.dtype.name, partial(_read, view, read_storage))
-    return tensors
+    return {
+        name: Tensor(view.shape, view.storage.dtype.name, partial(_read, view, read_storage))
+        for name, view in named.items()
+    }
 
 
 def _read(view: View, read_storage: Callable[[Storage], bytes]) -> np.ndarray:
@@ -173,20 +186,21 @@ def _read(view: View, read_storage: Callable[[Storage], bytes]) -> np.ndarray:
     return np.array(np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False), order="C")
 
 
-def _state_dict(root: Any, path: Path) -> Mapping[Any, Any]:
-    """Return the dict of the model's tensors: the object itself, or what a training script put it under."""
+def _state_dict(root: Any, path: Path) -> tuple[str, dict[str, View]]:
+    """Return where the model's tensors are, for people ("": at the top), and the tensors by name."""
     if not isinstance(root, dict):
         raise UserError(
             f"{_what(path)} holds a {type(root).__name__}; expected a dict of tensors (a state_dict)"
         )
-    if any(isinstance(value, View) for value in root.values()):
-        return root
     for key in CONTAINERS:
-        if isinstance(root.get(key), dict) and _named_views(root[key], path):
-            return root[key]
+        if isinstance(root.get(key), dict) and (named := _named_views(root[key], path)):
+            return f", entry {key!r}", named
+    if any(isinstance(value, View) for value in root.values()):
+        return "", _named_views(root, path)
+    entries = shorten((repr(key) for key in root if isinstance(key, str)), 8)
     raise UserError(
-        f"{_what(path)} holds the entries {shorten((repr(key) for key in root if isinstance(key, str)), 8)}, none of them tensors; expected a state_dict, or "
-        f"one under {', '.join(map(repr, CONTAINERS))}"
+        f"{_what(path)} holds the entries {entries or 'none'} and no tensors among them; expected a state_dict, "
+        f"alone or as one of {', '.join(map(repr, CONTAINERS))}"
     )
 
 
@@ -196,29 +210,14 @@ def _named_views(tree: Mapping[Any, Any], path: Path) -> dict[str, View]:
     pending: list[tuple[str, Any, int]] = [(str(key), value, 1) for key, value in tree.items()]
     for count, (name, value, depth) in enumerate(pending):
         if isinstance(value, View):
+            if name in found:
+                raise UserError(f"{_what(path)} holds two tensors named {name!r}")
             found[name] = value
         elif isinstance(value, dict):
             # A dict can hold itself, or the same dict many times over.
             if depth > MAX_DEPTH or count > MAX_TENSORS or len(value) > MAX_TENSORS:
                 raise UserError(f"{_what(path)} nests its tensors without end; {unpickle.REFUSED}")
             pending += [(f"{name}.{key}", inner, depth + 1) for key, inner in value.items()]
-    return found
-
-
-def _storages(root: Any, path: Path) -> list[Storage]:
-    """Return the storages of all tensors anywhere in the object."""
-    found: list[Storage] = []
-    seen: set[int] = set()
-    pending = [root]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, View):
-            found.append(value.storage)
-        elif isinstance(value, Storage):
-            found.append(value)
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            pending += list(value.values()) if isinstance(value, dict) else list(value)
     return found
 
 
@@ -239,6 +238,12 @@ def _storage(persistent_id: Any) -> Storage:
     return Storage(_text(key), dtype(), _size(num_values))
 
 
+def _noted(storages: dict[str, Storage], persistent_id: Any) -> Storage:
+    """Return the storage of a persistent id, and note it: a legacy file's layout follows from all of them."""
+    storage = _storage(persistent_id)
+    return storages.setdefault(storage.key, storage)
+
+
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
     """Return the view, checked to lie inside its storage and not to be larger than it.
 
@@ -254,6 +259,16 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
     return View(storage, offset if num_values else 0, shape, strides)
 
 
+def _rebuild_tensor_v3(
+    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: Any, *rest: Any
+) -> View:
+    """Return a view in a dtype that has no storage type of its own."""
+    if type(storage) is not Storage or not isinstance(dtype, partial):
+        raise ValueError("a tensor without storage, or of unknown dtype")
+    values = Storage(storage.key, dtype(), storage.num_values * storage.dtype.itemsize // dtype().itemsize)
+    return _rebuild_tensor(values, offset, shape, strides)
+
+
 def _rebuild_parameter(data: Any, *rest: Any) -> View:
     if type(data) is not View:
         raise ValueError("a parameter without a tensor")
@@ -262,7 +277,7 @@ def _rebuild_parameter(data: Any, *rest: Any) -> View:
 
 def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> View:
     """Return a tensor that had Python attributes; `function` is one of the rebuilders here."""
-    if function not in (_rebuild_tensor, _rebuild_parameter):
+    if function not in (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_parameter):
         raise ValueError("a tensor rebuilt by something else")
     return function(*arguments)
 
@@ -287,19 +302,18 @@ def _dtype_of(dtype: np.dtype) -> np.dtype:
     return dtype
 
 
+def _inert(name: str, *arguments: Any) -> unpickle.Inert:
+    return unpickle.Inert(name)
+
+
 def _what(path: Path) -> str:
     return f"PyTorch file {str(path)!r}"
 
 
 INERT = (
-    *(
-        "argparse.Namespace",
-        "torch.device",
-        "torch.nn.parameter.Parameter",
-        "torch.Tensor",
-        "torch.serialization._get_layout",
-    ),
-    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode"),
+    *("argparse.Namespace", "torch.device", "torch.nn.parameter.Parameter", "torch.Tensor"),
+    *("numpy.dtype", "numpy.ndarray", "_codecs.encode"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *(
         f"torch.{name}"
         for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
@@ -307,12 +321,13 @@ INERT = (
 )
 GLOBALS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
-    "torch.Size": lambda sizes: tuple(sizes),
+    "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
-    **{name: partial(_dtype_of, dtype) for name, dtype in STORAGES.items()},
-    **{name: partial(lambda name, *arguments: unpickle.Inert(name), name) for name in INERT},
+    **{name: partial(_dtype_of, dtype) for name, dtype in DTYPES.items()},
+    **{name: partial(_inert, name) for name in INERT},
 }

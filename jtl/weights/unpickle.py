@@ -1,7 +1,8 @@
 """A pickle machine that cannot call anything: it reads the plain containers and tensors of PyTorch files.
 
-The opcodes are parsed by the standard library's `pickletools`; here only those that build data are known, and a global
-name is looked up in a table of our own inert stand-ins, never imported. Everything else is a UserError.
+The opcodes are parsed by the standard library's `pickletools`; here only those that build data are known, and
+a global name is looked up in a table of our own inert stand-ins, never imported. Everything else is a
+UserError.
 """
 
 import pickletools
@@ -14,7 +15,7 @@ MAX_OPCODES = 20_000_000
 
 
 class Inert(NamedTuple):
-    """A Python object that a file contains and nothing here needs, such as the arguments of a training script."""
+    """A Python object in a file that nothing here needs, such as the arguments of a training script."""
 
     name: str
 
@@ -41,8 +42,9 @@ def load(
 ) -> Any:
     """Return the one object pickled at the stream's position, which moves behind it.
 
-    `globals_` maps 'module.name' to what stands in for it; `persistent` turns a persistent id into an object; `what`
-    names the file in errors. The stream has `read`, `readline` and `tell`, and bounds what it gives (a map, BytesIO).
+    `globals_` maps 'module.name' to what stands in for it; `persistent` turns a persistent id into an object;
+    `what` names the file in errors. The stream has `read`, `readline` and `tell`, and bounds what it gives (a
+    map, BytesIO).
 
     Raises:
         UserError: the pickle is damaged, or holds or asks for anything but data.

@@ -51,7 +51,7 @@ def assign(origin: Origin, names: Iterable[str]) -> Assignment:
 
 
 def best_origin(origins: Mapping[str, Origin], names: Iterable[str]) -> tuple[str, Assignment] | None:
-    """Return the origin that knows most of the names, and where they go; None where none knows enough of them."""
+    """Return the origin that knows most of the names, and where they go; None where none knows enough."""
     names = tuple(names)
     assignments = {key: assign(origin, names) for key, origin in origins.items()}
     key = min(assignments, key=lambda each: len(assignments[each].unknown))
@@ -66,7 +66,7 @@ def own_origin(targets: Iterable[str]) -> Origin:
 
 
 def model_shapes(filled: Mapping[str, Assigned], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes the tensors have under the model's names; where the source does not tell heads, as one head.
+    """Return the tensors' shapes under the model's names; as one head where the source does not tell.
 
     Tensors whose rank does not fit their name are not in it.
     """
@@ -80,7 +80,7 @@ def model_shapes(filled: Mapping[str, Assigned], tensors: Mapping[str, Tensor]) 
 def target_shapes(
     row: Row, shape: tuple[int, ...], expected: tuple[tuple[int, ...], ...]
 ) -> tuple[tuple[int, ...], ...] | None:
-    """Return the shapes the row's operation gives for a source of this shape; None where it cannot be applied."""
+    """Return the shapes the row's operation makes of a source's shape; None where it does not apply."""
     stand_in = np.broadcast_to(np.zeros((), np.bool_), shape)
     try:
         return tuple(array.shape for array in row.op.forward(stand_in, expected))

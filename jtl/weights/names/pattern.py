@@ -1,4 +1,4 @@
-"""Patterns of tensor names with numbered places: `layer{s}.{u}.conv{c}.weight` ↔ `block{s}/unit{u+1}/conv{c}/kernel`."""
+"""Patterns of names with numbered places: `layer{s}.{u}.bn1.bias` ↔ `block{s}/unit{u+1}/bn1/bias`."""
 
 import re
 from functools import cache

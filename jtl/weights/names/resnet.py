@@ -1,4 +1,4 @@
-"""The ResNets' tables of names: torchvision and timm, Hugging Face, and the CIFAR ResNets of pytorch_resnet_cifar10."""
+"""The ResNets' tables of names: torchvision and timm, Hugging Face, and pytorch_resnet_cifar10."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -84,7 +84,7 @@ def no_grid(config: Any) -> None:
 
 
 def recognise_imagenet(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], str] | None:
-    """Return the settings and a title of the ResNet with these leaves; None where they are none of a ResNet's."""
+    """Return settings and title of the ResNet with these leaves; None where they are none of a ResNet's."""
     found = _stages(shapes, IMAGENET_ROOT_PX)
     if found is None:
         return None
@@ -97,7 +97,7 @@ def recognise_imagenet(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str,
 
 
 def recognise_cifar(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], str] | None:
-    """Return the settings and a title of the CIFAR ResNet with these leaves; None where they are none of its."""
+    """Return settings and title of the CIFAR ResNet with these leaves; None where they are none of its."""
     found = _stages(shapes, CIFAR_ROOT_PX)
     if found is None:
         return None

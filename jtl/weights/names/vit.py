@@ -1,4 +1,4 @@
-"""The ViT's tables of names: timm, Hugging Face, Google's vit_jax and big_vision; and what a file of it looks like."""
+"""The ViT's tables of names: timm, Hugging Face, Google's vit_jax and big_vision; how to recognise one."""
 
 import math
 from collections.abc import Mapping
@@ -99,7 +99,7 @@ HUGGING_FACE = Origin(
 
 
 def _flax_rows(position_embedding: str, numbers: tuple[int, int, int, int]) -> tuple[Row, ...]:
-    """Return the rows of a Flax ViT whose submodules of a block (norm, attention, norm, MLP) have these numbers."""
+    """Return the rows of a Flax ViT whose blocks number norm, attention, norm and MLP like this."""
     norm0, attention, norm1, mlp = numbers
     block = "Transformer/encoderblock_{i}"
     source_attention, source_mlp = (
