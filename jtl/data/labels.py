@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from jtl.data.contract import Labels
 from jtl.errors import UserError, nearest
@@ -64,7 +65,9 @@ def encode_splits(
     return {split: encoded[split] for split in cells}
 
 
-def strata(values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+def strata(
+    values: Shaped[np.ndarray, "examples ..."], names: tuple[str, ...]
+) -> Int[np.ndarray, " examples"]:
     """Return for each example the group that splits and subsets keep balanced.
 
     That is its class; for multi-hot labels its rarest positive class (-1 without any); one group for

@@ -117,14 +117,11 @@ class EvalBatches:
             yield from self._kept
             return
         kept: list[Batch] = []
-        num_bytes = 0
         for batch in _read(self._batches, self._config):
-            num_bytes += sum(array.nbytes for array in batch.values())
-            if num_bytes * len(self) <= self._config.cache_bytes * (len(kept) + 1):
+            if sum(array.nbytes for array in batch.values()) * len(self) <= self._config.cache_bytes:
                 kept.append(batch)
             yield batch
-        if len(kept) == len(self):
-            self._kept = kept
+        self._kept = kept  # only a pass that came to its end gets here
 
 
 @dataclass(frozen=True)

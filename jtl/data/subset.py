@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from jtl.data.contract import Config, Info, Source
 from jtl.data.labels import strata
@@ -93,7 +94,9 @@ def fingerprints(source: Source) -> list[bytes]:
         return [key for part in parts for key in part]
 
 
-def choose_val(keys: Sequence[bytes], groups: np.ndarray, fraction: float) -> np.ndarray:
+def choose_val(
+    keys: Sequence[bytes], groups: Int[np.ndarray, " examples"], fraction: float
+) -> Bool[np.ndarray, " examples"]:
     """Return which examples are for validation: `fraction` of the distinct keys of every group.
 
     Every group with two distinct keys or more gets at least one on either side. Examples with equal keys,

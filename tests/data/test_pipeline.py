@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jtl.data import image, pipeline
 from jtl.data.contract import Info
+from jtl.data.files import Files
 from jtl.data.image import Augment
 from jtl.data.pipeline import Config, eval_batches, train_batches
 from jtl.data.sources.arrays import Arrays
@@ -130,8 +132,6 @@ def test_closing_releases_the_threads() -> None:
 
 
 def test_an_unreadable_image_reaches_the_reader_as_the_users_error(tmp_path: Path) -> None:
-    from jtl.data.files import Files
-
     for place in range(4):
         (tmp_path / f"{place}.png").write_bytes(png(pixels(place)) if place else b"broken")
     files = Files(
@@ -199,6 +199,31 @@ def test_a_pass_that_was_broken_off_is_not_kept() -> None:
     batches = eval_batches(source(), EVAL, batch_size=5, config=Config(threads=1))
     next(iter(batches))
     assert sum(batch["mask"].sum() for batch in batches) == SIZE
+
+
+class Shapes:
+    """A transform that may see smaller images and tells which it saw."""
+
+    min_px = 30
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        self.seen.add(pixels.shape[:2])
+        return pixels[:4, :4]
+
+
+def test_only_training_decodes_photos_smaller_and_never_too_small(tmp_path: Path) -> None:
+    Image.fromarray(pixels(0, 128, 256)).save(tmp_path / "a.jpg")
+    files = Files(Info("set", ("a",)), str(tmp_path), ("a.jpg",), np.zeros(1, np.int64))
+    train, evaluation = Shapes(), Shapes()
+    batches = train_batches(files, train, batch_size=1, seed=0, config=Config(threads=1))
+    next(batches)
+    batches.close()
+    list(eval_batches(files, evaluation, batch_size=1, config=Config(threads=1)))
+    assert train.seen == {(32, 64)}
+    assert evaluation.seen == {(128, 256)}
 
 
 def test_a_batch_size_that_cannot_be_cut_is_an_error() -> None:

@@ -42,6 +42,9 @@ def test_rotation_and_translation_move_what_they_say() -> None:
     dot = np.zeros((20, 20), np.uint8)
     dot[10, 10] = 255
     picture = Image.fromarray(dot)
+    for name in ("shear_x", "shear_y", "rotate"):
+        turned = np.asarray(policy.TRIVIALAUGMENT[name].apply(picture, 0.3))
+        assert np.abs(np.argwhere(turned == turned.max()) - 10).max() <= 1, "the centre stays"
     moved = np.asarray(policy.RANDAUGMENT["translate_x"].apply(picture, 0.25))
     assert np.argwhere(moved == 255).tolist() == [[10, 5]]
     moved = np.asarray(policy.RANDAUGMENT["translate_y"].apply(picture, 0.25))
