@@ -27,8 +27,8 @@ class Config:
     """How batches are read; no value here changes their content.
 
     `threads` decode in parallel (0: one a core) in each of `workers` processes (0: in this one); `prefetch`
-    batches are kept ready. Evaluation inputs of a split that fit in `cache_bytes` are transformed once and
-    kept.
+    batches are kept ready, and at least one a thread. Evaluation inputs of a split that fit in `cache_bytes`
+    are transformed once and kept.
     """
 
     threads: int = 0
@@ -124,6 +124,13 @@ class EvalBatches:
         self._kept = kept  # only a pass that came to its end gets here
 
 
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class _TrainBatches:
     """Random access to training batches: [i] is step `start_step + i`."""
@@ -210,7 +217,7 @@ def _read(batches: Any, config: Config) -> Iterator[Batch]:
     """Yield `batches[0], batches[1], …`, read ahead in threads or worker processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
 
-    threads = config.threads or os.cpu_count() or 1
+    threads = config.threads or num_cores()
     options = ReadOptions(num_threads=threads, prefetch_buffer_size=max(config.prefetch, threads))
     dataset = MapDataset.source(batches).to_iter_dataset(options)
     if config.workers:

@@ -1,6 +1,5 @@
 """A look at the data before training: counts, imbalance, unreadable images, the same image in two splits."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from jtl.data.contract import Config, Source
 from jtl.data.image import Unreadable
+from jtl.data.pipeline import num_cores
 from jtl.data.subset import Subset, fingerprints
 from jtl.errors import UserError
 
@@ -79,7 +79,7 @@ def _unreadable(source: Source, rows: np.ndarray) -> dict[int, str]:
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         faults = zip(rows.tolist(), pool.map(fault, rows.tolist()), strict=True)
         return {row: message for row, message in faults if message}
 
@@ -102,7 +102,7 @@ def _describe(split: str, source: Source) -> str:
     largest, smallest = present[counts[present].argmax()], present[counts[present].argmin()]
     line += f", largest:smallest {counts[largest] / counts[smallest]:.1f}"
     if counts[largest] > counts[smallest]:
-        line += f" ({names[largest]} {counts[largest]:,}, {names[smallest]} {counts[smallest]:,})"
+        line += f" ({names[largest]}: {counts[largest]:,}, {names[smallest]}: {counts[smallest]:,})"
     if len(present) < len(names):
         absent = [names[place] for place in np.flatnonzero(counts == 0)]
         line += f"; without images: {_few(absent)}"

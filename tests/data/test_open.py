@@ -25,7 +25,7 @@ def open_kind(name: str, path: Path, labels: Labels = CLASS, **settings: Any) ->
     return SOURCES[name].open(SOURCES[name].Config(path=str(path), **settings), labels)
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
 def test_split_folders_are_splits(tmp_path: Path, name: str) -> None:
     put(tmp_path, "train/ant/0.png", "train/bee/1.png", f"{name}/ant/2.png", f"{name}/bee/3.png")
     put(tmp_path, "test/ant/a.png", "test/bee/b.png")
@@ -103,9 +103,13 @@ def test_equal_images_land_on_the_same_side(tmp_path: Path) -> None:
     [
         (["train/ant/0.png", "val/bee/1.png"], "classes unknown to .*train: 'bee'"),
         (["train/ant/0.png", "train/bee/0.png", "val/ant/1.png"], "no folder for classes: 'bee'"),
-        (["val/ant/0.png"], "holds val but no train/"),
+        (["val/ant/0.png"], "holds val but no train; add it"),
         (["train/ant/0.png", "val/ant/1.png", "vaild/ant/1.png"], "holds 'vaild' beside its splits"),
-        (["train/ant/0.png", "val/ant/1.png", "valid/ant/1.png"], "holds 'valid' and 'val', expected one"),
+        (["train/ant/0.png", "val/ant/1.png", "valid/ant/1.png"], "holds 'val' and 'valid', keep one"),
+        (
+            ["data/ant/0.png", "data/bee/1.png"],
+            "holds one class folder, 'data'; expected two or more",
+        ),
         (["0.png", "ant/1.png"], r"1 images outside a class folder \('0.png'"),
         (["ant/0.png", "bee/1.png"], "no class has two different images"),
     ],

@@ -42,7 +42,7 @@ def test_lines_count_images_classes_and_imbalance(tmp_path: Path) -> None:
         folder(tmp_path, {"train/ant": 9, "train/bee": 3, "val/ant": 1, "val/bee": 1})
     )
     assert inspect(splits, config).lines == [
-        "train: 12 images, 2 classes, largest:smallest 3.0 (ant 9, bee 3)",
+        "train: 12 images, 2 classes, largest:smallest 3.0 (ant: 9, bee: 3)",
         "val: 2 images, 2 classes, largest:smallest 1.0",
     ]
 
@@ -60,7 +60,7 @@ def test_regression_and_multilabel_are_described(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("set/0.png,0;1\nset/1.png,0\nset/2.png,\n")
     config = SOURCES["table"].Config(path=str(tmp_path / "t.csv"), val_fraction=0.0)
     lines = inspect(SOURCES["table"].open(config, Labels("multilabel")), config).lines
-    assert lines == ["train: 3 images, 2 classes, largest:smallest 2.0 (0 2, 1 1)"]
+    assert lines == ["train: 3 images, 2 classes, largest:smallest 2.0 (0: 2, 1: 1)"]
     (tmp_path / "t.csv").write_text("set/0.png,0.5\nset/1.png,0\nset/2.png,1\n")
     lines = inspect(SOURCES["table"].open(config, Labels("regression")), config).lines
     assert lines == ["train: 3 images, 1 values each"]
@@ -94,15 +94,16 @@ def test_unreadable_images_within_the_limit_are_named_counted_and_removed(tmp_pa
 
 
 def test_a_split_without_readable_images_is_an_error(tmp_path: Path) -> None:
-    folder(tmp_path, {"train/ant": 1, "val/ant": 2})
+    folder(tmp_path, {"train/ant": 1, "train/bee": 1, "val/ant": 2, "val/bee": 1})
     (tmp_path / "train/ant/0.png").write_bytes(b"no image")
-    splits, config = open_folder(tmp_path, max_unreadable=1)
+    (tmp_path / "train/bee/0.png").write_bytes(b"no image")
+    splits, config = open_folder(tmp_path, max_unreadable=2)
     with pytest.raises(UserError, match="the train split has no readable images"):
         inspect(splits, config)
 
 
 def test_the_same_image_in_two_splits_is_named(tmp_path: Path) -> None:
-    folder(tmp_path, {"train/ant": 3, "val/ant": 2})
+    folder(tmp_path, {"train/ant": 3, "train/bee": 1, "val/ant": 2, "val/bee": 1})
     (tmp_path / "val/ant/copy.png").write_bytes((tmp_path / "train/ant/1.png").read_bytes())
     splits, config = open_folder(tmp_path)
     found = inspect(splits, config)
@@ -113,10 +114,10 @@ def test_the_same_image_in_two_splits_is_named(tmp_path: Path) -> None:
 
 def test_a_large_split_is_sampled_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "MAX_CHECKED", 4)
-    folder(tmp_path, {"train/ant": 8, "val/ant": 2})
+    folder(tmp_path, {"train/ant": 8, "train/bee": 1, "val/ant": 2, "val/bee": 1})
     (tmp_path / "train/ant/1.png").write_bytes(b"no image")
     splits, config = open_folder(tmp_path)
-    assert "train: read 4 of 8 images to check them" in inspect(splits, config).lines
+    assert "train: read 4 of 9 images to check them" in inspect(splits, config).lines
     splits, config = open_folder(tmp_path, max_unreadable=1)
     assert len(inspect(splits, config).unreadable) == 1
 
@@ -124,5 +125,5 @@ def test_a_large_split_is_sampled_and_says_so(tmp_path: Path, monkeypatch: pytes
 def test_real_photos_pass(real_path: Any) -> None:
     splits, config = open_folder(real_path("images/hymenoptera"))
     found = inspect(splits, config)
-    assert found.lines[0] == "train: 244 images, 2 classes, largest:smallest 1.0 (ants 123, bees 121)"
+    assert found.lines[0] == "train: 244 images, 2 classes, largest:smallest 1.0 (ants: 123, bees: 121)"
     assert np.all([len(source) for source in found.splits.values()] == [244, 153])

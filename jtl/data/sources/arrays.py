@@ -1,6 +1,5 @@
 """Source `arrays`: images and labels as arrays in one `.npz` file."""
 
-import dataclasses
 import hashlib
 import os
 import zipfile
@@ -77,7 +76,7 @@ class Arrays:
     def reduced(self, min_px: int) -> "Arrays":
         """Return the same source: there is nothing to decode."""
         del min_px
-        return dataclasses.replace(self)
+        return self
 
 
 def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:

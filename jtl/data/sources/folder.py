@@ -10,7 +10,15 @@ from jtl.data.files import Files
 from jtl.data.labels import encode_splits
 from jtl.errors import UserError
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 # Files that people and systems leave between images. Any other file counts as an image, and one that is none
 # is reported as unreadable: a photo in a format that cannot be read is never passed over in silence.
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".ini", ".db", ".log")
@@ -21,8 +29,8 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 class Config(contract.Config):
     """`path` holds `train/`, `val/` (`valid/`, `validation/`) and `test/`, or the class folders themselves.
 
-    Classes are sorted by name. Hidden files and folders are ignored; folders within a class folder belong to
-    it.
+    Capitals do not matter in these names. Classes are sorted by name. Hidden files and folders are ignored;
+    folders within a class folder belong to it.
     """
 
     name: str = "image_folder"
@@ -48,7 +56,8 @@ def open_folder(config: Config, labels: Labels) -> dict[str, Source]:
         )
     roots = _split_roots(config.path, needs_train=labels.names is None)
     classes = {split: _classes(root) for split, root in roots.items()}
-    _check_same_classes(roots, classes, labels)
+    if labels.names is None:
+        _check_classes(roots, classes)
     cells = {split: [name for name, paths in each.items() for _ in paths] for split, each in classes.items()}
     paths = {split: [path for each in found.values() for path in each] for split, found in classes.items()}
     own_names = tuple(sorted({name for each in classes.values() for name in each}))
@@ -74,18 +83,18 @@ def _split_roots(path: str, *, needs_train: bool) -> dict[str, str]:
     A folder named like a split is one only if it holds folders: "train" may also be a class of vehicles.
     """
     folders = {name for name in _visible(path) if _has_folders(os.path.join(path, name))}
+    named = sorted(name for name in folders if name.lower() in SPLITS)
     roots: dict[str, str] = {}
-    for name in sorted(folders & SPLITS.keys()):
-        if SPLITS[name] in roots:
-            raise UserError(
-                f"{path} holds {name!r} and {os.path.basename(roots[SPLITS[name]])!r}, expected one of them"
-            )
-        roots[SPLITS[name]] = os.path.join(path, name)
+    for name in named:
+        split = SPLITS[name.lower()]
+        if split in roots:
+            raise UserError(f"{path} holds {os.path.basename(roots[split])!r} and {name!r}, keep one")
+        roots[split] = os.path.join(path, name)
     if not roots:
         return {"train": path}
     if "train" not in roots and needs_train:
-        raise UserError(f"{path} holds {', '.join(sorted(folders & SPLITS.keys()))} but no train/; add it")
-    if others := sorted(folders - SPLITS.keys()):
+        raise UserError(f"{path} holds {', '.join(named)} but no train; add it")
+    if others := sorted(folders.difference(named)):
         raise UserError(
             f"{path} holds {others[0]!r} beside its splits; "
             "expected train, val (or valid, validation) and test; "
@@ -133,27 +142,24 @@ def _images(folder: str, relative: str, seen: set[str]) -> Iterator[str]:
             yield os.path.join(relative, name)
 
 
-def _check_same_classes(
-    roots: dict[str, str], classes: dict[str, dict[str, list[str]]], labels: Labels
-) -> None:
-    if labels.names is not None:
-        return
+def _check_classes(roots: dict[str, str], classes: dict[str, dict[str, list[str]]]) -> None:
+    """Raise unless training has two classes or more, and every other split the same ones."""
+    train = classes["train"].keys()
     for split, root in roots.items():
-        for kind, odd in (
-            ("unknown to", sorted(classes[split].keys() - classes["train"].keys())),
-            ("without", sorted(classes["train"].keys() - classes[split].keys())),
-        ):
-            if odd:
-                phrase = (
-                    f"classes unknown to {roots['train']}"
-                    if kind == "unknown to"
-                    else "no folder for classes"
-                )
-                raise UserError(
-                    f"{root} has {phrase}: {', '.join(map(repr, odd[:5]))}; "
-                    "expected the same classes in every split "
-                    "(a table may lack some)"
-                )
+        unknown, absent = sorted(classes[split].keys() - train), sorted(train - classes[split].keys())
+        if unknown:
+            found = f"classes unknown to {roots['train']}: {', '.join(map(repr, unknown))}"
+        else:
+            found = f"no folder for classes: {', '.join(map(repr, absent))}"
+        if unknown or absent:
+            raise UserError(
+                f"{root} has {found}; expected the same classes in every split (a table may lack some)"
+            )
+    if len(train) == 1:
+        raise UserError(
+            f"{roots['train']} holds one class folder, {next(iter(train))!r}; expected two or more; "
+            "if the classes are inside it, set config.data.path to it"
+        )
 
 
 def _visible(folder: str) -> list[str]:

@@ -53,13 +53,14 @@ class Records:
     records: Any
     image_key: str
     values: np.ndarray
+    min_px: int = 0
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        pixels = image.decode(self._encoded(index), self.describe(index))
+        pixels = image.decode(self._encoded(index), self.describe(index), self.min_px)
         return {"image": pixels, "label": self.values[index], "id": index}
 
     def labels(self) -> np.ndarray:
@@ -75,9 +76,8 @@ class Records:
         return hashlib.blake2b(self._encoded(index), digest_size=16).digest()
 
     def reduced(self, min_px: int) -> "Records":
-        """Return the same source; its images are decoded at full size."""
-        del min_px
-        return dataclasses.replace(self)
+        """Return the same records, decoded smaller where no side falls under `min_px`."""
+        return dataclasses.replace(self, min_px=min_px)
 
     def _encoded(self, index: int) -> bytes:
         try:
