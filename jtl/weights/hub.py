@@ -1,5 +1,6 @@
-"""From a spec to a file on this machine: a path, hf://, https:// or gs://."""
+"""From a spec to a file on this machine: a path, embedded://, hf://, https:// or gs://."""
 
+import importlib.resources
 import os
 import re
 import urllib.parse
@@ -28,8 +29,8 @@ class Resolved(NamedTuple):
 def resolve(spec: str, settings: Config) -> Resolved:
     """Return where a spec's weights are on this machine, downloaded where they were not.
 
-    `hf://org/name[/file][@revision]` goes through the hub's own client and cache (and its HF_ENDPOINT and
-    HF_HUB_OFFLINE); `gs://bucket/path` reads public objects.
+    `embedded://name` is shipped with jtl; `hf://org/name[/file][@revision]` goes through the hub's own client and
+    cache (and its HF_ENDPOINT and HF_HUB_OFFLINE); `gs://bucket/path` reads public objects.
 
     Raises:
         UserError: they cannot be had, or are not the ones `settings.sha256` expects.
@@ -58,6 +59,18 @@ def _local(rest: str, settings: Config) -> Cached:
             f"or none"
         )
     return Cached(path, sha256_of(weights_path(path)))
+
+
+def _embedded(rest: str, settings: Config) -> Cached:
+    """Weights that jtl ships: run folders under jtl/assets."""
+    del settings
+    assets = Path(str(importlib.resources.files("jtl") / "assets"))
+    known = [each.name for each in assets.iterdir() if each.is_dir()]
+    if rest not in known:
+        raise UserError(
+            f"weights 'embedded://{rest}' are not among those jtl ships; nearest: {nearest(rest, known)}"
+        )
+    return Cached(assets / rest, sha256_of(weights_path(assets / rest)))
 
 
 def _https(rest: str, settings: Config) -> Cached:
@@ -114,6 +127,7 @@ def _cache_dir(settings: Config) -> Path:
 
 SCHEMES: dict[str, Callable[[str, Config], Cached]] = {
     "": _local,
+    "embedded": _embedded,
     "hf": _hugging_face,
     "https": _https,
     "http": _http,
