@@ -29,8 +29,8 @@ class Resolved(NamedTuple):
 def resolve(spec: str, settings: Config) -> Resolved:
     """Return where a spec's weights are on this machine, downloaded where they were not.
 
-    `embedded://name` is shipped with jtl; `hf://org/name[/file][@revision]` goes through the hub's own client and
-    cache (and its HF_ENDPOINT and HF_HUB_OFFLINE); `gs://bucket/path` reads public objects.
+    `embedded://name` is shipped with jtl; `hf://org/name[/file][@revision]` goes through the hub's own client
+    and cache (and its HF_ENDPOINT and HF_HUB_OFFLINE); `gs://bucket/path` reads public objects.
 
     Raises:
         UserError: they cannot be had, or are not the ones `settings.sha256` expects.
