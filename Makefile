@@ -26,8 +26,8 @@ format: $(STAMP)  ## mend what `check` can mend by itself
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(STAMP)  ## measure against the numbers in the README
-	@$(BIN)/python -m jtl bench
+bench: $(STAMP)  ## time the training step of CONFIG from random weights
+	@$(BIN)/python -m jtl bench --config $(CONFIG) --config.model.weights=none $(FLAGS)
 
 env: $(STAMP)  ## the environment alone
 

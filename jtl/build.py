@@ -4,12 +4,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jtl import optim, rng, tree
+import jax
+from jax.sharding import Mesh
+
+from jtl import optim, rng, sharding, tree
+from jtl import state as states
 from jtl.config import Config, Pretrained
 from jtl.data import SOURCES, Labels, Source
 from jtl.errors import UserError, nearest
 from jtl.models import MODELS, Model
 from jtl.preprocess import INTERPOLATIONS, Preprocess
+from jtl.state import State
 from jtl.step import Parts
 from jtl.strategies import STRATEGIES, Context
 from jtl.tasks import TASKS, LabelStats, Task
@@ -71,6 +76,21 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         adapts_frozen_stats=config.train.batch_stats == "adapt",
     )
     return Built(parts, params, model_state, loaded)
+
+
+def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
+    """Return the state at step 0 on the mesh, and the sharding of each of its leaves."""
+
+    def create(params: Any, model_state: Any) -> State:
+        parts = built.parts
+        has_ema = config.optim.ema > 0
+        return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=has_ema)
+
+    shapes = jax.eval_shape(create, built.params, built.model_state)
+    placement = sharding.of_state(shapes, config.sharding, mesh)
+    # Host copies: a buffer of the initial parameters must not be donated with the first step.
+    host = jax.device_get((built.params, built.model_state))
+    return jax.jit(create, out_shardings=placement)(*host), placement
 
 
 def with_data(config: Config, path: str) -> Config:

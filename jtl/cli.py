@@ -138,6 +138,28 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     return 0
 
 
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="what to time, such as vit_ft.py:ti16"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="steps to time after two of warm-up"
+    )
+    parser.epilog = "Random weights: --config.model.weights=none. Other sizes: --config.train.batch_size=64"
+
+
+def _bench(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl import runtime
+
+    runtime.prepare()
+    from jtl import bench, config
+
+    result = bench.run(bench.Request(config.read(args.config, overrides), args.steps))
+    if args.json:
+        _print_json(result)
+    return 0
+
+
 def _print_json(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 
@@ -145,4 +167,5 @@ def _print_json(value: dict[str, Any]) -> None:
 VERBS: dict[str, Verb] = {
     "train": Verb("fine-tune, probe or pretrain by a config file", _add_train, _train),
     "evaluate": Verb("measure a run, or pretrained weights, on labelled data", _add_evaluate, _evaluate),
+    "bench": Verb("time the training step of a configuration", _add_bench, _bench),
 }

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jtl import build, config, evaluate, loop, meta, metrics, progress, sharding, tree
 from jtl import state as states
@@ -125,7 +124,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         live.log(built.loaded.report.text())
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
-    state, state_sharding = _initial_state(built, settings, mesh)
+    state, state_sharding = build.initial_state(built, settings, mesh)
     ready = Run(
         settings=settings,
         folder=folder,
@@ -190,20 +189,6 @@ def _monitor(settings: Config, built: Built, source: Source) -> str:
             f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}"
         )
     return chosen
-
-
-def _initial_state(built: Built, settings: Config, mesh: Mesh) -> tuple[State, Any]:
-    def create(params: Any, model_state: Any) -> State:
-        parts = built.parts
-        return states.create(
-            params, model_state, parts.groups, parts.optimizer, has_ema=settings.optim.ema > 0
-        )
-
-    shapes = jax.eval_shape(create, built.params, built.model_state)
-    state_sharding = sharding.of_state(shapes, settings.sharding, mesh)
-    # Host copies: a buffer of the initial parameters must not be donated with the first step.
-    host = jax.device_get((built.params, built.model_state))
-    return jax.jit(create, out_shardings=state_sharding)(*host), state_sharding
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:

@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jtl import config
+from jtl.errors import UserError
+
+SMOKE = "configs/smoke.py"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "configs/vit_ft.py",
+        "configs/vit_ft.py:ti16",
+        "configs/vit_ft.py:b16",
+        "configs/vit_probe.py",
+        "configs/vit_probe.py:s16",
+        "configs/resnet_ft.py",
+        "configs/resnet_ft.py:50",
+        "configs/vit_pretrain.py",
+        SMOKE,
+    ],
+)
+def test_every_config_reads_and_survives_json(spec: str) -> None:
+    read = config.read(spec)
+    again = config.from_dict(json.loads(json.dumps(config.to_dict(read))))
+    assert again == read
+
+
+def test_every_file_in_configs_is_tested_above() -> None:
+    marks = test_every_config_reads_and_survives_json.pytestmark  # type: ignore[attr-defined]
+    tested = {spec.partition(":")[0] for spec in marks[0].args[1]}
+    assert tested == {str(path) for path in Path("configs").glob("*.py")}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("optim.learning_rate", "1e-3", 1e-3),
+        ("optim.learning_rate", "1", 1.0),
+        ("train.steps", "1e3", 1000),
+        ("train.seed", "7", 7),
+        ("model.head_widths", "(64, 32)", (64, 32)),
+        ("model.head_widths", "[64]", (64,)),
+        ("model.image_px", "(32, 64)", (32, 64)),
+        ("model.image_px", "32", 32),
+        ("model.weights", "1e3", "1e3"),
+        ("model.remat", "true", True),
+        ("data.name", "digits", "digits"),
+    ],
+)
+def test_override_takes_the_type_of_its_field(name: str, text: str, expected: object) -> None:
+    section, field = name.split(".")
+    found = getattr(getattr(config.read(SMOKE, [(name, text)]), section), field)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_override_reaches_settings_the_file_does_not_name() -> None:
+    found = config.read(
+        SMOKE, [("strategy.name", "partial"), ("strategy.rules", "(('^head/', 1),)"), ("baseline", "true")]
+    )
+    assert found.strategy.rules == (("^head/", 1.0),)
+    assert found.baseline is True
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("optim.learning_rat", "1", "unknown config key optim.learning_rat; nearest: 'learning_rate'"),
+        ("optimizer.learning_rate", "1", "unknown config section 'optimizer'; nearest: 'optim'"),
+        ("model.name", "vti", "unknown model.name 'vti'; nearest: 'vit'"),
+        ("strategy.name", "prob", "unknown strategy.name 'prob'; nearest: 'probe'"),
+        ("strategy.rules", "(('a', 1),)", "unknown config key strategy.rules; nearest: 'name'"),
+        (
+            "train.steps",
+            "many",
+            "config.train.steps is 'many'; expected a number, true, false, or a tuple in quotes",
+        ),
+        ("train.steps", "1.5", "config.train.steps is 1.5; expected int"),
+        ("train.steps", "true", "config.train.steps is True; expected int"),
+        ("model.remat", "1", "config.model.remat is 1; expected bool"),
+        ("model.head_widths", "64", "config.model.head_widths is 64; expected a tuple such as"),
+        ("augment.crop_scale", "(0.5,)", "config.augment.crop_scale is .*; expected 2 values"),
+        ("train.batch_size", "0", "train.batch_size is 0; expected 1 or more"),
+        ("train.batch_stats", "thawed", "train.batch_stats is 'thawed'; expected 'frozen' or 'adapt'"),
+        ("train", "3", "config.train is '3'; expected a section with settings"),
+        ("train.steps.more", "3", "--config.train.steps.more: 'steps' is a value, not a section"),
+    ],
+)
+def test_bad_override_says_what_was_found_and_expected(name: str, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.read(SMOKE, [(name, text)])
+
+
+def test_missing_config_file_and_file_without_function_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config file 'configs/nope.py' is not there"):
+        config.read("configs/nope.py")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="has no function get_config"):
+        config.read(str(tmp_path / "empty.py"))
+
+
+def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
+    old = json.loads(json.dumps(config.to_dict(config.read(SMOKE))))
+    faster = config.to_dict(
+        config.read(SMOKE, [("input.threads", "7"), ("input.workers", "2"), ("train.log_every", "5")])
+    )
+    assert config.conflicts(faster, old) == []
+    other = config.to_dict(config.read(SMOKE, [("optim.learning_rate", "1"), ("train.seed", "3")]))
+    assert config.conflicts(other, old) == ["optim.learning_rate: 0.003 -> 1.0", "train.seed: 0 -> 3"]
