@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jtl.models import layers, resnet
 from jtl.models.contract import Family, Model
-from jtl.models.resnet import Activations
+from jtl.models.resnet import Activations, Transformed
 from jtl.preprocess import Preprocess
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -66,11 +66,11 @@ def tiny() -> Config:
     return Config(image_px=8, units=(1, 1), width=4)
 
 
-def _root(x: Activations, width: int, mode: resnet.Mode) -> Activations:
+def _root(x: Activations, width: int, mode: resnet.Mode) -> Transformed:
     return jax.nn.relu(resnet.norm(resnet.conv(x, width, 3, 1, "conv_root"), mode, "bn_root"))
 
 
-def _padded(x: Activations, channels: int, stride: int, mode: resnet.Mode) -> Activations:
+def _padded(x: Activations, channels: int, stride: int, mode: resnet.Mode) -> Transformed:
     """Return the input, subsampled and with zero channels on both sides (the paper's option A)."""
     del mode
     missing = channels - x.shape[-1]

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jtl import tree
@@ -40,7 +41,7 @@ def as_model(
     def apply(
         params: Mapping[str, Any],
         model_state: Mapping[str, Any],
-        inputs: Float[Array, "batch height width channels"],
+        inputs: Float[Array | np.ndarray, "batch height width channels"],
         *,
         train: bool = False,
         key: Array | None = None,
@@ -54,11 +55,11 @@ def as_model(
             "frozen_stats names modules without running statistics"
         )
         module = make_module(train, frozen_stats)
-        variables = jax.tree.map(jnp.asarray, {"params": params, **model_state})
+        variables, images = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
         if not train:
-            return _outputs(module.apply(variables, inputs), model_state)
+            return _outputs(module.apply(variables, images), model_state)
         rngs = {} if key is None else {"dropout": key}
-        result, updated = module.apply(variables, inputs, rngs=rngs, mutable=list(model_state))
+        result, updated = module.apply(variables, images, rngs=rngs, mutable=list(model_state))
         return _outputs(result, dict(updated))
 
     return Model(init, apply, shapes, layers, preprocess)

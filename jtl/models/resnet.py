@@ -20,6 +20,7 @@ from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
 Activations: TypeAlias = Float[Array, "batch height width channels"]
+Transformed: TypeAlias = Float[Array, "batch new_height new_width new_channels"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "18": {"unit": "basic", "units": (2, 2, 2, 2), "width": 64},
@@ -154,7 +155,7 @@ class ResNet(nn.Module):
         return features, logits, {**intermediates, "pre_head": features}
 
 
-def conv(x: Activations, channels: int, size: int, stride: int, name: str) -> Activations:
+def conv(x: Activations, channels: int, size: int, stride: int, name: str) -> Transformed:
     """Apply a convolution padded as PyTorch's `size // 2` ("SAME" would shift it where it strides)."""
     padding = [(size // 2, size // 2)] * 2
     declared = {"kernel_init": layers.declared, "use_bias": False}
@@ -197,7 +198,7 @@ class _BasicUnit(nn.Module):
     mode: Mode
 
     @nn.compact
-    def __call__(self, x: Activations) -> Activations:
+    def __call__(self, x: Activations) -> Transformed:
         y = jax.nn.relu(norm(conv(x, self.width, 3, self.stride, "conv1"), self.mode, "bn1"))
         y = norm(conv(y, self.width, 3, 1, "conv2"), self.mode, "bn2")
         return jax.nn.relu(y + self.shortcut(x, self.width, self.stride, self.mode))
@@ -212,20 +213,20 @@ class _BottleneckUnit(nn.Module):
     mode: Mode
 
     @nn.compact
-    def __call__(self, x: Activations) -> Activations:
+    def __call__(self, x: Activations) -> Transformed:
         y = jax.nn.relu(norm(conv(x, self.width, 1, 1, "conv1"), self.mode, "bn1"))
         y = jax.nn.relu(norm(conv(y, self.width, 3, self.stride, "conv2"), self.mode, "bn2"))
         y = norm(conv(y, 4 * self.width, 1, 1, "conv3"), self.mode, "bn3")
         return jax.nn.relu(y + self.shortcut(x, 4 * self.width, self.stride, self.mode))
 
 
-def _root(x: Activations, width: int, mode: Mode) -> Activations:
+def _root(x: Activations, width: int, mode: Mode) -> Transformed:
     x = jax.nn.relu(norm(conv(x, width, 7, 2, "conv_root"), mode, "bn_root"))
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
-def _projected(x: Activations, channels: int, stride: int, mode: Mode) -> Activations:
+def _projected(x: Activations, channels: int, stride: int, mode: Mode) -> Transformed:
     """Return the input itself where it fits, else a strided 1x1 convolution of it."""
     if stride == 1 and x.shape[-1] == channels:
         return x

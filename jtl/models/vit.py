@@ -21,6 +21,7 @@ from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
 Tokens: TypeAlias = Float[Array, "batch tokens dim"]
+AllTokens: TypeAlias = Float[Array, "batch all_tokens dim"]
 Pool: TypeAlias = Callable[..., Float[Array, "batch dim"]]
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -190,7 +191,7 @@ class _Encoder(nn.Module):
     @nn.compact
     def __call__(
         self, x: Tokens, registers: Float[Array, "1 registers dim"]
-    ) -> tuple[Tokens, dict[str, Array]]:
+    ) -> tuple[AllTokens, dict[str, Array]]:
         config = self.config
         x = _PositionEmbedding(name="posembed_input")(x)
         num_cls = int(config.pool == "cls")
