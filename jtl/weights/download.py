@@ -73,14 +73,15 @@ def sha256_of(path: Path) -> str:
 
 
 def _verified(path: Path, url: str) -> str:
-    """Return the sha256 of a cached file, which must be the recorded one; a file put there by hand has none."""
+    """Return a cached file's sha256, which must be the recorded one; a file put there by hand has none."""
     found = sha256_of(path)
     if not _checksum(path).exists():
         _checksum(path).write_text(found + "\n")
     expected = _checksum(path).read_text().strip()
     if found != expected:
         raise UserError(
-            f"cached file {str(path)!r} of {url} is damaged (sha256 {found}, was {expected}); delete it and repeat"
+            f"cached file {str(path)!r} of {url} is damaged (sha256 {found}, was {expected}); delete it and "
+            f"repeat"
         )
     return found
 
@@ -98,8 +99,8 @@ def _fetch(url: str, path: Path) -> None:
             faults.append(str(error) or type(error).__name__)
         except urllib.error.URLError as error:
             raise UserError(
-                f"{url} cannot be reached ({error.reason}); without network put the file at {str(path)!r}, or "
-                f"give the path of a local file"
+                f"{url} cannot be reached ({error.reason}); without network put the file at {str(path)!r}, "
+                f"or give the path of a local file"
             ) from error
     raise UserError(
         f"download of {url} failed {MAX_ATTEMPTS} times ({faults[-1]}); repeat the command to go on with it"

@@ -1,11 +1,10 @@
 """Opening a file of weights by what is in it, whatever its name says."""
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from jtl.errors import UserError
-from jtl.weights import npz, safetensors_file, torch_file
+from jtl.weights import archive, npz, safetensors_file, torch_file
 from jtl.weights.contract import Tensor, TensorFile
 
 # Wrappers (data-parallel, compiled) put these in front of every name of a module.
@@ -57,14 +56,7 @@ def _is_npz(start: bytes, path: Path) -> bool:
 def _is_torch_zip(start: bytes, path: Path) -> bool:
     if not start.startswith(b"PK\x03\x04"):
         return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{str(path)!r} is a damaged zip archive of {path.stat().st_size} bytes ({error}): truncated? "
-            f"Get it again"
-        ) from error
+    return any(name.rpartition("/")[2] == "data.pkl" for name in archive.entries(path))
 
 
 def _is_pickle(start: bytes, path: Path) -> bool:

@@ -76,8 +76,8 @@ def _map(
     by_target = {assigned.targets[0]: name for name, assigned in sources.items()}
     if set(leaves) != {f"{PREFIX}kernel", f"{PREFIX}bias"} or f"{PREFIX}kernel" not in by_target:
         raise UserError(
-            f"weights.head 'map' needs a linear head on both sides; the model has {shorten(leaves, 4) or 'none'}, "
-            f"the weights {shorten(sources, 4) or 'none'}"
+            f"weights.head 'map' needs a linear head on both sides; the model has "
+            f"{shorten(leaves, 4) or 'none'}, the weights {shorten(sources, 4) or 'none'}"
         )
     num_new = leaves[f"{PREFIX}kernel"].shape[-1]
     # A linear head of PyTorch is [out, in], one of Flax [in, out]: its operation says which.

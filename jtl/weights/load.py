@@ -71,8 +71,8 @@ def _read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> di
         array = file.tensors[name].read().astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(
-                f"tensor {name!r} of {str(file.path)!r} holds {int((~np.isfinite(array)).sum())} values that are "
-                f"not finite; get the weights again"
+                f"tensor {name!r} of {str(file.path)!r} holds {int((~np.isfinite(array)).sum())} values that "
+                f"are not finite; get the weights again"
             )
         expected = tuple(tuple(leaves[leaf].shape) for leaf in fill.assigned.targets)
         parts = fill.assigned.row.op.forward(array, expected)

@@ -7,7 +7,8 @@ from jtl.weights.recognise import of_file
 from jtl.weights.report import shorten
 
 SHOWN = 3
-SHOWN_FIELDS = ("size", "pool", "num_registers", "has_qkv_bias")
+# Another image size is no misfit: the position embedding is resampled.
+UNSHOWN_FIELDS = ("image_px",)
 
 
 def wrong_family(spec: str, file: TensorFile, family: str) -> str:
@@ -28,8 +29,8 @@ def misfit(spec: str, file: TensorFile, family: str, origin: Origin, plan: Plan)
     parts = [f"{len(names)} {what}: {shorten(names, SHOWN)}" for what, names in faults.items() if names]
     cure = "for a fresh head set weights.head='new'" if _is_head(plan) else _looks(file, family)
     return (
-        f"weights {spec!r} ({file.format}, {origin.title}) do not fit the model: {cure}; of {len(file.tensors)} "
-        f"tensors {len(plan.fills)} fit; {'; '.join(parts)}"
+        f"weights {spec!r} ({file.format}, {origin.title}) do not fit the model: {cure}; of "
+        f"{len(file.tensors)} tensors {len(plan.fills)} fit; {'; '.join(parts)}"
     )
 
 
@@ -39,7 +40,7 @@ def _looks(file: TensorFile, family: str) -> str:
     if found is None:
         return "they look like no model jtl knows"
     settings = {} if found.family == family else {"name": found.family}
-    settings |= {key: value for key, value in found.config_fields.items() if key in SHOWN_FIELDS}
+    settings |= {key: value for key, value in found.config_fields.items() if key not in UNSHOWN_FIELDS}
     wanted = ", ".join(f"model.{key}={value!r}" for key, value in settings.items())
     return f"they look like a {found.title}" + (f" (set {wanted})" if wanted else "")
 

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from jtl.errors import UserError
-from jtl.weights import unpickle
+from jtl.weights import archive, unpickle
 from jtl.weights.contract import Tensor, TensorFile
 from jtl.weights.report import shorten
 
@@ -26,7 +26,7 @@ COUNT_BYTES = 8
 MAX_PICKLE_BYTES = 1 << 28
 # Where training scripts keep the model's tensors, in the order of preference: averages first (as timm).
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
-MAX_DEPTH, MAX_TENSORS = 16, 1_000_000
+MAX_DEPTH, MAX_TENSORS = 16, 50_000
 
 DTYPES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype(np.float32),
@@ -76,25 +76,25 @@ def open_zip(path: Path) -> TensorFile:
     Raises:
         UserError: the archive is damaged or compressed, or its pickle holds more than data.
     """
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
-        if len(pickles) != 1:
-            raise UserError(f"{str(path)!r} holds {len(pickles)} pickles; expected one")
-        compressed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
-        if compressed or entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
-            raise UserError(
-                f"{str(path)!r} is no file of torch.save: {shorten(compressed or pickles, 2)} is compressed"
-            )
-        folder = pickles[0].removesuffix("data.pkl")
-        if _member(path, f"{folder}byteorder") not in (b"", b"little") and f"{folder}byteorder" in entries:
-            raise UserError(f"{str(path)!r} was written big-endian, which is not read")
-        content = _member(path, pickles[0])
+    entries = archive.entries(path)
+    pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise UserError(f"{str(path)!r} holds {len(pickles)} pickles; expected one")
+    compressed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
+    if compressed or entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
+        raise UserError(
+            f"{str(path)!r} is no file of torch.save: {shorten(compressed or pickles, 2)} is compressed "
+            f"or too large"
+        )
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}byteorder" in entries and archive.member(path, f"{folder}byteorder") != b"little":
+        raise UserError(f"{str(path)!r} was written big-endian, which is not read")
+    content = archive.member(path, pickles[0])
     root = unpickle.load(io.BytesIO(content), GLOBALS, _storage, _what(path))
     container, named = _state_dict(root, path)
 
     def read_storage(storage: Storage) -> bytes:
-        return _member(path, f"{folder}data/{storage.key}")
+        return archive.member(path, f"{folder}data/{storage.key}")
 
     def check(storage: Storage) -> None:
         entry = entries.get(f"{folder}data/{storage.key}")
@@ -199,8 +199,8 @@ def _state_dict(root: Any, path: Path) -> tuple[str, dict[str, View]]:
         return "", _named_views(root, path)
     entries = shorten((repr(key) for key in root if isinstance(key, str)), 8)
     raise UserError(
-        f"{_what(path)} holds the entries {entries or 'none'} and no tensors among them; expected a state_dict, "
-        f"alone or as one of {', '.join(map(repr, CONTAINERS))}"
+        f"{_what(path)} holds the entries {entries or 'none'} and no tensors among them; expected a "
+        f"state_dict, alone or as one of {', '.join(map(repr, CONTAINERS))}"
     )
 
 
@@ -219,15 +219,6 @@ def _named_views(tree: Mapping[Any, Any], path: Path) -> dict[str, View]:
                 raise UserError(f"{_what(path)} nests its tensors without end; {unpickle.REFUSED}")
             pending += [(f"{name}.{key}", inner, depth + 1) for key, inner in value.items()]
     return found
-
-
-def _member(path: Path, name: str) -> bytes:
-    """Return a member of the archive, b"" for none; its checksum is verified."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name) if name in archive.NameToInfo else b""
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"member {name!r} of {str(path)!r} is damaged: {error}; get it again") from error
 
 
 def _storage(persistent_id: Any) -> Storage:

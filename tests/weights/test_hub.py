@@ -1,0 +1,274 @@
+"""Specs become files: downloads are whole, verified and resumed, and every refusal says what to do."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from jtl.errors import UserError
+from jtl.weights import Config, hub
+from jtl.weights.download import cache_path, download
+from tests.weights import writing
+
+CONTENT = bytes(range(256)) * 2000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+CUT_AT = 100_000
+COMMIT = "0" * 40
+
+
+class Server(NamedTuple):
+    """A server on this machine; `requests` are (method, path, Range header) as they came."""
+
+    base: str
+    requests: list[tuple[str, str, str]]
+    answers: dict[str, Any]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as the path says: whole, cut, refused; `cut_*` ends the connection in the middle of the file."""
+
+    requests: list[tuple[str, str, str]]
+    answers: dict[str, Any]
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay silent."""
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body: bool) -> None:
+        range_header = self.headers.get("Range") or ""
+        self.requests.append((self.command, self.path, range_header))
+        settings = {
+            "status": 200,
+            "etag": '"one"',
+            "type": "application/octet-stream",
+            "cuts": 0,
+            "body": CONTENT,
+        }
+        settings |= self.answers.get(self.path, {"status": 404})
+        body, start = settings["body"], 0
+        if range_header and settings["status"] == 200 and self.headers.get("If-Range") == settings["etag"]:
+            start = int(range_header.removeprefix("bytes=").removesuffix("-"))
+            settings["status"] = 206
+        self.send_response(settings["status"])
+        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("Content-Type", settings["type"])
+        self.send_header("X-Repo-Commit", COMMIT)
+        for name, value in {"ETag": settings["etag"], "Location": settings.get("location")}.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        if not with_body:
+            return
+        if settings["cuts"] > 0:
+            self.answers[self.path]["cuts"] -= 1
+            self.wfile.write(body[start : start + CUT_AT])
+            self.close_connection = True
+            return
+        self.wfile.write(body[start:])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    answers: dict[str, Any] = {"/ok.bin": {}}
+    requests: list[tuple[str, str, str]] = []
+    handler = type("Bound", (Handler,), {"requests": requests, "answers": answers})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield Server(f"http://127.0.0.1:{running.server_port}", requests, answers)
+        running.shutdown()
+        thread.join()
+
+
+def assert_nothing_kept(folder: Path) -> None:
+    assert [path.name for path in folder.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_download_is_whole_recorded_and_used_again(server: Server, tmp_path: Path) -> None:
+    found = hub.resolve(f"{server.base}/ok.bin", Config(cache_dir=str(tmp_path)))
+    assert found.path.read_bytes() == CONTENT
+    assert found.sha256 == SHA256
+    assert found.path.with_name(f"{found.path.name}.sha256").read_text().strip() == SHA256
+    assert hub.resolve(f"{server.base}/ok.bin", Config(cache_dir=str(tmp_path))) == found
+    assert len(server.requests) == 1
+
+
+def test_cache_is_where_the_environment_says(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JTL_CACHE", str(tmp_path / "cache"))
+    assert hub.resolve(f"{server.base}/ok.bin", Config()).path.parent == tmp_path / "cache"
+
+
+def test_google_storage_is_read_by_its_public_address(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.base)
+    server.answers["/vit_models/a%20b.npz"] = {}
+    hub.resolve("gs://vit_models/a b.npz", Config(cache_dir=str(tmp_path)))
+    assert [path for _, path, _ in server.requests] == ["/vit_models/a%20b.npz"]
+
+
+def test_cut_download_resumes_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.answers["/cut.bin"] = {"cuts": 2}
+    found = download(f"{server.base}/cut.bin", tmp_path)
+    assert found.path.read_bytes() == CONTENT
+    assert [each[2] for each in server.requests] == ["", f"bytes={CUT_AT}-", f"bytes={2 * CUT_AT}-"]
+
+
+def test_download_cut_too_often_is_refused_and_resumed_by_the_next_call(
+    server: Server, tmp_path: Path
+) -> None:
+    server.answers["/cut.bin"] = {"cuts": 3}
+    with pytest.raises(UserError, match="failed 3 times .*cut at 300000 of 512000 bytes.*repeat the command"):
+        download(f"{server.base}/cut.bin", tmp_path)
+    assert not cache_path(f"{server.base}/cut.bin", tmp_path).exists()
+    assert download(f"{server.base}/cut.bin", tmp_path).sha256 == SHA256
+    assert server.requests[-1][2] == f"bytes={3 * CUT_AT}-"
+
+
+def test_file_that_changed_while_cut_starts_again(server: Server, tmp_path: Path) -> None:
+    server.answers["/cut.bin"] = {"cuts": 3}
+    with pytest.raises(UserError):
+        download(f"{server.base}/cut.bin", tmp_path)
+    server.answers["/cut.bin"] = {"etag": '"two"', "body": CONTENT[::-1]}
+    assert download(f"{server.base}/cut.bin", tmp_path).path.read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"weak"'])
+def test_without_a_mark_of_its_version_a_cut_file_starts_again(
+    server: Server, tmp_path: Path, etag: str
+) -> None:
+    server.answers["/cut.bin"] = {"cuts": 1, "etag": etag}
+    assert download(f"{server.base}/cut.bin", tmp_path).sha256 == SHA256
+    assert [each[2] for each in server.requests] == ["", ""]
+
+
+def test_redirect_is_followed(server: Server, tmp_path: Path) -> None:
+    server.answers["/moved.bin"] = {"status": 302, "location": "/ok.bin", "body": b""}
+    assert download(f"{server.base}/moved.bin", tmp_path).sha256 == SHA256
+
+
+def test_wrong_checksum_keeps_nothing(server: Server, tmp_path: Path) -> None:
+    settings = Config(cache_dir=str(tmp_path), sha256="0" * 64)
+    with pytest.raises(
+        UserError, match=f"has sha256 {SHA256}; weights.sha256 expects 0000.*nothing was kept"
+    ):
+        hub.resolve(f"{server.base}/ok.bin", settings)
+    assert_nothing_kept(tmp_path)
+    assert hub.resolve(f"{server.base}/ok.bin", Config(cache_dir=str(tmp_path), sha256=SHA256.upper()))
+
+
+def test_damaged_cache_is_named_and_not_used(server: Server, tmp_path: Path) -> None:
+    found = download(f"{server.base}/ok.bin", tmp_path)
+    found.path.write_bytes(CONTENT[:-1])
+    with pytest.raises(UserError, match=r"is damaged \(sha256 .*\); delete it and repeat"):
+        download(f"{server.base}/ok.bin", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"status": 404}, "is not there .HTTP 404"),
+        ({"status": 410}, "is not there .HTTP 410"),
+        ({"status": 401}, "asks for a login .HTTP 401.; download it yourself and give its path"),
+        ({"status": 403}, "asks for a login .HTTP 403"),
+        ({"status": 503}, "failed 3 times .*503"),
+        ({"type": "text/html", "body": b"<html>log in</html>"}, "is a web page, not a file of weights"),
+    ],
+)
+def test_refusals_are_one_line_and_keep_nothing(
+    server: Server, tmp_path: Path, answer: dict[str, Any], message: str
+) -> None:
+    server.answers["/x.bin"] = answer
+    with pytest.raises(UserError, match=message) as caught:
+        download(f"{server.base}/x.bin", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert_nothing_kept(tmp_path)
+
+
+def test_without_network_the_error_says_which_file_to_put_where(server: Server, tmp_path: Path) -> None:
+    url = "http://127.0.0.1:1/weights.npz"
+    path = cache_path(url, tmp_path)
+    with pytest.raises(UserError, match="cannot be reached .*without network put the file at") as caught:
+        download(url, tmp_path)
+    assert str(path) in str(caught.value)
+    path.write_bytes(CONTENT)
+    assert download(url, tmp_path).sha256 == SHA256
+
+
+def test_local_file_has_its_checksum_verified(tmp_path: Path) -> None:
+    spec = writing.save_npz(tmp_path / "x.npz", {"a": np.ones(1)})
+    digest = hashlib.sha256(Path(spec).read_bytes()).hexdigest()
+    assert hub.resolve(spec, Config(sha256=digest)).sha256 == digest
+    with pytest.raises(UserError, match=f"have sha256 {digest}; weights.sha256 expects ffff"):
+        hub.resolve(spec, Config(sha256="f" * 64))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("ftp://host/x", "unknown ftp://; expected a path or one of .*hf://, https://"),
+        ("hf://name", "expected hf://org/name, hf://org/name/file or"),
+        ("missing.npz", "are not there; nearest there: 'misting.npz'; expected a file, a run folder"),
+        (".", "has no model.safetensors: it is no run folder"),
+    ],
+)
+def test_specs_that_lead_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str
+) -> None:
+    (tmp_path / "misting.npz").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        hub.resolve(spec, Config())
+
+
+@pytest.fixture
+def hugging_face(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server, taken for the hub; the client's own cache is not touched."""
+    monkeypatch.setenv("HF_ENDPOINT", server.base)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    return server
+
+
+def test_hugging_face_file_is_fetched_once(hugging_face: Server, tmp_path: Path) -> None:
+    hugging_face.answers["/org/name/resolve/main/model.safetensors"] = {}
+    settings = Config(cache_dir=str(tmp_path))
+    found = hub.resolve("hf://org/name", settings)
+    assert found.sha256 == SHA256
+    assert hub.resolve("hf://org/name", settings) == found
+    assert [method for method, *_ in hugging_face.requests].count("GET") == 1
+
+
+def test_hugging_face_file_and_revision_are_the_specs(hugging_face: Server, tmp_path: Path) -> None:
+    hugging_face.answers["/org/name/resolve/v1/sub/weights.bin"] = {}
+    assert hub.resolve("hf://org/name/sub/weights.bin@v1", Config(cache_dir=str(tmp_path))).sha256 == SHA256
+
+
+def test_hugging_face_refusal_is_one_line(hugging_face: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="hf://org/name") as caught:
+        hub.resolve("hf://org/name", Config(cache_dir=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_hugging_face_offline_says_which_file_to_fetch(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    address = f"{hugging_face.base}/org/name/resolve/main/model.safetensors"
+    with pytest.raises(UserError, match="are not in the hub's cache") as caught:
+        hub.resolve("hf://org/name", Config(cache_dir=str(tmp_path)))
+    assert address in str(caught.value)
+    assert hugging_face.requests == []
