@@ -93,6 +93,7 @@ def _fetch(url: str, path: Path) -> None:
         try:
             return _attempt(url, path)
         except urllib.error.HTTPError as error:
+            error.close()
             _raise_refused(url, path, error)
             faults.append(str(error))
         except (_Cut, http.client.HTTPException, ConnectionError, TimeoutError) as error:

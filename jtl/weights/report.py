@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 LOADED, RESAMPLED, NEW, LEFT_OUT = "loaded", "resampled", "re-initialised", "left out"
-MAX_LINES = 8
+MAX_NAMES = 4
 
 
 class ReportRow(NamedTuple):
@@ -45,12 +45,13 @@ class LoadReport(NamedTuple):
             + (f" ({', '.join(dtypes)} -> float32)" if dtypes else ""),
             *(f"    {row.source}: {row.note}" for row in loaded if row.note),
         ]
-        for status in (RESAMPLED, NEW, LEFT_OUT):
-            rows = self.of(status)
-            if rows:
-                lines.append(
-                    f"  {status} {len(rows)}: {shorten((_described(row) for row in rows), MAX_LINES)}"
-                )
+        for status in (RESAMPLED, NEW):
+            if rows := self.of(status):
+                lines.append(f"  {status} {len(rows)}: {shorten(map(_described, rows), MAX_NAMES)}")
+        left_out = self.of(LEFT_OUT)
+        for reason in dict.fromkeys(row.note for row in left_out):
+            names = [row.source for row in left_out if row.note == reason]
+            lines.append(f"  {LEFT_OUT} {len(names)} ({reason}): {shorten(names, MAX_NAMES)}")
         return "\n".join(lines)
 
 

@@ -30,7 +30,7 @@ class Server(NamedTuple):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers as the path says: whole, cut, refused; `cut_*` ends the connection in the middle of the file."""
+    """Answers as the path says: whole, cut, refused; `cuts` are how often it ends in mid-file."""
 
     requests: list[tuple[str, str, str]]
     answers: dict[str, Any]
@@ -130,7 +130,9 @@ def test_download_cut_too_often_is_refused_and_resumed_by_the_next_call(
     server: Server, tmp_path: Path
 ) -> None:
     server.answers["/cut.bin"] = {"cuts": 3}
-    with pytest.raises(UserError, match="failed 3 times .*cut at 300000 of 512000 bytes.*repeat the command"):
+    with pytest.raises(
+        UserError, match=r"failed 3 times .*cut at 300000 of 512000 bytes.*repeat the command"
+    ):
         download(f"{server.base}/cut.bin", tmp_path)
     assert not cache_path(f"{server.base}/cut.bin", tmp_path).exists()
     assert download(f"{server.base}/cut.bin", tmp_path).sha256 == SHA256
@@ -200,7 +202,7 @@ def test_refusals_are_one_line_and_keep_nothing(
 def test_without_network_the_error_says_which_file_to_put_where(server: Server, tmp_path: Path) -> None:
     url = "http://127.0.0.1:1/weights.npz"
     path = cache_path(url, tmp_path)
-    with pytest.raises(UserError, match="cannot be reached .*without network put the file at") as caught:
+    with pytest.raises(UserError, match=r"cannot be reached .*without network put the file at") as caught:
         download(url, tmp_path)
     assert str(path) in str(caught.value)
     path.write_bytes(CONTENT)

@@ -32,13 +32,18 @@ def assign(origin: Origin, names: Iterable[str]) -> Assignment:
     filled: dict[str, Assigned] = {}
     left_out: dict[str, LeftOut] = {}
     unknown: list[str] = []
+    # jtl's own files have a plain row for every tensor: looking each up keeps the search linear.
+    plain = {row.source: row for row in origin.rows if not pattern.PLACE.search(row.source)}
+    numbered = [row for row in origin.rows if row.source not in plain]
+    assert len(plain) + len(numbered) == len(origin.rows), f"the table of {origin.title} has a row twice"
     for name in names:
         bare = name.removeprefix(origin.prefix)
         found = [
             Assigned(row, tuple(pattern.render(target, numbers) for target in row.targets))
-            for row in origin.rows
+            for row in numbered
             if (numbers := pattern.match(row.source, bare)) is not None
         ]
+        found += [Assigned(plain[bare], plain[bare].targets)] if bare in plain else []
         reasons = [each for each in origin.left_out if pattern.match(each.source, bare) is not None]
         assert len(found) + len(reasons) <= 1, f"{name} fits several rows of the table of {origin.title}"
         if found:
