@@ -6,6 +6,7 @@ are put together. An unknown key is an error, from the file and from the command
 
 import ast
 import importlib.util
+import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -208,7 +209,12 @@ def _load(spec: str) -> ConfigDict:
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"config file {path!r} has no function get_config(argument='')")
-    return module.get_config(argument) if argument else module.get_config()
+    if argument and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"config file {path!r} takes no argument; found {argument!r} after the colon")
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _to_dict(config: ConfigDict) -> dict[str, Any]:

@@ -103,6 +103,13 @@ def test_missing_config_file_and_file_without_function_are_refused(tmp_path: Pat
         config.read(str(tmp_path / "empty.py"))
 
 
+def test_argument_the_file_does_not_know_is_refused() -> None:
+    with pytest.raises(UserError, match=r"size 'ti17' is not in configs/vit_ft.py; expected one of ti16, "):
+        config.read("configs/vit_ft.py:ti17")
+    with pytest.raises(UserError, match=r"config file 'configs/smoke.py' takes no argument; found 'ti16'"):
+        config.read("configs/smoke.py:ti16")
+
+
 def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
     old = json.loads(json.dumps(config.to_dict(config.read(SMOKE))))
     faster = config.to_dict(

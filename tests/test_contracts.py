@@ -15,8 +15,8 @@ from jtl.tasks import TASKS
 from tests import tiny
 
 NUM_STEPS = 6
-# Every strategy on one family and every family with one strategy, and batch statistics with frozen parts; all pairs
-# would compile for ten minutes.
+# Every strategy on one family, every family with one strategy, and batch statistics with frozen parts:
+# all pairs would compile for ten minutes.
 PAIRS = [("vit", name) for name in STRATEGIES] + [(name, "full") for name in MODELS if name != "vit"]
 PAIRS += [("resnet", "probe"), ("resnet", "gradual")]
 TASKS_AND_MODELS = [("vit", task) for task in TASKS] + [
