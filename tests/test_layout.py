@@ -32,7 +32,7 @@ ORDER = (
     ("step", "checkpoint"),
     ("build", "report"),
     ("evaluate", "meta"),
-    ("loop",),
+    ("loop", "bench"),
     ("train",),
     ("cli",),
     ("main", "__main__"),

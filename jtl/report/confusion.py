@@ -23,7 +23,7 @@ def plot(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str],
 
 
 def draw(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str]) -> Any:
-    """Return the matplotlib figure; counts stand in the cells of up to 20 classes, and at most 50 classes are named."""
+    """Return the matplotlib figure; up to 20 classes have counts in the cells, at most 50 have names."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
