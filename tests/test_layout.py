@@ -347,12 +347,13 @@ def commands(text: str) -> dict[str, set[str]]:
 def test_commands_of_the_documents_exist() -> None:
     from jtl.cli import VERBS
 
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    told = commands((ROOT / "README.md").read_text())
-    assert told["verb"], "the README shows no command"
-    assert told["verb"] <= VERBS.keys()
-    assert told["target"] <= targets
-    assert [name for name in told["config"] if not (ROOT / name).is_file()] == []
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in ("README.md", "CHANGELOG.md", "Makefile"):
+        told = commands((ROOT / document).read_text())
+        assert told["verb"], f"{document} shows no command"
+        assert told["verb"] <= VERBS.keys()
+        assert told["target"] <= targets
+        assert [name for name in told["config"] if not (ROOT / name).is_file()] == []
     for source in sources("configs"):
         named = set(re.findall(r"configs/\w+\.py", ast.get_docstring(source.tree) or ""))
         assert named == {source.path}, f"{source.path} says how to run {named or 'nothing'}"
