@@ -8,7 +8,8 @@ the best are kept.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt
 from orbax.checkpoint import checkpoint_managers
 
+from jtl import progress
 from jtl.errors import UserError
 from jtl.state import State
 
@@ -40,15 +42,7 @@ class Checkpoints:
         # Orbax logs every save at INFO and every event it tolerates at WARNING; faults arrive as exceptions.
         logging.getLogger("absl").setLevel(logging.ERROR)
         policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(NUM_LATEST),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["value"],
-                    reverse=not is_maximized,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
+            [checkpoint_managers.LatestN(NUM_LATEST), _Best(is_maximized=is_maximized)]
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, cleanup_tmp_directories=True, enable_async_checkpointing=True
@@ -141,6 +135,25 @@ class Checkpoints:
         number = sum(1 for _ in target.glob(f"{step}.*"))
         (self._folder / str(step)).rename(target / f"{step}.{number}")
         self._manager.reload()
+
+
+@dataclass(frozen=True)
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the step that `progress.best` picks; Orbax's own BestN keeps another one of equals."""
+
+    is_maximized: bool
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[Any],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        """Return whether to keep each of the checkpoints."""
+        del context
+        history = [{"step": each.step, **each.metrics} for each in checkpoints if each.metrics]
+        best = progress.best(history, "value", is_maximized=self.is_maximized)
+        return [best is not None and each.step == best["step"] for each in checkpoints]
 
 
 def _sealed(meta: Mapping[str, Any]) -> dict[str, Any]:

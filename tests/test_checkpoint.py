@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jtl import sharding
+from jtl import progress, sharding
 from jtl.checkpoint import Checkpoints
 from jtl.errors import UserError
 from jtl.state import State
@@ -93,6 +93,18 @@ def test_best_and_the_newest_two_are_kept(folder: Path) -> None:
             checkpoints.save(step, _state(step), {"history": []}, value)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
+
+
+@pytest.mark.parametrize("is_maximized", [True, False])
+def test_best_of_equals_is_the_one_that_the_history_names(folder: Path, is_maximized: bool) -> None:
+    with closing(Checkpoints(folder, is_maximized=is_maximized)) as checkpoints:
+        history = [{"step": step, "value": 0.5} for step in range(1, 6)]
+        for entry in history:
+            checkpoints.save(entry["step"], _state(entry["step"]), {"history": []}, entry["value"])
+        checkpoints.wait()
+        best = progress.best(history, "value", is_maximized=is_maximized)
+        assert best is not None
+        assert checkpoints.steps() == [best["step"], 4, 5]
 
 
 def test_best_is_the_smallest_where_the_metric_is_minimized(folder: Path) -> None:
