@@ -45,11 +45,12 @@ RULES: initial.Rules = (
 class Config:
     """Settings of a ResNet; 0 and empty mean "as the size has it".
 
-    `image_px` is one number or (height, width). `unit` is the kind of residual unit, "basic" (two 3x3
-    convolutions) or "bottleneck"; `units` counts them a stage, `width` is the channels of the first stage,
-    doubled in each that follows. `head_widths` are the hidden layers of the head. `dtype` is what it computes
-    in; parameters, running statistics, features and logits stay float32. With `remat` the backward pass
-    recomputes each unit instead of keeping its activations.
+    `weights` says what it starts from: a spec as `jtl.weights` reads it, or "none". `image_px` is one number
+    or (height, width). `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or "bottleneck";
+    `units` counts them a stage, `width` is the channels of the first stage, doubled in each that follows.
+    `head_widths` are the hidden layers of the head. `dtype` is what it computes in; parameters, running
+    statistics, features and logits stay float32. With `remat` the backward pass recomputes each unit instead
+    of keeping its activations.
     """
 
     name: str = "resnet"

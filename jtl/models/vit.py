@@ -57,12 +57,14 @@ RULES: initial.Rules = (
 class Config:
     """Settings of a ViT; 0 means "as the size has it".
 
-    `image_px` and `patch_px` are one number or (height, width). `pool` makes features of the tokens: "cls" (a
-    class token), "gap" (mean over the grid) or "map" (attention pooling). `num_registers` tokens without
-    position follow the class token. `dropout` acts on embeddings and both residual branches; `drop_path` is
-    the last block's rate of stochastic depth, growing linearly from 0 at the first. `head_widths` are the
-    hidden layers of the head. `dtype` is what it computes in; parameters, features and logits stay float32.
-    With `remat` the backward pass recomputes each block instead of keeping its activations.
+    `weights` says what it starts from: a spec as `jtl.weights` reads it, or "none". `image_px` and `patch_px`
+    are one number or (height, width). `pool` makes features of the tokens: "cls" (a class token), "gap" (mean
+    over the grid) or "map" (attention pooling). `num_registers` tokens without position follow the class
+    token. `dropout` acts on embeddings and both residual branches; `drop_path` is the last block's rate of
+    stochastic depth, growing linearly from 0 at the first. `gelu` is "exact" or "tanh"; `has_qkv_bias` gives
+    query, key and value a bias. `head_widths` are the hidden layers of the head. `dtype` is what it computes
+    in; parameters, features and logits stay float32. With `remat` the backward pass recomputes each block
+    instead of keeping its activations.
     """
 
     name: str = "vit"

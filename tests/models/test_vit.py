@@ -79,6 +79,16 @@ def test_gap_ignores_the_registers_own_outputs() -> None:
     np.testing.assert_allclose(outputs.features, grid_mean, rtol=1e-5, atol=1e-6)
 
 
+def test_query_key_and_value_can_be_without_bias() -> None:
+    with_bias, without = (
+        vit.build(replace(TINY, has_qkv_bias=bias), 3).shapes()[0] for bias in (True, False)
+    )
+    missing = tree.flatten(with_bias).keys() - tree.flatten(without).keys()
+    assert {name.split("/", 2)[2] for name in missing} == {
+        f"MultiHeadDotProductAttention_1/{name}/bias" for name in ("query", "key", "value")
+    }
+
+
 @pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"drop_path": 0.5}])
 def test_dropout_is_a_function_of_the_key_in_training_alone(changes: dict[str, float]) -> None:
     config = replace(TINY, **changes)
