@@ -53,11 +53,16 @@ class Checkpoints:
         )
         self._digest = jax.jit(_digests)
 
-    def save(self, step: int, state: State, meta: Mapping[str, Any], value: float | None) -> None:
-        """Start saving `state` and JSON `meta` as checkpoint `step`; `value` ranks it (None: it does not)."""
+    def save(
+        self, step: int, state: State, meta: Mapping[str, Any], rank: Mapping[str, float] | None
+    ) -> None:
+        """Start saving `state` and JSON `meta` as checkpoint `step`.
+
+        `rank` gives the "value" and the "loss" by which it may be the best; None: it may not.
+        """
         sealed = _sealed({**meta, "digests": _by_name(state, self._digest(state))})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(sealed))
-        self._manager.save(step, args=items, metrics=None if value is None else {"value": value}, force=True)
+        self._manager.save(step, args=items, metrics=None if rank is None else dict(rank), force=True)
 
     def restore(self, like: Any, warn: Callable[[str], None]) -> Restored | None:
         """Return the newest checkpoint that verifies, or None where there is none.

@@ -216,9 +216,10 @@ def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
 def _save(
     ready: Run, state: State, history: progress.History, checkpoints: Checkpoints, *, is_evaluated: bool
 ) -> None:
-    value = history[-1][ready.monitor] if is_evaluated and history else None
+    last = history[-1] if is_evaluated and history else None
+    rank = None if last is None else {"value": last[ready.monitor], "loss": last["loss"]}
     with ready.phases.measure("checkpoint"):
-        checkpoints.save(int(state.step), state, {"history": history}, value)
+        checkpoints.save(int(state.step), state, {"history": history}, rank)
 
 
 def _is_due(number: int, every: int, last: int = -1) -> bool:

@@ -14,7 +14,9 @@ History = list[dict[str, Any]]
 def best(
     history: Sequence[Mapping[str, Any]], metric: str, *, is_maximized: bool
 ) -> Mapping[str, Any] | None:
-    """Return the entry with the best value of `metric`, the earliest of equals, or None without evaluations.
+    """Return the entry with the best value of `metric`, or None without any.
+
+    Small validation sets give many equal values: of those the lowest loss is best, then the earliest.
 
     >>> best([{"step": 5, "accuracy": 0.8}, {"step": 10, "accuracy": 0.8}], "accuracy", is_maximized=True)
     {'step': 5, 'accuracy': 0.8}
@@ -22,7 +24,10 @@ def best(
     scored = [entry for entry in history if not math.isnan(entry[metric])]
     if not scored:
         return history[-1] if history else None
-    return max(scored, key=lambda entry: (_gain(entry[metric], is_maximized), -entry["step"]))
+    return max(
+        scored,
+        key=lambda entry: (_gain(entry[metric], is_maximized), -entry.get("loss", 0.0), -entry["step"]),
+    )
 
 
 def is_exhausted(

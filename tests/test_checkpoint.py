@@ -59,7 +59,9 @@ def saved(folder: Path) -> Iterator[Checkpoints]:
     """Checkpoints of steps 10 and 20."""
     with closing(Checkpoints(folder, is_maximized=True)) as checkpoints:
         for step in (10, 20):
-            checkpoints.save(step, _state(step), {"history": [{"step": step, "accuracy": 0.5}]}, 0.5)
+            checkpoints.save(
+                step, _state(step), {"history": [{"step": step, "accuracy": 0.5}]}, {"value": 0.5}
+            )
         checkpoints.wait()
         yield checkpoints
 
@@ -90,7 +92,7 @@ def test_best_and_the_newest_two_are_kept(folder: Path) -> None:
     values = {1: 0.1, 2: 0.9, 3: 0.3, 4: None, 5: 0.2}
     with closing(Checkpoints(folder, is_maximized=True)) as checkpoints:
         for step, value in values.items():
-            checkpoints.save(step, _state(step), {"history": []}, value)
+            checkpoints.save(step, _state(step), {"history": []}, None if value is None else {"value": value})
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
 
@@ -100,7 +102,7 @@ def test_best_of_equals_is_the_one_that_the_history_names(folder: Path, is_maxim
     with closing(Checkpoints(folder, is_maximized=is_maximized)) as checkpoints:
         history = [{"step": step, "value": 0.5} for step in range(1, 6)]
         for entry in history:
-            checkpoints.save(entry["step"], _state(entry["step"]), {"history": []}, entry["value"])
+            checkpoints.save(entry["step"], _state(entry["step"]), {"history": []}, {"value": entry["value"]})
         checkpoints.wait()
         best = progress.best(history, "value", is_maximized=is_maximized)
         assert best is not None
@@ -110,7 +112,7 @@ def test_best_of_equals_is_the_one_that_the_history_names(folder: Path, is_maxim
 def test_best_is_the_smallest_where_the_metric_is_minimized(folder: Path) -> None:
     with closing(Checkpoints(folder, is_maximized=False)) as checkpoints:
         for step, value in {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.5}.items():
-            checkpoints.save(step, _state(step), {"history": []}, value)
+            checkpoints.save(step, _state(step), {"history": []}, None if value is None else {"value": value})
         checkpoints.wait()
         assert checkpoints.steps() == [1, 3, 4]
 
@@ -165,7 +167,7 @@ def test_changed_meta_is_found(saved: Checkpoints, folder: Path) -> None:
 def test_damaged_step_can_be_saved_again(saved: Checkpoints, folder: Path) -> None:
     _data_files(folder, 20)[-1].write_bytes(b"")
     saved.restore(_like(_state(0)), lambda text: None)
-    saved.save(20, _state(20), {"history": []}, 0.5)
+    saved.save(20, _state(20), {"history": []}, {"value": 0.5})
     saved.wait()
     restored = saved.restore(_like(_state(0)), pytest.fail)
     assert restored is not None

@@ -20,6 +20,13 @@ def test_best_of_equals_is_the_earliest() -> None:
         assert progress.best(_history(0.5, 0.5), "accuracy", is_maximized=is_maximized)["step"] == 1
 
 
+def test_best_of_equals_is_the_one_with_the_lowest_loss() -> None:
+    history = [
+        {**entry, "loss": loss} for entry, loss in zip(_history(0.5, 0.5, 0.5), (0.3, 0.1, 0.2), strict=True)
+    ]
+    assert progress.best(history, "accuracy", is_maximized=True) == history[1]
+
+
 def test_best_passes_over_nan_and_is_none_without_evaluations() -> None:
     assert progress.best(_history(math.nan, 0.2), "accuracy", is_maximized=True)["step"] == 2
     assert progress.best([], "accuracy", is_maximized=True) is None
