@@ -11,6 +11,7 @@ import numpy as np
 from jtl import __version__, optim, step, tree
 from jtl.build import Built
 from jtl.config import Config
+from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
 from jtl.tasks import LabelStats
 
@@ -68,7 +69,7 @@ def _freeze_row(label: str, names: list[str], built: Built, config: Config) -> F
     starts = [group.start_step for group in trained.values()]
     is_decayed = any(optim.is_decayed(name, config.optim.decay_on) for name in trained)
     modules = {name.rsplit("/", 1)[0] for name in names}
-    stats = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in tree.flatten(built.model_state)} & modules
+    stats = module_names(built.model_state) & modules
     last_phase = optim.phases(parts.groups)[-1]
     is_frozen = stats <= step.frozen_stats(parts, built.model_state, last_phase)
     return FreezeRow(

@@ -17,6 +17,7 @@ from jtl import metrics, optim, rng, tree
 from jtl.data import device
 from jtl.data.image import Augment
 from jtl.models import Model, Outputs
+from jtl.models.linen import module_names
 from jtl.preprocess import Preprocess
 from jtl.state import State, params_for_evaluation
 from jtl.strategies.contract import Group, Strategy
@@ -87,7 +88,7 @@ def frozen_stats(parts: Parts, model_state: Any, phase_start: int) -> frozenset[
     if parts.adapts_frozen_stats:
         return frozenset()
     active = _active_names(parts.groups, phase_start)
-    modules = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in tree.flatten(model_state)}
+    modules = module_names(model_state)
     return frozenset(
         module for module in modules if not any(name.startswith(f"{module}/") for name in active)
     )

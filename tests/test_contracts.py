@@ -28,9 +28,7 @@ def _leaves(state: Any, name: str) -> dict[str, np.ndarray]:
     return {key: np.asarray(leaf) for key, leaf in tree.flatten(getattr(state, name)).items()}
 
 
-@pytest.fixture(
-    params=[(model, strategy) for model in MODELS for strategy in STRATEGIES], ids="-".join, scope="module"
-)
+@pytest.fixture(params=PAIRS, ids="-".join, scope="module")
 def trained(request: pytest.FixtureRequest) -> tuple[step.Parts, Any, Any, list[dict[str, float]]]:
     """Parts, the state before, the state after six steps, and what the steps reported."""
     model, strategy = request.param
@@ -44,7 +42,7 @@ def trained(request: pytest.FixtureRequest) -> tuple[step.Parts, Any, Any, list[
 @pytest.mark.parametrize(("model", "strategy"), PAIRS)
 def test_features_at_the_start_are_the_pretrained_models(model: str, strategy: str) -> None:
     parts, params, model_state = tiny.make_parts(model, strategy)
-    inputs = np.random.default_rng(0).normal(size=(2, *parts.preprocess.image_px, 3)).astype(np.float32)
+    inputs = jax.random.normal(jax.random.key(0), (2, *parts.preprocess.image_px, 3))
     plain = {name: leaf for name, leaf in params.items() if name != "extra"}
     expected = parts.model.apply(plain, model_state, inputs, train=False, key=None)
     found = step.predict(parts, params, model_state, inputs)
@@ -97,10 +95,11 @@ def test_interrupted_and_continued_equals_uninterrupted(strategy: str) -> None:
     )
     batches = [tiny.make_batch(parts, seed=seed) for seed in range(NUM_STEPS)]
     start = tiny.make_state(parts, params, model_state)
-    whole, _ = tiny.Trainer(parts).train(start, batches)
+    trainer = tiny.Trainer(parts)
+    whole, _ = trainer.train(start, batches)
     for cut in (1, 4):
-        first, _ = tiny.Trainer(parts).train(start, batches[:cut])
-        resumed, _ = tiny.Trainer(parts).train(jax.tree.map(np.array, first), batches[cut:])
+        first, _ = trainer.train(start, batches[:cut])
+        resumed, _ = trainer.train(jax.tree.map(np.array, first), batches[cut:])
         for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
             np.testing.assert_array_equal(one, other)
 

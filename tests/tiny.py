@@ -15,6 +15,8 @@ from jtl.strategies import STRATEGIES, Context
 from jtl.tasks import TASKS
 
 NUM_CLASSES = 3
+# Each phase compiles a step of its own.
+FEW_PHASES = {"gradual": {"num_stages": 3}}
 LABELS = {
     "multiclass": lambda random, size: random.integers(0, NUM_CLASSES, size),
     "multilabel": lambda random, size: random.integers(0, 2, (size, NUM_CLASSES)).astype(np.float32),
@@ -43,6 +45,7 @@ def make_parts(
     stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
     context = Context(built.layers, num_steps)
     strategy_kind = STRATEGIES[strategy]
+    strategy_fields = FEW_PHASES.get(strategy, {}) | strategy_fields
     chosen = strategy_kind.build(replace(strategy_kind.Config(), **strategy_fields), context)
     extra = chosen.extra(rng.key(0, "extra"), params)
     params = {**params, "extra": extra} if extra else params

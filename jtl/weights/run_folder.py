@@ -26,6 +26,7 @@ def write_run_weights(folder: Path, params: Mapping[str, Any], model_state: Mapp
     arrays = {name: np.array(leaf, order="C") for name, leaf in flat.items()}
     path = folder / WEIGHTS_NAME
     partial_path = path.with_name(f".{WEIGHTS_NAME}.{os.getpid()}.part")
+    partial_path.touch()
     save_file(arrays, partial_path, metadata={"format": "jtl"})
     partial_path.replace(path)
     return path
