@@ -5,7 +5,7 @@ bookkeeping.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,7 +186,7 @@ class _Reader:
         )
 
 
-def _batches(ready: Run, start: int) -> Iterator[step.Batch]:
+def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
     """Yield device batches from the step `start` on, one put ahead of its use."""
     settings, preprocess = ready.settings, ready.built.parts.preprocess
     host = pipeline.train_batches(

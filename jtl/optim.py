@@ -6,7 +6,7 @@ frozen gradients. Leaves that thaw later have their own optimizer state, whose c
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +21,8 @@ from jtl.errors import UserError, nearest
 from jtl.models.layers import layer_of
 from jtl.strategies.contract import FROZEN, Context, Group
 
-Flat = dict[str, Any]
+# A dict of leaves by name. optax's own types of trees (unions with scalars) fit no dict.
+Flat = Any
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,14 @@ class Optimizer(NamedTuple):
 class GateState(NamedTuple):
     """How many updates were seen, and the inner optimizer's state."""
 
-    count: Int[Array, ""]
-    inner: optax.OptState
+    num_updates: Int[Array, ""]
+    inner: Any
+
+
+class RateState(NamedTuple):
+    """How many updates were seen."""
+
+    num_updates: Int[Array, ""]
 
 
 def assign(groups: Mapping[str, Group], config: Config, context: Context) -> dict[str, Group]:
@@ -120,7 +127,9 @@ def make(config: Config, groups: Mapping[str, Group], num_steps: int) -> optax.G
     trainable = {name: group for name, group in groups.items() if group != FROZEN and not group.is_frozen}
     labels = {name: str(group.start_step) for name, group in trainable.items()}
     starts = {label: int(label) for label in labels.values()}
-    per_start = {label: _starting_at(_update_rule(config), start) for label, start in starts.items()}
+    per_start: dict[Hashable, optax.GradientTransformation] = {
+        label: _starting_at(_update_rule(config), start) for label, start in starts.items()
+    }
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(
         clip, optax.partition(per_start, labels), _scale_by_rates(config, trainable, num_steps)
@@ -158,12 +167,12 @@ def _starting_at(inner: optax.GradientTransformation, start_step: int) -> optax.
     def init(params: Flat) -> GateState:
         return GateState(jnp.zeros([], jnp.int32), inner.init(params))
 
-    def update(updates: Flat, state: GateState, params: Flat | None = None) -> tuple[Flat, GateState]:
-        is_on = state.count >= start_step
+    def update(updates: Flat, state: Any, params: Flat | None = None) -> tuple[Flat, GateState]:
+        is_on = state.num_updates >= start_step
         new_updates, new_inner = inner.update(updates, state.inner, params)
         new_updates = jax.tree.map(lambda value: jnp.where(is_on, value, jnp.zeros_like(value)), new_updates)
         new_inner = jax.tree.map(lambda new, old: jnp.where(is_on, new, old), new_inner, state.inner)
-        return new_updates, GateState(state.count + 1, new_inner)
+        return new_updates, GateState(state.num_updates + 1, new_inner)
 
     return optax.GradientTransformation(init, update)
 
@@ -187,23 +196,21 @@ def _scale_by_rates(
     """Multiply each leaf's update by minus its learning rate at this step."""
     rate_at = schedule(config, num_steps)
 
-    def update(
-        updates: Flat, state: optax.ScaleByScheduleState, params: Flat | None = None
-    ) -> tuple[Flat, optax.ScaleByScheduleState]:
+    def update(updates: Flat, state: Any, params: Flat | None = None) -> tuple[Flat, RateState]:
         del params
-        rate = rate_at(state.count)
+        rate = rate_at(state.num_updates)
 
         def scaled(name: str, value: Array) -> Array:
             group = groups[name]
-            ramp = jnp.clip((state.count + 1.0 - group.start_step) / max(group.ramp_steps, 1), 0.0, 1.0)
+            ramp = jnp.clip((state.num_updates + 1.0 - group.start_step) / max(group.ramp_steps, 1), 0.0, 1.0)
             return value * (-rate * group.multiplier * ramp).astype(value.dtype)
 
         new_updates = {name: scaled(name, value) for name, value in updates.items()}
-        return new_updates, optax.ScaleByScheduleState(state.count + 1)
+        return new_updates, RateState(state.num_updates + 1)
 
-    def init(params: Flat) -> optax.ScaleByScheduleState:
+    def init(params: Flat) -> RateState:
         del params
-        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+        return RateState(jnp.zeros([], jnp.int32))
 
     return optax.GradientTransformation(init, update)
 

@@ -49,8 +49,8 @@ class Parts(NamedTuple):
 
 def make_train_step(
     parts: Parts, phase_start: int, state_sharding: Any, batch_sharding: Any
-) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
-    """Return the compiled step for the phase that begins at `phase_start` (see `optim.phases`).
+) -> jax.stages.Wrapped:
+    """Return the jitted step for the phase that begins at `phase_start` (see `optim.phases`).
 
     It maps (state, {stream: batch}) to the next state and metrics as device scalars; the given state is
     donated. A non-finite loss or gradient leaves everything but the step number as it was.
@@ -104,7 +104,8 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     all_grads = {name: flat_grads.get(name, jnp.zeros_like(leaf)) for name, leaf in flat.items()}
     grad_norm = optax.tree.norm(flat_grads)
     updates, opt_state = parts.optimizer.update(all_grads, state.opt_state, flat)
-    trainable = tree.unflatten(optax.apply_updates(flat, updates))
+    moved: Any = optax.apply_updates(flat, updates)
+    trainable = tree.unflatten(moved)
     new = State(
         step=state.step + 1,
         trainable=trainable,

@@ -8,7 +8,7 @@ them changes a bit.
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def train_batches(
     config: Config,
     shard_index: int = 0,
     num_shards: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the endless training batches from `start_step` on; close the iterator to release its threads.
 
     A batch is `{"image": uint8 [rows, height, width, channels], "label": rows of source.labels(), "id": int64
@@ -213,7 +213,7 @@ def _first_row(batch_size: int, shard_index: int, num_shards: int) -> int:
     return shard_index * (batch_size // num_shards)
 
 
-def _read(batches: Any, config: Config) -> Iterator[Batch]:
+def _read(batches: Any, config: Config) -> Generator[Batch, None, None]:
     """Yield `batches[0], batches[1], …`, read ahead in threads or worker processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
 

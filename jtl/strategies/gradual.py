@@ -4,6 +4,7 @@ Howard and Ruder 2018 (ULMFiT), sec. 3.3. When a leaf thaws is a pure function o
 is in the phase an uninterrupted one would be in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jtl.errors import UserError
@@ -45,7 +46,7 @@ def build(config: Config, context: Context) -> Strategy:
         stage = -(-depth_from_top * (config.num_stages - 1) // num_backbone)
         return round(stage / (config.num_stages - 1) * config.complete_at * context.num_steps)
 
-    def groups(names: list[str]) -> dict[str, Group]:
+    def groups(names: Sequence[str]) -> dict[str, Group]:
         starts = {name: start_step(layer_of(name, context.layers)) for name in names}
         return {
             name: Group(start_step=start, ramp_steps=ramp_steps if start else 0)

@@ -1,5 +1,6 @@
 """Partial fine-tuning: ordered rules freeze subtrees or scale their learning rate, first match wins."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jtl import tree
@@ -34,7 +35,7 @@ def build(config: Config, context: Context) -> Strategy:
     """
     del context
 
-    def groups(names: list[str]) -> dict[str, Group]:
+    def groups(names: Sequence[str]) -> dict[str, Group]:
         multipliers = dict(config.rules)
         matches = tree.first_match(multipliers, names, "strategy.rules")
         chosen = {

@@ -25,9 +25,10 @@ class LabelStats(NamedTuple):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelStats":
         """Rebuild from the JSON form (`_asdict`)."""
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**fields)
 
 
 class Task(NamedTuple):
