@@ -3,8 +3,8 @@
     python -m jtl.main --config configs/resnet_ft.py
     python -m jtl.main --config configs/resnet_ft.py:50 --config.data.path=/path/to/folder
 
-Without an argument: a ResNet-20 for 32 px, from random weights, on scikit-learn digits. With a depth: public
-its ImageNet weights and a recipe for small folders of images. Weights of CIFAR ResNets:
+Without an argument: a ResNet-20 for 32 px, from random weights, on scikit-learn's digits. With a depth: its
+public ImageNet weights and a recipe for small folders of images. The public weights of CIFAR ResNets:
 --config.model.weights=/path/to/resnet20-12fca82f.th
 """
 

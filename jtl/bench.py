@@ -46,6 +46,7 @@ def run(request: Request) -> dict[str, Any]:
     stats = TASKS[settings.task.name].stats(np.arange(NUM_CLASSES), tuple(map(str, range(NUM_CLASSES))))
     built = build.build(settings, stats, steps=WARMUP_STEPS + request.num_steps)
     mesh = sharding.mesh(settings.sharding)
+    build.check_batch(settings, mesh.size)
     state, place = build.initial_state(built, settings, mesh)
     batch = sharding.put_batch({step.STREAM: _batch(built, labels)}, mesh)
     began = time.perf_counter()

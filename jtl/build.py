@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,27 @@ def label_stats(config: Config, source: Source) -> LabelStats:
 
 
 def num_steps(config: Config, num_examples: int) -> int:
-    """Return the steps of the run: `train.steps`, or `train.epochs` passes over the examples, rounded up."""
-    return config.train.steps or -(-round(config.train.epochs * num_examples) // config.train.batch_size)
+    """Return the steps of the run: `train.steps`, or `train.epochs` passes over the examples, rounded up.
+
+    Never less than one step.
+    """
+    return config.train.steps or max(
+        1, math.ceil(config.train.epochs * num_examples / config.train.batch_size)
+    )
+
+
+def check_batch(settings: Config, num_devices: int) -> None:
+    """Check that slices and devices can share a batch evenly.
+
+    Raises:
+        UserError: they cannot.
+    """
+    size, num_slices = settings.train.batch_size, settings.optim.accumulate
+    if size % (num_slices * num_devices):
+        raise UserError(
+            f"train.batch_size is {size}; expected a multiple of {num_slices * num_devices} "
+            f"(optim.accumulate {num_slices} x {num_devices} devices)"
+        )
 
 
 def build(config: Config, stats: LabelStats, steps: int) -> Built:
@@ -100,9 +120,13 @@ def with_data(config: Config, path: str) -> Config:
         UserError: the kind of data cannot be told from the path.
     """
     name = "image_folder" if Path(path).is_dir() else SOURCE_BY_SUFFIX.get(Path(path).suffix.lower())
-    if name is None:
+    if not Path(path).exists():
         raise UserError(
             f"data {path!r} is not there; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file"
+        )
+    if name is None:
+        raise UserError(
+            f"data {path!r} is of no known kind; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file"
         )
     shared = {"max_unreadable": config.data.max_unreadable}
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))

@@ -45,7 +45,11 @@ class Checkpoints:
             [checkpoint_managers.LatestN(NUM_LATEST), _Best(is_maximized=is_maximized)]
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            preservation_policy=policy,
+            # Orbax writes metrics to disk only where it has a best_fn; the policy needs them after a restart.
+            best_fn=lambda metrics: metrics["value"],
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
         )
         self._folder = folder.resolve()
         self._manager = ocp.CheckpointManager(
@@ -124,6 +128,8 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
         try:
             found = self._manager.restore(step, args=items)
+        except MemoryError:
+            raise
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError, …
             return None, " ".join(str(error).split())[:160]
         meta, state = found["meta"], found["state"]

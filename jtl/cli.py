@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jtl.errors import UserError
 
 OVERRIDE = "--config."
+INTERRUPTED_EXIT_CODE = 130
 
 
 class Verb(NamedTuple):
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         sys.stderr.write(f"jtl: error: {_one_line(str(error))}\n")
         code = 2
+    except KeyboardInterrupt:
+        sys.stderr.write("jtl: interrupted\n")
+        code = INTERRUPTED_EXIT_CODE
     sys.stdout.flush()
     sys.exit(code)
 

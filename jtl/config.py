@@ -68,6 +68,8 @@ class Train:
         for name in ("batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"train.seed is {self.seed}; expected 0 <= value < 2**31")
         for name in ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "patience", "min_gain"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
@@ -108,7 +110,8 @@ CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "strategy": ("full", STRATEGIES),
 }
 
-# Settings that change how fast a run goes or what it prints, but no number in it: they may differ on resume.
+# Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices and
+# rules) the order in which float32 sums are added.
 RESUMABLE = (
     "input.threads",
     "input.workers",
@@ -131,9 +134,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
     values = _to_dict(_load(spec))
-    for name, text in overrides:
-        _override(values, name, text)
-    return from_dict(values)
+    return from_dict(_overridden(values, overrides))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -162,9 +163,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Config:
     """Return the configuration with (dotted name, text) pairs applied, as `read` does."""
     values = to_dict(config)
-    for name, value in overrides:
-        _override(values, name, value)
-    return from_dict(values)
+    return from_dict(_overridden(values, overrides))
 
 
 def conflicts(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -206,7 +205,10 @@ def _load(spec: str) -> ConfigDict:
     assert module_spec is not None, path
     assert module_spec.loader is not None, path
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own file raises
+        raise UserError(f"config file {path!r} cannot be read: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"config file {path!r} has no function get_config(argument='')")
     if argument and not inspect.signature(module.get_config).parameters:
@@ -219,6 +221,29 @@ def _load(spec: str) -> ConfigDict:
 
 def _to_dict(config: ConfigDict) -> dict[str, Any]:
     return {key: _to_dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
+
+
+def without_resumable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings that decide what a run is: all but `RESUMABLE`."""
+    return {
+        key: without_resumable(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in RESUMABLE
+    }
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values with the overrides; another kind drops what the file set for its own kind."""
+    values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for section, (default, kinds) in CHOICES.items():
+        chosen, given = dict(overrides).get(f"{section}.name"), values.get(section)
+        is_other = isinstance(given, dict) and chosen in kinds and chosen != given.get("name", default)
+        if is_other and chosen is not None and isinstance(given, dict):
+            known = {each.name for each in fields(kinds[chosen].Config)}
+            values[section] = {key: value for key, value in given.items() if key in known}
+    for name, value in overrides:
+        _override(values, name, value)
+    return values
 
 
 def _override(values: dict[str, Any], name: str, value: str) -> None:

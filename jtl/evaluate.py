@@ -22,6 +22,7 @@ from jtl.tasks import TASKS, LabelStats, Task
 from jtl.weights.recognise import recognise
 
 DEVICE_FIELDS = ("image", "label", "mask")
+MAX_PENDING = 4
 SPLITS_BY_PREFERENCE = ("test", "val", "train")
 
 
@@ -48,14 +49,16 @@ def measure(
 ) -> metrics.Summary:
     """Return the task's metrics over padded batches.
 
-    Sums stay on the device until the last batch is dispatched, so that nothing in between waits for it.
+    A few batches' sums stay on the device, so that it always has work while the host adds up.
     """
     pending: list[metrics.Sums] = []
+    totals: dict[str, np.ndarray] | None = None
     for batch in batches:
         pending.append(
             eval_step(state, sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, mesh))
         )
-    totals: dict[str, np.ndarray] | None = None
+        if len(pending) > MAX_PENDING:
+            totals = metrics.merge(totals, pending.pop(0))
     for sums in pending:
         totals = metrics.merge(totals, sums)
     assert totals is not None, "evaluation of no batch"
@@ -150,9 +153,9 @@ def _of_weights(request: Request) -> tuple[Config, LabelStats, tuple[str, ...] |
         raise UserError(
             f"{request.weights!r} has no classification head; give a run folder with --run instead"
         )
-    names = tuple(str(index) for index in range(found.num_outputs))
+    names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
     settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
-    stats = TASKS[settings.task.name].stats(np.arange(found.num_outputs), names)
+    stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
     return _with_own_head(settings, request.weights), stats, names
 
 

@@ -5,8 +5,8 @@ bookkeeping.
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ def run(
     status = "stopped_early" if _is_exhausted(ready, history) else "finished"
     numbers = range(start, start) if status == "stopped_early" else range(start, num_steps)
     compiled, reader = _CompiledSteps(ready), _Reader(ready, writer, history)
-    with closing(_batches(ready, start)) as batches:
+    with closing(_batches(ready, start)) as batches, _finishing(ready.live):
         for number in numbers:
             with ready.phases.measure("data_wait"):
                 batch = next(batches)
@@ -82,9 +82,8 @@ def run(
                 state, values = train_step(state, batch)
                 reader.push(number + 1, values)
             is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
-            is_saved = (
-                is_evaluated or stop.is_set or _is_due(number + 1, ready.settings.train.checkpoint_every)
-            )
+            must_stop = stop.is_set
+            is_saved = is_evaluated or must_stop or _is_due(number + 1, ready.settings.train.checkpoint_every)
             if is_saved:
                 with ready.phases.measure("step"):
                     reader.flush()
@@ -96,10 +95,9 @@ def run(
             if _is_exhausted(ready, history) and number + 1 < num_steps:
                 status = "stopped_early"
                 break
-            if stop.is_set and number + 1 < num_steps:
+            if must_stop and number + 1 < num_steps:
                 status = "preempted"
                 break
-    ready.live.finish()
     return Ended(state, history, status, (int(state.step) - start) * ready.settings.train.batch_size)
 
 
@@ -184,6 +182,15 @@ class _Reader:
             last=self.history[-1][monitor] if self.history else None,
             best=best[monitor] if best else None,
         )
+
+
+@contextmanager
+def _finishing(live: Live) -> Iterator[None]:
+    """End the live line whatever happens, so that an error starts on a line of its own."""
+    try:
+        yield
+    finally:
+        live.finish()
 
 
 def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:

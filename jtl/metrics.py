@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 from numpy.typing import ArrayLike
 
 Sums = dict[str, Array]
@@ -97,9 +97,3 @@ def merge(totals: dict[str, np.ndarray] | None, sums: Mapping[str, Array]) -> di
     return (
         wide if totals is None else {name: np.asarray(totals[name] + value) for name, value in wide.items()}
     )
-
-
-def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:
-    """Return the mean over the examples whose mask is true."""
-    weight = mask.astype(values.dtype)
-    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1.0)

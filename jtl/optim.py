@@ -19,7 +19,7 @@ from optax import contrib
 
 from jtl.errors import UserError, nearest
 from jtl.models.layers import layer_of
-from jtl.strategies.contract import FROZEN, Context, Group
+from jtl.strategies.contract import Context, Group
 
 # A dict of leaves by name. optax's own types of trees (unions with scalars) fit no dict.
 Flat = Any
@@ -32,11 +32,12 @@ class Config:
     `learning_rate` is the peak rate, reached after `warmup` (fraction of the run) and brought down by
     `schedule` to `end_factor` times the peak; the step schedule multiplies by `decay_factor` at each fraction
     in `decay_at`. `weight_decay` applies to `decay_on`: "kernels" (no norms, biases, tokens or position
-    embeddings) or "all". `momentum` (beta1), `beta2` and `epsilon` go to the optimizers that have them.
-    `clip_norm` bounds the global norm of the trainable gradients (0: no bound). `accumulate` processes a
-    batch in that many slices, one after another. `ema` is the decay of a moving average of the trainable
-    parameters, used for evaluation (0: none). `layer_decay` multiplies the learning rate once for every layer
-    between a leaf and the head (Clark et al. 2020); `head_multiplier` scales the head's.
+    embeddings) or "all". `momentum` (beta1), `beta2` and `epsilon` go to the optimizers that have them
+    (Muon's own momentum is 0.95). `clip_norm` bounds the global norm of the trainable gradients (0: no
+    bound). `accumulate` processes a batch in that many slices, one after another. `ema` is the decay of a
+    moving average of the trainable parameters, used for evaluation (0: none). `layer_decay` multiplies the
+    learning rate once for every layer between a leaf and the head (Clark et al. 2020); `head_multiplier`
+    scales the head's.
     """
 
     name: str = "adamw"
@@ -124,7 +125,7 @@ def make(config: Config, groups: Mapping[str, Group], num_steps: int) -> optax.G
 
     Leaves whose group has not started get zero updates and keep a fresh optimizer state.
     """
-    trainable = {name: group for name, group in groups.items() if group != FROZEN and not group.is_frozen}
+    trainable = {name: group for name, group in groups.items() if not group.is_frozen}
     labels = {name: str(group.start_step) for name, group in trainable.items()}
     starts = {label: int(label) for label in labels.values()}
     per_start: dict[Hashable, optax.GradientTransformation] = {

@@ -26,6 +26,7 @@ from jtl.report.writer import Writer
 from jtl.runtime import StopRequest
 from jtl.state import State
 from jtl.step import make_eval_step
+from jtl.tasks import LabelStats
 from jtl.weights.run_folder import write_run_weights
 
 
@@ -33,7 +34,8 @@ def run_folder(settings: Config, spec: str, workdir: str) -> Path:
     """Return the run folder: `workdir`, or runs/CONFIG-DIGEST, which the same command finds again."""
     if workdir:
         return Path(workdir)
-    digest = hashlib.sha256(json.dumps(config.to_dict(settings), sort_keys=True).encode()).hexdigest()
+    decisive = config.without_resumable(config.to_dict(settings))
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
 
 
@@ -60,7 +62,7 @@ def run(settings: Config, folder: Path) -> dict[str, Any]:
 
 
 def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
-    """Return the summary of a finished run of this configuration; claim a new folder for it.
+    """Return the summary of a finished run of this configuration, None where there is none yet.
 
     Raises:
         UserError: the folder holds something else.
@@ -71,24 +73,44 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
             raise UserError(
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        summary.write_json(path, config.to_dict(settings))
         return None
-    changed = config.conflicts(config.to_dict(settings), json.loads(path.read_text()))
+    changed = config.conflicts(config.to_dict(settings), _json(path))
     if changed:
         raise UserError(
             f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "
             f"give another --workdir, or repeat the command it was made with"
         )
-    result = json.loads(_text(folder / "summary.json") or "{}")
+    result = _json(folder / "summary.json") if (folder / "summary.json").exists() else {}
     if result.get("status") not in FINISHED:
         return None
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
 
 
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is damaged ({error}); give another --workdir") from error
+
+
+def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats) -> None:
+    """Write config.json and meta.json, once everything they name has been found to fit.
+
+    Raises:
+        UserError: the folder's checkpoints are of other training data.
+    """
+    if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
+        before = LabelStats.from_dict(_json(folder / "meta.json")["labels"])
+        if before != stats:
+            raise UserError(
+                f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
+                f"of {len(before.label_names)} classes, now {stats.num_examples} of "
+                f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    summary.write_json(folder / "config.json", config.to_dict(settings))
+    summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
 
 
 def _train(settings: Config, folder: Path, live: Live) -> dict[str, Any]:
@@ -116,14 +138,15 @@ def _train(settings: Config, folder: Path, live: Live) -> dict[str, Any]:
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State]:
     """Open the data, build the model, show what will train; return the run and its state at step 0."""
     mesh = sharding.mesh(settings.sharding)
-    _check_batch(settings, mesh.size)
+    build.check_batch(settings, mesh.size)
     splits = _splits(settings, live)
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
+    monitor = _monitor(settings, built, splits)
+    _claim(folder, settings, built, stats)
     state, state_sharding = build.initial_state(built, settings, mesh)
     ready = Run(
         settings=settings,
@@ -147,7 +170,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         },
         live=live,
         phases=phases,
-        monitor=_monitor(settings, built, splits["train"]),
+        monitor=monitor,
     )
     return ready, state
 
@@ -163,22 +186,17 @@ def _splits(settings: Config, live: Live) -> dict[str, Source]:
     return checked.splits
 
 
-def _check_batch(settings: Config, num_devices: int) -> None:
-    size, num_slices = settings.train.batch_size, settings.optim.accumulate
-    if size % (num_slices * num_devices):
-        raise UserError(
-            f"train.batch_size is {size}; expected a multiple of {num_slices * num_devices} "
-            f"(optim.accumulate {num_slices} x {num_devices} devices)"
-        )
-
-
-def _monitor(settings: Config, built: Built, source: Source) -> str:
+def _monitor(settings: Config, built: Built, splits: Mapping[str, Source]) -> str:
     """Return the metric that picks the best step.
 
     Raises:
-        UserError: the task has no metric of the name the settings give.
+        UserError: the task has no metric of the name the settings give, or no split to measure it on.
     """
-    task = built.parts.task
+    task, source = built.parts.task, splits["train"]
+    if "val" not in splits and (settings.train.patience or settings.train.monitor):
+        raise UserError(
+            "train.patience and train.monitor need a validation split; set data.val_fraction above 0"
+        )
     sums = task.metrics(
         jnp.zeros((1, task.head_size)), jnp.asarray(source.labels()[:1]), jnp.ones((1,), bool)
     )
@@ -211,7 +229,10 @@ def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) 
     best = progress.best(ended.history, ready.monitor, is_maximized=metrics.is_maximized(ready.monitor))
     state = ended.state
     if best is not None and best["step"] != int(state.step):
-        state = checkpoints.restore_step(int(best["step"]), _like(state)).state
+        try:
+            state = checkpoints.restore_step(int(best["step"]), _like(state)).state
+        except UserError as error:
+            ready.live.log(f"{error}; the last step is reported and exported in its place")
     params = jax.device_get(states.params_for_evaluation(state))
     write_run_weights(ready.folder, params, jax.device_get(state.model_state))
     scores: dict[str, Any] = {"step": int(state.step)}

@@ -109,6 +109,16 @@ def test_best_of_equals_is_the_one_that_the_history_names(folder: Path, is_maxim
         assert checkpoints.steps() == [best["step"], 4, 5]
 
 
+def test_best_is_kept_by_a_run_that_was_started_again(folder: Path) -> None:
+    for steps in ({1: 0.9, 2: 0.1}, {3: 0.2, 4: 0.3, 5: 0.4}):
+        with closing(Checkpoints(folder, is_maximized=True)) as checkpoints:
+            for step, value in steps.items():
+                checkpoints.save(step, _state(step), {"history": []}, {"value": value})
+            checkpoints.wait()
+            found = checkpoints.steps()
+    assert found == [1, 4, 5]
+
+
 def test_best_is_the_smallest_where_the_metric_is_minimized(folder: Path) -> None:
     with closing(Checkpoints(folder, is_maximized=False)) as checkpoints:
         for step, value in {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.5}.items():

@@ -118,3 +118,16 @@ def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
     assert config.conflicts(faster, old) == []
     other = config.to_dict(config.read(SMOKE, [("optim.learning_rate", "1"), ("train.seed", "3")]))
     assert config.conflicts(other, old) == ["optim.learning_rate: 0.003 -> 1.0", "train.seed: 0 -> 3"]
+
+
+def test_another_kind_drops_what_the_file_set_for_its_own_and_checks_what_the_user_sets() -> None:
+    found = config.read("configs/vit_ft.py:ti16", [("task.name", "regression"), ("task.huber_delta", "1")])
+    assert found.task.huber_delta == 1.0
+    with pytest.raises(UserError, match=r"unknown config key task.label_smoothing"):
+        config.read("configs/vit_ft.py:ti16", [("task.name", "regression"), ("task.label_smoothing", "0.2")])
+
+
+def test_config_file_with_a_fault_of_its_own_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(UserError, match=r"broken.py' cannot be read: ModuleNotFoundError"):
+        config.read(str(tmp_path / "broken.py"))

@@ -120,6 +120,41 @@ def test_same_command_gives_the_same_bits(finished: tuple[Path, dict[str, Any]],
     assert again["final"] == finished[1]["final"]
 
 
+def test_command_that_failed_leaves_the_folder_free_for_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        train.run(_settings(model__weights="nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_training_data_under_the_same_settings_is_refused(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8)
+    labels = np.arange(80) % 4
+    changes = {"data__name": "arrays", "data__path": tmp_path / "data.npz", "train__batch_size": 16}
+    settings = _settings(**changes, train__steps=2)
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    train.run(settings, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    np.savez(tmp_path / "data.npz", images=images[:60], labels=labels[:60])
+    with pytest.raises(
+        UserError, match=r"the training data changed since run .* began: 64 examples of 4 classes"
+    ):
+        train.run(settings, tmp_path / "run")
+
+
+def test_damaged_best_checkpoint_leaves_a_run_that_reports_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("checkpoint 4 is damaged")
+
+    monkeypatch.setattr(train.Checkpoints, "restore_step", refuse)
+    settings = _settings(optim__learning_rate=1e-9, train__monitor="loss")
+    monkeypatch.setattr(train.progress, "best", lambda history, *_, **__: history[0] if history else None)
+    result = train.run(settings, tmp_path / "run")
+    assert result["status"] == "finished"
+    assert result["best"]["step"] == 12
+
+
 def test_early_stopping_keeps_the_best_step(tmp_path: Path) -> None:
     settings = _settings(train__patience=2, optim__learning_rate=1e-9, train__steps=200)
     result = train.run(settings, tmp_path / "run")

@@ -29,7 +29,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.num_stages < 2:
             raise UserError(f"strategy.num_stages is {self.num_stages}; expected 2 or more")
-        if not 0.0 < self.complete_at <= 1.0 or not 0.0 <= self.ramp <= 1.0:
+        if not 0.0 < self.complete_at < 1.0 or not 0.0 <= self.ramp <= 1.0:
             raise UserError(
                 f"strategy.complete_at is {self.complete_at} and strategy.ramp {self.ramp}; "
                 f"expected fractions of the run"

@@ -22,6 +22,9 @@ class Config:
     default: float = 0.0
 
     def __post_init__(self) -> None:
+        patterns = [pattern for pattern, _ in self.rules]
+        if len(set(patterns)) < len(patterns):
+            raise UserError(f"strategy.rules name a pattern twice: {patterns}; expected each once")
         for multiplier in (*(multiplier for _, multiplier in self.rules), self.default):
             if multiplier < 0:
                 raise UserError(f"strategy multiplier {multiplier} is negative; expected 0 (frozen) or more")

@@ -139,6 +139,7 @@ class Recognised(NamedTuple):
     num_outputs: int
     origin: str
     title: str
+    label_names: tuple[str, ...] | None = None
 
 
 class FamilyNames(NamedTuple):

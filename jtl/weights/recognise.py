@@ -26,7 +26,7 @@ def recognise(spec: str, settings: Config | None = None) -> Recognised:
             f"{spec!r} looks like no model jtl knows; it holds {len(file.tensors)} tensors: "
             f"{shorten(file.tensors, 6)}; known families: {', '.join(FAMILIES)}"
         )
-    return recognised
+    return recognised._replace(label_names=file.label_names)
 
 
 def of_file(file: TensorFile) -> Recognised | None:
