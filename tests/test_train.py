@@ -224,22 +224,34 @@ COMMAND = [
 
 
 def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """Start a run that prints to a file: a pipe would stay open as long as any worker of a killed run."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [*COMMAND, "--workdir", str(folder), *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    with _log(folder).open("w") as file:
+        return subprocess.Popen(command, stderr=file, stdout=file, text=True, env=environment)
+
+
+def _log(folder: Path) -> Path:
+    return folder.with_suffix(".log")
+
+
+def _ended(process: subprocess.Popen[str], folder: Path) -> str:
+    """Wait for the process and return what it printed."""
+    process.wait(timeout=300)
+    return _log(folder).read_text()
 
 
 def _num_lines(path: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def _kill_after(process: subprocess.Popen[str], metrics: Path, num_lines: int) -> None:
-    """Kill the process once the file has that many lines."""
-    while _num_lines(metrics) < num_lines:
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+def _kill_after(process: subprocess.Popen[str], folder: Path, num_lines: int) -> None:
+    """Kill the process once the run's metrics have that many lines."""
+    while _num_lines(folder / "metrics.jsonl") < num_lines:
+        assert process.poll() is None, _log(folder).read_text()
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait(timeout=300)
     assert process.returncode == -signal.SIGKILL
 
 
@@ -248,7 +260,7 @@ def test_killed_three_times_and_resumed_with_other_threads_and_workers_ends_in_t
     tmp_path: Path,
 ) -> None:
     whole = _start(tmp_path / "whole")
-    _, shown = whole.communicate()
+    shown = _ended(whole, tmp_path / "whole")
     assert whole.returncode == 0, shown
     expected = json.loads((tmp_path / "whole" / "summary.json").read_text())
     folder, random = tmp_path / "killed", np.random.default_rng(int.from_bytes(os.urandom(4)))
@@ -256,9 +268,9 @@ def test_killed_three_times_and_resumed_with_other_threads_and_workers_ends_in_t
     for number, more in zip(
         lines, ([], ["--config.input.threads=1"], ["--config.input.workers=1"]), strict=True
     ):
-        _kill_after(_start(folder, *more), folder / "metrics.jsonl", number)
+        _kill_after(_start(folder, *more), folder, number)
     last = _start(folder, "--config.input.threads=3")
-    _, shown = last.communicate()
+    shown = _ended(last, folder)
     assert last.returncode == 0, f"killed after {lines} lines: {shown}"
     found = json.loads((folder / "summary.json").read_text())
     assert found["digest"] == expected["digest"], f"killed after {lines} lines"
@@ -275,15 +287,15 @@ def test_killed_three_times_and_resumed_with_other_threads_and_workers_ends_in_t
 def test_sigterm_saves_exits_75_and_the_same_command_goes_on(tmp_path: Path) -> None:
     process = _start(tmp_path / "run", "--json")
     while _num_lines(tmp_path / "run" / "metrics.jsonl") < 5:
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.poll() is None, _log(tmp_path / "run").read_text()
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, shown = process.communicate()
+    shown = _ended(process, tmp_path / "run")
     assert process.returncode == 75, shown
     assert "repeat the command to go on" in shown
     stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert stopped["status"] == "preempted"
     again = _start(tmp_path / "run")
-    _, shown = again.communicate()
+    shown = _ended(again, tmp_path / "run")
     assert again.returncode == 0, shown
     assert f"resumed at step {stopped['steps']} of 40" in shown

@@ -8,8 +8,11 @@ them changes a bit.
 
 import math
 import os
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from jtl.errors import UserError
 Batch = dict[str, np.ndarray]
 
 PADDING_ID = -1
+PARENT_CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -222,12 +226,25 @@ def _read(batches: Any, config: Config) -> Generator[Batch, None, None]:
     dataset = MapDataset.source(batches).to_iter_dataset(options)
     if config.workers:
         _mark_flags_as_parsed()
-        dataset = dataset.mp_prefetch(MultiprocessingOptions(num_workers=config.workers))
+        options = MultiprocessingOptions(num_workers=config.workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=partial(_end_with_parent, os.getpid()))
     iterator = iter(dataset)
     try:
         yield from iterator
     finally:
         iterator.close()
+
+
+def _end_with_parent(parent: int, worker: int, num_workers: int) -> None:
+    """Watch the training process from inside a worker: one that was killed cannot stop its workers itself."""
+    del worker, num_workers
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _mark_flags_as_parsed() -> None:
