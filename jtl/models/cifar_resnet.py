@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jtl.models import layers, resnet
+from jtl.models import head, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
 from jtl.preprocess import Preprocess
@@ -26,27 +26,20 @@ PREPROCESS = Preprocess((32, 32), resize_px=32, mean=resnet.IMAGENET_MEAN, std=r
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(head.Settings):
     """Settings of a CIFAR ResNet, which mean what they do in `resnet.Config`."""
 
     name: str = "cifar_resnet"
     size: str = "20"
-    weights: str = "none"
-    image_px: int | tuple[int, int] = 0
     unit: str = "basic"
     units: tuple[int, ...] = ()
     width: int = 0
-    head_widths: tuple[int, ...] = ()
-    head_dropout: float = 0.0
-    head_activation: str = "gelu"
-    dtype: str = "float32"
-    remat: bool = False
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
         layers.check_choice("model.unit", self.unit, resnet.UNITS)
         resnet.check_stages(self.units, self.width)
-        layers.check_shared(self)
+        head.check(self)
 
 
 def resolve(config: Config) -> Config:

@@ -46,8 +46,7 @@ class Model(NamedTuple):
 class Family(NamedTuple):
     """One family of models: its settings, its named sizes, and how to build one.
 
-    `Config` is a frozen dataclass with at least `name`, `size`, `weights`, `image_px` (0: from `preprocess`),
-    `head_widths`, `head_dropout`, `head_activation`, `dtype`, `remat`. `build(config, num_outputs,
+    `Config` is a frozen dataclass that adds to `head.Settings`. `build(config, num_outputs,
     num_channels=3)` → Model (num_outputs 0: no head). `sizes` maps a size name to field values, which an
     explicit field overrides; `resolve(config)` is the config with all of them filled in. `tiny()` is a Config
     small enough for tests (milliseconds a step).

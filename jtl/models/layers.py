@@ -1,4 +1,4 @@
-"""What the families share: checks of settings, order of layers, batch normalisation, drop path, heads."""
+"""What the families share: checks of settings, order of layers, batch normalisation, drop path."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, nearest
-from jtl.models import initial
 
 ConfigT = TypeVar("ConfigT", bound=Any)
 
@@ -87,18 +86,6 @@ def check_pixels(setting: str, value: int | tuple[int, int]) -> None:
         )
 
 
-def check_shared(config: Any) -> None:
-    """Raise UserError unless the settings every family has are in range."""
-    check_choice("model.dtype", config.dtype, DTYPES)
-    check_choice("model.head_activation", config.head_activation, ACTIVATIONS)
-    check_fraction("model.head_dropout", config.head_dropout)
-    if any(width < 1 for width in config.head_widths):
-        raise UserError(
-            f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head"
-        )
-    check_pixels("model.image_px", config.image_px)
-
-
 class BatchNorm(nn.Module):
     """Batch normalisation with PyTorch's statistics, in float32 whatever the compute dtype.
 
@@ -150,49 +137,6 @@ class DropPath(nn.Module):
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         is_kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
         return jnp.where(is_kept, x / (1 - self.rate), 0).astype(x.dtype)
-
-
-HEAD_RULES: initial.Rules = (
-    (r"^head/hidden\d+/kernel$", initial.lecun_normal),
-    (r"^head/(out/)?kernel$", initial.zeros),
-)
-
-
-class Head(nn.Module):
-    """Features → outputs: hidden layers of the given widths, then a linear layer that starts at zero.
-
-    Without hidden layers its parameters are `kernel` and `bias` themselves, as in public checkpoints; with
-    them `hidden0/…`, `hidden1/…`, `out/…`. Dropout comes before every linear layer. Computes in float32.
-    """
-
-    num_outputs: int
-    widths: tuple[int, ...] = ()
-    dropout: float = 0.0
-    activation: str = "gelu"
-    train: bool = False
-
-    @nn.compact
-    def __call__(self, features: Float32[Array, "batch dim"]) -> Float32[Array, "batch outputs"]:
-        """Return the logits."""
-        x = features
-        for index, width in enumerate(self.widths):
-            x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
-            x = ACTIVATIONS[self.activation](dense(width, name=f"hidden{index}")(x))
-        x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
-        if self.widths:
-            return dense(self.num_outputs, name="out")(x)
-        kernel = self.param("kernel", declared, (x.shape[-1], self.num_outputs), jnp.float32)
-        bias = self.param("bias", declared, (self.num_outputs,), jnp.float32)
-        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32).reshape(1, -1)
-
-
-def head_of(config: Any, num_outputs: int, train: bool) -> Callable[[Array], Array]:
-    """Return the head the settings ask for, to call inside the model (the identity for no outputs)."""
-    if num_outputs == 0:
-        return lambda features: features
-    return Head(
-        num_outputs, config.head_widths, config.head_dropout, config.head_activation, train, name="head"
-    )
 
 
 def _moments(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
-from jtl.models import initial, layers, linen
+from jtl.models import head, initial, layers, linen
 from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
@@ -34,7 +34,7 @@ PREPROCESS = Preprocess(
     (224, 224), resize_px=256, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear"
 )
 RULES: initial.Rules = (
-    *layers.HEAD_RULES,
+    *head.RULES,
     (r"(^|/)conv\w*/kernel$", initial.he_normal),
     (r"/(scale|var)$", initial.ones),
     (r"/(bias|mean)$", initial.zeros),
@@ -42,36 +42,25 @@ RULES: initial.Rules = (
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of a ResNet; 0 and empty mean "as the size has it".
+class Config(head.Settings):
+    """Settings of a ResNet beside those of every family; 0 and empty mean "as the size has it".
 
-    `weights` says what it starts from: a spec as `jtl.weights` reads it, or "none". `image_px` is one number
-    or (height, width). `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or "bottleneck";
-    `units` counts them a stage, `width` is the channels of the first stage, doubled in each that follows.
-    `head_widths` are the hidden layers of the head. `dtype` is what it computes in; parameters, running
-    statistics, features and logits stay float32. With `remat` the backward pass recomputes each unit instead
-    of keeping its activations.
+    `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or "bottleneck"; `units` counts them a
+    stage, `width` is the channels of the first stage, doubled in each that follows.
     """
 
     name: str = "resnet"
     size: str = "50"
-    weights: str = "none"
-    image_px: int | tuple[int, int] = 0
     unit: str = ""
     units: tuple[int, ...] = ()
     width: int = 0
-    head_widths: tuple[int, ...] = ()
-    head_dropout: float = 0.0
-    head_activation: str = "gelu"
-    dtype: str = "float32"
-    remat: bool = False
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
         if self.unit:
             layers.check_choice("model.unit", self.unit, UNITS)
         check_stages(self.units, self.width)
-        layers.check_shared(self)
+        head.check(self)
 
 
 def check_stages(units: tuple[int, ...], width: int) -> None:
@@ -141,7 +130,7 @@ class ResNet(nn.Module):
     def __call__(
         self, images: Activations
     ) -> tuple[Float32[Array, "batch dim"], Float32[Array, "batch outputs"], dict[str, Array]]:
-        """Return features, logits, and the output of root, units ("block1/unit1") and stages ("block1")."""
+        """Return features, logits, and the output of root, units ("block1/unit1") and stages ("stage1")."""
         config = self.config
         mode = Mode(layers.DTYPES[config.dtype], self.train, self.frozen_stats)
         x = self.root(images.astype(mode.dtype), config.width, mode)
@@ -150,10 +139,9 @@ class ResNet(nn.Module):
             name = f"block{stage + 1}"
             outputs = _Stage(config, stage, num_units, self.shortcut, mode, name=name)(x)
             intermediates |= {f"{name}/{unit}": output for unit, output in outputs.items()}
-            x = intermediates[name] = list(outputs.values())[-1]
+            x = intermediates[f"stage{stage + 1}"] = list(outputs.values())[-1]
         features = jnp.mean(x.astype(jnp.float32), (1, 2))
-        logits = layers.head_of(config, self.num_outputs, self.train)(features)
-        return features, logits, {**intermediates, "pre_head": features}
+        return head.read_out(config, self.num_outputs, self.train, features, intermediates)
 
 
 def conv(x: Activations, channels: int, size: int, stride: int, name: str) -> Transformed:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
-from jtl.models import initial, layers, linen
+from jtl.models import head, initial, layers, linen
 from jtl.models.contract import Family, Model
 from jtl.preprocess import Preprocess
 
@@ -42,7 +42,7 @@ PREPROCESS = {**dict.fromkeys(SIZES, AUGREG), "mini": Preprocess((32, 32), resiz
 
 # As google-research/vision_transformer begins, but for the MLP's biases: 0 instead of N(0, 1e-12).
 RULES: initial.Rules = (
-    *layers.HEAD_RULES,
+    *head.RULES,
     (r"^embedding/kernel$", initial.lecun_normal),
     (r"/(query|key|value)/kernel$", initial.split_heads(initial.xavier_uniform)),
     (r"/out/kernel$", initial.joined_heads(initial.xavier_uniform)),
@@ -54,23 +54,18 @@ RULES: initial.Rules = (
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of a ViT; 0 means "as the size has it".
+class Config(head.Settings):
+    """Settings of a ViT beside those of every family; 0 means "as the size has it".
 
-    `weights` says what it starts from: a spec as `jtl.weights` reads it, or "none". `image_px` and `patch_px`
-    are one number or (height, width). `pool` makes features of the tokens: "cls" (a class token), "gap" (mean
-    over the grid) or "map" (attention pooling). `num_registers` tokens without position follow the class
-    token. `dropout` acts on embeddings and both residual branches; `drop_path` is the last block's rate of
-    stochastic depth, growing linearly from 0 at the first. `gelu` is "exact" or "tanh"; `has_qkv_bias` gives
-    query, key and value a bias. `head_widths` are the hidden layers of the head. `dtype` is what it computes
-    in; parameters, features and logits stay float32. With `remat` the backward pass recomputes each block
-    instead of keeping its activations.
+    `patch_px` is one number or (height, width). `pool` makes features of the tokens: "cls" (a class token),
+    "gap" (mean over the grid) or "map" (attention pooling). `num_registers` tokens without position follow
+    the class token. `dropout` acts on embeddings and both residual branches; `drop_path` is the last block's
+    rate of stochastic depth, growing linearly from 0 at the first. `gelu` is "exact" or "tanh";
+    `has_qkv_bias` gives query, key and value a bias.
     """
 
     name: str = "vit"
     size: str = "ti16"
-    weights: str = "none"
-    image_px: int | tuple[int, int] = 0
     patch_px: int | tuple[int, int] = 0
     dim: int = 0
     depth: int = 0
@@ -83,11 +78,6 @@ class Config:
     layer_norm_epsilon: float = 1e-6
     dropout: float = 0.0
     drop_path: float = 0.0
-    head_widths: tuple[int, ...] = ()
-    head_dropout: float = 0.0
-    head_activation: str = "gelu"
-    dtype: str = "float32"
-    remat: bool = False
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
@@ -95,7 +85,7 @@ class Config:
         layers.check_choice("model.gelu", self.gelu, layers.GELUS)
         layers.check_fraction("model.dropout", self.dropout)
         layers.check_fraction("model.drop_path", self.drop_path)
-        layers.check_shared(self)
+        head.check(self)
         layers.check_pixels("model.patch_px", self.patch_px)
         for name in ("dim", "depth", "heads", "mlp_dim", "num_registers"):
             if getattr(self, name) < 0:
@@ -180,8 +170,9 @@ class _ViT(nn.Module):
             registers = self.param("registers", layers.declared, shape, jnp.float32)
         x, intermediates = encoder(x, registers)
         features = POOLS[config.pool](config, x).astype(jnp.float32)
-        logits = layers.head_of(config, self.num_outputs, self.train)(features)
-        return features, logits, {**intermediates, "pre_head": features}
+        num_prefix = int(config.pool == "cls") + config.num_registers
+        lie = head.TokenGrid(num_prefix, *grid(config))
+        return head.read_out(config, self.num_outputs, self.train, features, intermediates, grid=lie)
 
 
 class _Encoder(nn.Module):

@@ -142,12 +142,18 @@ class Recognised(NamedTuple):
     label_names: tuple[str, ...] | None = None
 
 
+def no_config(values: Mapping[str, Any]) -> None:
+    """Return None: no `config.json` describes this family."""
+
+
 class FamilyNames(NamedTuple):
     """What loading needs to know of a model family: names as 'params/…' and 'model_state/…'.
 
     `input_kernel` [height, width, channels, dim] is the first to see the image's channels;
     `position_embedding` is "" where there is none. `grid(config)` is the model's Grid, None where there is
-    none. `recognise(tensors)` → what a file with model names and shapes is.
+    none. `recognise(tensors)` → what a file with model names and shapes is. `of_config(values)` → the
+    settings that a `config.json` (Hugging Face's or timm's, as it lies beside weights on the hub) states and
+    shapes cannot tell, such as heads, epsilon, activation and image size; None where it is of another family.
     """
 
     origins: Mapping[str, Origin]
@@ -155,6 +161,7 @@ class FamilyNames(NamedTuple):
     position_embedding: str
     grid: Callable[[Any], Grid | None]
     recognise: Callable[[Mapping[str, tuple[int, ...]]], tuple[dict[str, Any], str] | None]
+    of_config: Callable[[Mapping[str, Any]], dict[str, Any] | None] = no_config
 
 
 class Loaded(NamedTuple):

@@ -1,0 +1,193 @@
+"""The read-out every family ends in: chosen layers, adapters on them, pooling, and the head."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from jtl.errors import UserError, nearest
+from jtl.models import initial, layers
+
+Features: TypeAlias = Float32[Array, "batch features"]
+Pooled: TypeAlias = Float[Array, "batch pooled"]
+
+RULES: initial.Rules = (
+    (r"^head/(hidden|adapter)\d+/kernel$", initial.lecun_normal),
+    (r"^head/(out/)?kernel$", initial.zeros),
+)
+NO_ADAPTER = "none"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings every family has; its own Config adds to them.
+
+    `weights` says what it starts from: a spec as `jtl.weights` reads it, or "none". `image_px` is one number
+    or (height, width), 0: as the size has it. `features` name the layers ("block6", "stage3") whose pooled
+    outputs, one behind the other, are the features; () takes the model's own. Of tokens, `feature_pool`
+    "mean" averages the grid, "cls" takes the first token, "cls_mean" both. `adapter` puts new layers on each
+    of `features`: "mlp" (dense on what is pooled) or "conv" (3x3 convolution before pooling), of
+    `adapter_width` outputs. `head_widths` are the hidden layers of the head. `dtype` is what it computes in;
+    parameters, running statistics, features and logits stay float32. With `remat` the backward pass
+    recomputes each block instead of keeping its activations.
+    """
+
+    name: str = ""
+    size: str = ""
+    weights: str = "none"
+    image_px: int | tuple[int, int] = 0
+    features: tuple[str, ...] = ()
+    feature_pool: str = "mean"
+    adapter: str = NO_ADAPTER
+    adapter_width: int = 256
+    head_widths: tuple[int, ...] = ()
+    head_dropout: float = 0.0
+    head_activation: str = "gelu"
+    dtype: str = "float32"
+    remat: bool = False
+
+
+class TokenGrid(NamedTuple):
+    """How tokens lie: `prefix` of them without a place (class token, registers), then rows x columns."""
+
+    prefix: int
+    rows: int
+    columns: int
+
+
+def check(config: Any) -> None:
+    """Raise UserError unless the settings every family has are in range."""
+    layers.check_choice("model.dtype", config.dtype, layers.DTYPES)
+    layers.check_choice("model.head_activation", config.head_activation, layers.ACTIVATIONS)
+    layers.check_fraction("model.head_dropout", config.head_dropout)
+    if any(width < 1 for width in config.head_widths):
+        raise UserError(
+            f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head"
+        )
+    layers.check_pixels("model.image_px", config.image_px)
+    layers.check_choice("model.feature_pool", config.feature_pool, TOKEN_POOLS)
+    layers.check_choice("model.adapter", config.adapter, (NO_ADAPTER, *ADAPTERS))
+    if config.adapter_width < 1:
+        raise UserError(f"model.adapter_width is {config.adapter_width}; expected 1 or more")
+    if config.adapter != NO_ADAPTER and not config.features:
+        raise UserError(
+            f"model.adapter is {config.adapter!r} and model.features names no layer; expected one, such as "
+            f"('block6',)"
+        )
+
+
+def read_out(
+    config: Settings,
+    num_outputs: int,
+    train: bool,
+    features: Float[Array, "batch dim"],
+    intermediates: Mapping[str, Array],
+    *,
+    grid: TokenGrid | None = None,
+) -> tuple[Features, Float32[Array, "batch outputs"], dict[str, Array]]:
+    """Return features, logits and all intermediates, from the model's own features and its layers' outputs.
+
+    To call inside the model's module: the head's parameters are "head/…". `grid` says how the layers' tokens
+    lie, None for maps [batch, height, width, channels]. Without outputs the logits are the features.
+
+    Raises:
+        UserError: `config.features` names no layer.
+    """
+    known = {**intermediates, "pre_head": features.astype(jnp.float32)}
+    for name in config.features:
+        if name not in known:
+            raise UserError(
+                f"model.features names {name!r}, which is no layer; nearest: {nearest(name, known)}"
+            )
+    maps = tuple(known[name] for name in config.features)
+    pooled = [pool(each, grid, config.feature_pool) for each in maps] or [known["pre_head"]]
+    joined = jnp.concatenate(pooled, axis=-1)
+    if num_outputs == 0:
+        return joined, joined, known
+    logits = Head(config, num_outputs, train, grid, name="head")(joined, maps)
+    return joined, logits, known
+
+
+def pool(activations: Array, grid: TokenGrid | None, how: str) -> Pooled:
+    """Return a layer's output as one float32 vector an example: maps averaged, tokens as `how` says."""
+    x = activations.astype(jnp.float32)
+    if x.ndim == 2:
+        return x
+    if x.ndim == 4:
+        return jnp.mean(x, (1, 2))
+    assert grid is not None, "tokens lie in a grid"
+    return TOKEN_POOLS[how](x, grid.prefix)
+
+
+class Head(nn.Module):
+    """Features → outputs: adapters, hidden layers of the given widths, a linear layer that starts at zero.
+
+    Without hidden layers its parameters are `kernel` and `bias` themselves, as in public checkpoints; with
+    them `hidden0/…`, `hidden1/…`, `out/…`; adapters are `adapter0/…`, one for each of `config.features`.
+    Dropout comes before every linear layer of the head. Computes in float32.
+    """
+
+    config: Any
+    num_outputs: int
+    train: bool = False
+    grid: TokenGrid | None = None
+
+    @nn.compact
+    def __call__(
+        self, features: Float32[Array, "batch dim"], maps: tuple[Array, ...] = ()
+    ) -> Float32[Array, "batch outputs"]:
+        """Return the logits of features, or where there are adapters, of what they make of `maps`."""
+        config, x = self.config, features
+        if config.adapter != NO_ADAPTER:
+            adapt = ADAPTERS[config.adapter]
+            adapted = [adapt(config, each, self.grid, f"adapter{index}") for index, each in enumerate(maps)]
+            x = jnp.concatenate(adapted, axis=-1)
+        for index, width in enumerate(config.head_widths):
+            x = nn.Dropout(config.head_dropout, deterministic=not self.train)(x)
+            x = layers.ACTIVATIONS[config.head_activation](layers.dense(width, name=f"hidden{index}")(x))
+        x = nn.Dropout(config.head_dropout, deterministic=not self.train)(x)
+        if config.head_widths:
+            return layers.dense(self.num_outputs, name="out")(x)
+        kernel = self.param("kernel", layers.declared, (x.shape[-1], self.num_outputs), jnp.float32)
+        bias = self.param("bias", layers.declared, (self.num_outputs,), jnp.float32)
+        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32).reshape(1, -1)
+
+
+def _mlp(config: Settings, activations: Array, grid: TokenGrid | None, name: str) -> Pooled:
+    pooled = pool(activations, grid, config.feature_pool)
+    return layers.ACTIVATIONS[config.head_activation](layers.dense(config.adapter_width, name=name)(pooled))
+
+
+def _conv(config: Settings, activations: Array, grid: TokenGrid | None, name: str) -> Pooled:
+    x = activations.astype(jnp.float32)
+    if x.ndim == 3 and grid is not None:
+        x = x[:, grid.prefix :].reshape(x.shape[0], grid.rows, grid.columns, x.shape[-1])
+    if x.ndim != 4:
+        raise UserError(
+            f"model.adapter is 'conv' on a layer of shape {activations.shape}; expected a map or a grid of "
+            f"tokens: set model.adapter='mlp', or other model.features"
+        )
+    declared = {"kernel_init": layers.declared, "bias_init": layers.declared}
+    x = nn.Conv(config.adapter_width, (3, 3), name=name, **declared)(x)
+    return jnp.mean(layers.ACTIVATIONS[config.head_activation](x), (1, 2))
+
+
+def _mean(x: Float32[Array, "batch tokens dim"], prefix: int) -> Pooled:
+    return jnp.mean(x[:, prefix:], axis=1)
+
+
+def _cls(x: Float32[Array, "batch tokens dim"], prefix: int) -> Pooled:
+    if prefix == 0:
+        raise UserError("model.feature_pool is 'cls' and the model has no class token; set 'mean'")
+    return x[:, 0]
+
+
+def _cls_mean(x: Float32[Array, "batch tokens dim"], prefix: int) -> Pooled:
+    return jnp.concatenate([_cls(x, prefix), _mean(x, prefix)], axis=-1)
+
+
+TOKEN_POOLS: dict[str, Callable[..., Array]] = {"mean": _mean, "cls": _cls, "cls_mean": _cls_mean}
+ADAPTERS: dict[str, Callable[..., Array]] = {"mlp": _mlp, "conv": _conv}
