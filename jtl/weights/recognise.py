@@ -19,7 +19,15 @@ def recognise(spec: str, settings: Config | None = None) -> Recognised:
         UserError: the weights cannot be had or read, or look like no model jtl knows.
     """
     found = hub.resolve(spec, settings or Config())
-    file = open_path(found.path)
+    return described(open_path(found.path), spec)
+
+
+def described(file: TensorFile, spec: str) -> Recognised:
+    """Return which model the open file of a spec is for.
+
+    Raises:
+        UserError: it looks like no model jtl knows.
+    """
     recognised = of_file(file)
     if recognised is None:
         raise UserError(

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from jtl import tree
 from jtl.models import MODELS
+from jtl.weights import convert
 from jtl.weights.contract import Origin
-from jtl.weights.names import pattern
 
 NUM_CLASSES = 3
 
@@ -45,16 +45,9 @@ def trees_of(leaves: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str
 
 def named(origin: Origin, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the leaves under the origin's names and in its layout (prefix included)."""
-    arrays = {}
-    for row in origin.rows:
-        for name in leaves:
-            numbers = pattern.match(row.targets[0], name)
-            if numbers is None:
-                continue
-            parts = tuple(leaves[pattern.render(target, numbers)] for target in row.targets)
-            prefix = "" if row.source.startswith(("classifier", "head")) else origin.prefix
-            arrays[prefix + pattern.render(row.source, numbers)] = np.array(row.op.inverse(parts), order="C")
-    return arrays
+    arrays, missing = convert.to_origin(origin, leaves)
+    assert not missing, missing
+    return {name: array for name, array in arrays.items() if not name.endswith(convert.COUNTER)}
 
 
 def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,0 +1,198 @@
+"""Writing weights under the names that other libraries read; the way back of `load`, bit for bit."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jtl import tree
+from jtl.errors import UserError, nearest
+from jtl.models import MODELS
+from jtl.weights import FAMILIES, hub, plan, problems
+from jtl.weights.contract import Config, LeftOut, Origin, Recognised, Row, TensorFile
+from jtl.weights.head import PREFIX
+from jtl.weights.names import assign, pattern
+from jtl.weights.open import open_path
+from jtl.weights.recognise import described, origins_of
+from jtl.weights.report import shorten
+
+SHOWN = 4
+OWN = "jtl"
+# PyTorch counts the batches that a normalisation's statistics have seen, and strict loading asks for it.
+STATISTIC, COUNTER = ".running_var", ".num_batches_tracked"
+
+Leaves = Mapping[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
+
+
+class Target(NamedTuple):
+    """One kind of file to write: whose names, by preference, and how the file is written.
+
+    `libraries` are beginnings of the keys of `FamilyNames.origins`, or "jtl" for the model's own names.
+    """
+
+    libraries: tuple[str, ...]
+    write: Callable[[Path, Arrays], None]
+
+
+class Converted(NamedTuple):
+    """What a conversion wrote; `left_out` are source tensors without a leaf in the model, with reasons."""
+
+    path: Path
+    source: Recognised
+    title: str
+    num_tensors: int
+    num_values: int
+    left_out: Mapping[str, str]
+
+
+def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Converted:
+    """Write a spec's weights under other names, every value and dtype kept.
+
+    Raises:
+        UserError: the weights are of no model jtl knows, the target has no names for the family or for one of
+            its leaves, or the output is there already.
+    """
+    if to not in TARGETS:
+        raise UserError(
+            f"--to is {to!r}; expected one of {', '.join(TARGETS)}; nearest: {nearest(to, TARGETS)}"
+        )
+    if out.exists():
+        raise UserError(f"--out {str(out)!r} is there already; give another path, or remove it")
+    file = open_path(hub.resolve(spec, settings or Config()).path)
+    source = described(file, spec)
+    leaves, left_out = read_leaves(file, source, spec)
+    title, arrays = named(source.family, TARGETS[to].libraries, leaves)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = out.with_name(f".{out.name}.{os.getpid()}.part")
+    TARGETS[to].write(partial_path, arrays)
+    partial_path.replace(out)
+    num_values = sum(array.size for array in leaves.values())
+    return Converted(out, source, title, len(arrays), num_values, left_out)
+
+
+def read_leaves(
+    file: TensorFile, source: Recognised, spec: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return a file's tensors as the model's leaves, in the file's dtypes, and what no leaf takes.
+
+    Raises:
+        UserError: a tensor does not fit the model the file was taken for.
+    """
+    family, names = source.family, FAMILIES[source.family]
+    config = MODELS[family].Config(**source.config_fields)
+    params, model_state = MODELS[family].build(config, source.num_outputs).shapes()
+    shapes = tree.flatten({"params": params, "model_state": model_state})
+    origins = origins_of(file, family)
+    best = assign.best_origin(origins, file.tensors)
+    assert best is not None, "a recognised file has an origin"
+    origin, assignment = origins[best[0]], best[1]
+    target = plan.Target(
+        names, shapes, names.grid(config), Config(head="load" if source.num_outputs else "new")
+    )
+    planned = plan.make(target, file, origin, assignment, (), names.grid(config))
+    if not planned.is_sound:
+        raise UserError(problems.misfit(spec, file, family, origin, planned))
+    leaves: dict[str, np.ndarray] = {}
+    for name, fill in planned.fills.items():
+        expected = tuple(tuple(shapes[leaf].shape) for leaf in fill.assigned.targets)
+        parts = fill.assigned.row.op.forward(file.tensors[name].read(), expected)
+        leaves.update(zip(fill.assigned.targets, parts, strict=True))
+    return leaves, dict(planned.left_out)
+
+
+def named(family: str, libraries: tuple[str, ...], leaves: Leaves) -> tuple[str, Arrays]:
+    """Return the title and the tensors of the first origin of the libraries that has a name for every leaf.
+
+    Raises:
+        UserError: none has.
+    """
+    origins = FAMILIES[family].origins
+    keys = [key for library in libraries for key in (*origins, OWN) if key.startswith(library)]
+    missing: dict[str, list[str]] = {}
+    for key in keys:
+        if key == OWN:
+            return "jtl names", {name: np.array(leaf, order="C") for name, leaf in leaves.items()}
+        arrays, missing[key] = to_origin(origins[key], leaves)
+        if not missing[key]:
+            return origins[key].title, arrays
+    if not keys:
+        raise UserError(
+            f"family {family!r} has no names of {' or '.join(libraries)}; found: {', '.join((*origins, OWN))}"
+        )
+    closest = min(keys, key=lambda key: len(missing[key]))
+    raise UserError(
+        f"{origins[closest].title} have no place for {len(missing[closest])} of the model's {len(leaves)} "
+        f"leaves: {shorten(missing[closest], SHOWN)}; choose another --to"
+    )
+
+
+def to_origin(origin: Origin, leaves: Leaves) -> tuple[Arrays, list[str]]:
+    """Return the leaves under an origin's names and in its layout, and the leaves it has no name for.
+
+    The inverse of loading. The prefix is written where the leaves have a head: libraries put it on the
+    backbone inside a classifier, and have none on a bare backbone.
+    """
+    has_head = any(name.startswith(PREFIX) for name in leaves)
+    places = _places(origin.rows, leaves)
+    arrays: Arrays = {}
+    taken: set[str] = set()
+    for row in origin.rows:
+        for numbers in places[row.targets[0]]:
+            targets = [pattern.render(target, numbers) for target in row.targets]
+            if taken.intersection(targets) or not all(target in leaves for target in targets):
+                continue
+            prefix = origin.prefix if has_head and not targets[0].startswith(PREFIX) else ""
+            parts = tuple(np.asarray(leaves[target]) for target in targets)
+            arrays[prefix + pattern.render(row.source, numbers)] = np.array(row.op.inverse(parts), order="C")
+            taken.update(targets)
+    counters = {name.removesuffix(STATISTIC) + COUNTER for name in arrays if name.endswith(STATISTIC)}
+    arrays |= {name: np.zeros((), np.int64) for name in sorted(counters) if _is_left_out(origin, name)}
+    return arrays, [name for name in leaves if name not in taken]
+
+
+def _places(rows: tuple[Row, ...], leaves: Leaves) -> dict[str, list[dict[str, int]]]:
+    """Return for each pattern of a row's first target the numbers of the leaves that fit it."""
+    return {
+        row.targets[0]: [
+            numbers for name in leaves if (numbers := pattern.match(row.targets[0], name)) is not None
+        ]
+        for row in rows
+    }
+
+
+def _is_left_out(origin: Origin, name: str) -> bool:
+    bare = name.removeprefix(origin.prefix)
+    reasons: tuple[LeftOut, ...] = origin.left_out
+    return any(pattern.match(each.source, bare) is not None for each in reasons)
+
+
+def _write_safetensors(path: Path, arrays: Arrays) -> None:
+    from safetensors.numpy import save_file
+
+    path.touch()
+    save_file(arrays, path, metadata={"format": "pt"})
+
+
+def _write_npz(path: Path, arrays: Arrays) -> None:
+    with path.open("wb") as stream:
+        # numpy's stub takes the arrays' names for its own options.
+        np.savez(stream, **dict[str, Any](arrays))
+
+
+def _write_orbax(path: Path, arrays: Arrays) -> None:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), tree.unflatten(arrays))
+
+
+TARGETS: dict[str, Target] = {
+    "safetensors-timm": Target(("timm", "torchvision"), _write_safetensors),
+    "safetensors-hf": Target(("huggingface",), _write_safetensors),
+    "safetensors-jtl": Target((OWN,), _write_safetensors),
+    "npz": Target(("google", "big_vision", OWN), _write_npz),
+    "orbax": Target((OWN,), _write_orbax),
+}
