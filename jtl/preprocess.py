@@ -25,6 +25,17 @@ class Preprocess:
         """Number of image channels the model reads."""
         return len(self.mean)
 
+    def described(self) -> str:
+        """Return the pre-processing in one line, for people.
+
+        >>> Preprocess((224, 224), 256).described()
+        'short side to 256 px (bicubic), centre 224x224, mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)'
+        """
+        height, width = self.image_px
+        resized = f"short side to {self.resize_px} px ({self.interpolation}), centre {height}x{width}"
+        squashed = f"resized to {height}x{width} ({self.interpolation})"
+        return f"{resized if self.resize_px else squashed}, mean {self.mean}, std {self.std}"
+
     def at(self, image_px: tuple[int, int]) -> "Preprocess":
         """Return the same pre-processing for another input size, keeping the ratio of crop to resize.
 

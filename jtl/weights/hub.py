@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
+from jtl.weights import catalogue
 from jtl.weights.contract import Config
 from jtl.weights.download import Cached, download, sha256_of
 from jtl.weights.open import weights_path
@@ -35,6 +36,8 @@ def resolve(spec: str, settings: Config) -> Resolved:
     Raises:
         UserError: they cannot be had, or are not the ones `settings.sha256` expects.
     """
+    if spec in catalogue.entries() and not Path(spec).exists():
+        spec = catalogue.entries()[spec].spec
     scheme, separator, rest = spec.partition("://")
     if not separator:
         scheme, rest = "", spec
@@ -53,7 +56,8 @@ def _local(rest: str, settings: Config) -> Cached:
     path = Path(rest).expanduser()
     if not path.exists():
         siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = f"; nearest there: {nearest(path.name, siblings)}" if siblings else ""
+        known = [*siblings, *catalogue.entries()]
+        hint = f"; nearest there and in `jtl weights list`: {nearest(path.name, known)}"
         raise UserError(
             f"weights {rest!r} are not there{hint}; expected a file, a run folder, hf://…, https://…, gs://… "
             f"or none"

@@ -1,0 +1,107 @@
+"""What is in a file of weights, and what jtl takes it for."""
+
+import math
+from collections import Counter
+from typing import Any, NamedTuple
+
+from jtl.weights import hub
+from jtl.weights.contract import Config, Recognised, TensorFile
+from jtl.weights.names import assign
+from jtl.weights.open import open_path
+from jtl.weights.recognise import of_file, origins_of
+from jtl.weights.report import shorten
+
+SHOWN_TENSORS, SHOWN_NAMES = 12, 4
+UNKNOWN, HEADINGS = "unknown", ("tensor", "shape", "dtype", "the model's")
+
+
+class Inspection(NamedTuple):
+    """An open file, what it was taken for (None: no model jtl knows), and where each of its tensors goes."""
+
+    spec: str
+    file: TensorFile
+    sha256: str
+    recognised: Recognised | None
+    places: dict[str, str]
+
+
+def inspect(spec: str, settings: Config | None = None) -> Inspection:
+    """Return what a spec's weights are; only names, shapes and dtypes are read.
+
+    Raises:
+        UserError: the weights cannot be had or read.
+    """
+    found = hub.resolve(spec, settings or Config())
+    file = open_path(found.path)
+    recognised = of_file(file)
+    places = dict.fromkeys(file.tensors, UNKNOWN)
+    if recognised is not None:
+        best = assign.best_origin(origins_of(file, recognised.family), file.tensors)
+        assert best is not None, "a recognised file has an origin"
+        places |= {name: ", ".join(each.targets) for name, each in best[1].filled.items()}
+        places |= {name: f"left out: {each.reason}" for name, each in best[1].left_out.items()}
+    return Inspection(spec, file, found.sha256, recognised, places)
+
+
+def as_json(found: Inspection) -> dict[str, Any]:
+    """Return the inspection as plain values."""
+    file, model = found.file, found.recognised
+    preprocess = None if file.preprocess is None else vars(file.preprocess)
+    return {
+        "weights": found.spec,
+        "path": str(file.path),
+        "format": file.format,
+        "sha256": found.sha256,
+        "num_tensors": len(file.tensors),
+        "num_values": _num_values(file),
+        "dtypes": dict(Counter(tensor.dtype for tensor in file.tensors.values())),
+        "taken_for": None if model is None else model.title,
+        "model": None if model is None else {"name": model.family, **model.config_fields},
+        "origin": None if model is None else model.origin,
+        "num_outputs": None if model is None else model.num_outputs,
+        "label_names": None if file.label_names is None else list(file.label_names),
+        "preprocess": preprocess,
+        "tensors": [
+            {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "place": found.places[name]}
+            for name, tensor in file.tensors.items()
+        ],
+    }
+
+
+def text(found: Inspection) -> list[str]:
+    """Return the inspection for people: a line a fact (the tensors come from `rows`)."""
+    file, model = found.file, found.recognised
+    dtypes = Counter(tensor.dtype for tensor in file.tensors.values())
+    kinds = ", ".join(f"{count} {dtype}" for dtype, count in dtypes.most_common())
+    lines = [
+        f"weights: {found.spec} ({file.format}, sha256 {found.sha256[:12]}…)",
+        f"  {len(file.tensors)} tensors ({kinds}), {_num_values(file):,} values",
+    ]
+    if model is None:
+        return [*lines, "  taken for: no model jtl knows"]
+    settings = ", ".join(f"model.{name}={value!r}" for name, value in model.config_fields.items())
+    lines.append(f"  taken for: {model.title}")
+    lines.append(f"  as settings: model.name={model.family!r}" + (f", {settings}" if settings else ""))
+    if file.label_names:
+        lines.append(f"  classes: {shorten(file.label_names, SHOWN_NAMES)}")
+    if file.preprocess:
+        lines.append(f"  pre-processing: {file.preprocess.described()}")
+    for place in sorted(set(found.places.values())):
+        if place == UNKNOWN or place.startswith("left out"):
+            names = [name for name, each in found.places.items() if each == place]
+            lines.append(f"  {place} ({len(names)}): {shorten(names, SHOWN_NAMES)}")
+    return lines
+
+
+def rows(found: Inspection, *, has_all: bool) -> tuple[list[list[str]], int]:
+    """Return the table of the first tensors, or all of them, with headings; and how many are not shown."""
+    shown = list(found.file.tensors.items())[: None if has_all else SHOWN_TENSORS]
+    table = [
+        [name, "x".join(map(str, tensor.shape)) or "scalar", tensor.dtype, found.places[name]]
+        for name, tensor in shown
+    ]
+    return [list(HEADINGS), *table], len(found.file.tensors) - len(shown)
+
+
+def _num_values(file: TensorFile) -> int:
+    return sum(math.prod(tensor.shape) for tensor in file.tensors.values())
