@@ -4,9 +4,9 @@ Equal to akamaster/pytorch_resnet_cifar10, whose weights are public. Names are t
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -50,8 +50,12 @@ def resolve(config: Config) -> Config:
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head."""
     full = resolve(config)
-    make_module = partial(resnet.ResNet, full, num_outputs, _root, _padded)
-    return resnet.assemble(make_module, full, PREPROCESS.with_channels(num_channels))
+
+    def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
+        mode = resnet.Mode(layers.DTYPES[full.dtype], train, frozen_stats)
+        return resnet.ResNet(full, num_outputs, _root, _padded, mode)
+
+    return resnet.assemble(make_module, full, PREPROCESS.with_channels(num_channels), resnet.ROOT_NAMES)
 
 
 def tiny() -> Config:
@@ -60,7 +64,7 @@ def tiny() -> Config:
 
 
 def _root(x: Activations, width: int, mode: resnet.Mode) -> Transformed:
-    return jax.nn.relu(resnet.norm(resnet.conv(x, width, 3, 1, "conv_root"), mode, "bn_root"))
+    return jax.nn.relu(resnet.conv_norm(x, width, 3, 1, "_root", mode))
 
 
 def _padded(x: Activations, channels: int, stride: int, mode: resnet.Mode) -> Transformed:

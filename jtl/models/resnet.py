@@ -1,12 +1,12 @@
 """ResNet v1.5 (He et al. 2016, but for the stride in the 3x3 convolution), equal to torchvision's and timm's.
 
-The CIFAR variant of the same paper (sec. 4.2) shares these modules: see `cifar_resnet.py`. Names follow
-BiT's: `block{stage}/unit{index}/conv1`, counted from 1.
+With timm's -d root and shortcut (He et al. 2019, "Bag of Tricks") and the v1 of Keras applications. The CIFAR
+variant of the first paper (sec. 4.2) shares these modules: see `cifar_resnet.py`. Names follow BiT's:
+`block{stage}/unit{index}/conv1`, counted from 1.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
@@ -22,17 +22,46 @@ from jtl.preprocess import Preprocess
 Activations: TypeAlias = Float[Array, "batch height width channels"]
 Transformed: TypeAlias = Float[Array, "batch new_height new_width new_channels"]
 
+BASIC, BOTTLENECK = "basic", "bottleneck"
+
+
+def _size(unit: str, *units: int, **fields: Any) -> dict[str, Any]:
+    own = {"root": "plain", "shortcut": "conv", "norm_epsilon": 1e-5}
+    return {"unit": unit, "units": units, "width": 64, **own, **fields}
+
+
+D: dict[str, Any] = {"root": "deep", "shortcut": "avg_pool"}
+T: dict[str, Any] = {"root": "tiered", "shortcut": "avg_pool"}
+KERAS: dict[str, Any] = {"is_v1": True, "has_conv_bias": True, "norm_epsilon": 1.001e-5}
 SIZES: dict[str, dict[str, Any]] = {
-    "18": {"unit": "basic", "units": (2, 2, 2, 2), "width": 64},
-    "34": {"unit": "basic", "units": (3, 4, 6, 3), "width": 64},
-    "50": {"unit": "bottleneck", "units": (3, 4, 6, 3), "width": 64},
-    "101": {"unit": "bottleneck", "units": (3, 4, 23, 3), "width": 64},
-    "152": {"unit": "bottleneck", "units": (3, 8, 36, 3), "width": 64},
+    "18": _size(BASIC, 2, 2, 2, 2),
+    "34": _size(BASIC, 3, 4, 6, 3),
+    "50": _size(BOTTLENECK, 3, 4, 6, 3),
+    "101": _size(BOTTLENECK, 3, 4, 23, 3),
+    "152": _size(BOTTLENECK, 3, 8, 36, 3),
+    "10t": _size(BASIC, 1, 1, 1, 1, **T),
+    "14t": _size(BOTTLENECK, 1, 1, 1, 1, **T),
+    "18d": _size(BASIC, 2, 2, 2, 2, **D),
+    "26": _size(BOTTLENECK, 2, 2, 2, 2),
+    "26d": _size(BOTTLENECK, 2, 2, 2, 2, **D),
+    "26t": _size(BOTTLENECK, 2, 2, 2, 2, **T),
+    "34d": _size(BASIC, 3, 4, 6, 3, **D),
+    "50d": _size(BOTTLENECK, 3, 4, 6, 3, **D),
+    "101d": _size(BOTTLENECK, 3, 4, 23, 3, **D),
+    "152d": _size(BOTTLENECK, 3, 8, 36, 3, **D),
+    "200d": _size(BOTTLENECK, 3, 24, 36, 3, **D),
+    "keras50": _size(BOTTLENECK, 3, 4, 6, 3, **KERAS),
+    "keras101": _size(BOTTLENECK, 3, 4, 23, 3, **KERAS),
+    "keras152": _size(BOTTLENECK, 3, 8, 36, 3, **KERAS),
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PREPROCESS = Preprocess(
+IMAGENET = Preprocess(
     (224, 224), resize_px=256, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear"
 )
+# Keras 3.12, `preprocess_input(mode="caffe")`: values up to 255, less the mean. That it reads blue first is
+# undone in the table of names.
+CAFFE = replace(IMAGENET, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255,) * 3)
+PREPROCESS = {name: CAFFE if "has_conv_bias" in size else IMAGENET for name, size in SIZES.items()}
 RULES: initial.Rules = (
     *head.RULES,
     (r"(^|/)conv\w*/kernel$", initial.he_normal),
@@ -46,7 +75,10 @@ class Config(head.Settings):
     """Settings of a ResNet beside those of every family; 0 and empty mean "as the size has it".
 
     `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or "bottleneck"; `units` counts them a
-    stage, `width` is the channels of the first stage, doubled in each that follows.
+    stage, `width` is the channels of the first stage, doubled in each that follows. `root` is "plain" (one
+    7x7 convolution), "deep" or "tiered" (three of 3x3); `shortcut` is "conv" (a strided 1x1 convolution) or
+    "avg_pool" (2x2 pooling before it). `is_v1` strides in a bottleneck's first 1x1 convolution, not in its
+    3x3; `has_conv_bias` and `norm_epsilon` are of the convolutions and the batch normalisations.
     """
 
     name: str = "resnet"
@@ -54,12 +86,19 @@ class Config(head.Settings):
     unit: str = ""
     units: tuple[int, ...] = ()
     width: int = 0
+    root: str = ""
+    shortcut: str = ""
+    is_v1: bool = False
+    has_conv_bias: bool = False
+    norm_epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
-        if self.unit:
-            layers.check_choice("model.unit", self.unit, UNITS)
+        for name, known in (("unit", UNITS), ("root", ROOTS), ("shortcut", SHORTCUTS)):
+            if getattr(self, name):
+                layers.check_choice(f"model.{name}", getattr(self, name), known)
         check_stages(self.units, self.width)
+        check_epsilon("model.norm_epsilon", self.norm_epsilon)
         head.check(self)
 
 
@@ -71,9 +110,15 @@ def check_stages(units: tuple[int, ...], width: int) -> None:
         raise UserError(f"model.width is {width}; expected 1 or more, or 0 for the size's own")
 
 
+def check_epsilon(setting: str, value: float) -> None:
+    """Raise UserError unless the value is a small number above 0, or 0 (from the size)."""
+    if not 0 <= value < 1:
+        raise UserError(f"{setting} is {value}; expected a small positive number, or 0 for the size's own")
+
+
 def resolve(config: Config) -> Config:
     """Return the config with every field of its size filled in and pixels as (height, width)."""
-    return replace(layers.fill(config, SIZES), image_px=image_px_of(config, PREPROCESS))
+    return replace(layers.fill(config, SIZES), image_px=image_px_of(config, PREPROCESS[config.size]))
 
 
 def image_px_of(config: Any, preprocess: Preprocess) -> tuple[int, int]:
@@ -85,22 +130,34 @@ def image_px_of(config: Any, preprocess: Preprocess) -> tuple[int, int]:
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head."""
     full = resolve(config)
-    return assemble(
-        partial(ResNet, full, num_outputs, _root, _projected), full, PREPROCESS.with_channels(num_channels)
-    )
+    root, root_names = ROOTS[full.root]
+    options = {"epsilon": full.norm_epsilon, "has_bias": full.has_conv_bias, "is_v1": full.is_v1}
+
+    def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
+        mode = Mode(layers.DTYPES[full.dtype], train, frozen_stats, **options)
+        return ResNet(full, num_outputs, root, SHORTCUTS[full.shortcut], mode)
+
+    return assemble(make_module, full, PREPROCESS[full.size].with_channels(num_channels), root_names)
 
 
 def assemble(
-    make_module: Callable[[bool, frozenset[str]], nn.Module], config: Any, preprocess: Preprocess
+    make_module: Callable[[bool, frozenset[str]], nn.Module],
+    config: Any,
+    preprocess: Preprocess,
+    root_names: tuple[str, ...],
 ) -> Model:
-    """Return the Model around a ResNet module of a resolved config."""
-    units = [
-        f"block{stage + 1}/unit{index + 1}"
-        for stage, count in enumerate(config.units)
-        for index in range(count)
-    ]
-    names = (("conv_root", "bn_root"), *((unit,) for unit in units), ("head",))
+    """Return the Model around a ResNet module of a resolved config; `root_names` are before its units."""
+    names = (root_names, *((unit,) for unit in unit_names(config.units)), ("head",))
     return linen.as_model(make_module, RULES, names, preprocess.at(config.image_px))
+
+
+def unit_names(units: tuple[int, ...]) -> list[str]:
+    """Return the names of the units of each stage, in order.
+
+    >>> unit_names((1, 2))
+    ['block1/unit1', 'block2/unit1', 'block2/unit2']
+    """
+    return [f"block{stage}/unit{unit + 1}" for stage, count in enumerate(units, 1) for unit in range(count)]
 
 
 def tiny() -> Config:
@@ -109,11 +166,15 @@ def tiny() -> Config:
 
 
 class Mode(NamedTuple):
-    """How one forward pass runs: the compute dtype, and what batch normalisation does."""
+    """How one forward pass runs: the compute dtype, and what convolutions and batch normalisation do."""
 
     dtype: Any
     train: bool
     frozen_stats: frozenset[str]
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    has_bias: bool = False
+    is_v1: bool = False
 
 
 class ResNet(nn.Module):
@@ -123,16 +184,14 @@ class ResNet(nn.Module):
     num_outputs: int
     root: Callable[..., Array]
     shortcut: Callable[..., Array]
-    train: bool
-    frozen_stats: frozenset[str]
+    mode: Mode
 
     @nn.compact
     def __call__(
         self, images: Activations
     ) -> tuple[Float32[Array, "batch dim"], Float32[Array, "batch outputs"], dict[str, Array]]:
         """Return features, logits, and the output of root, units ("block1/unit1") and stages ("stage1")."""
-        config = self.config
-        mode = Mode(layers.DTYPES[config.dtype], self.train, self.frozen_stats)
+        config, mode = self.config, self.mode
         x = self.root(images.astype(mode.dtype), config.width, mode)
         intermediates = {"root": x}
         for stage, num_units in enumerate(config.units):
@@ -141,19 +200,51 @@ class ResNet(nn.Module):
             intermediates |= {f"{name}/{unit}": output for unit, output in outputs.items()}
             x = intermediates[f"stage{stage + 1}"] = list(outputs.values())[-1]
         features = jnp.mean(x.astype(jnp.float32), (1, 2))
-        return head.read_out(config, self.num_outputs, self.train, features, intermediates)
+        return head.read_out(config, self.num_outputs, mode.train, features, intermediates)
 
 
-def conv(x: Activations, channels: int, size: int, stride: int, name: str) -> Transformed:
+def conv(
+    x: Activations,
+    channels: int,
+    size: int,
+    stride: int,
+    name: str,
+    *,
+    groups: int = 1,
+    padding: str | list[tuple[int, int]] | None = None,
+    has_bias: bool = False,
+) -> Transformed:
     """Apply a convolution padded as PyTorch's `size // 2` ("SAME" would shift it where it strides)."""
-    padding = [(size // 2, size // 2)] * 2
-    declared = {"kernel_init": layers.declared, "use_bias": False}
-    return nn.Conv(channels, (size, size), stride, padding, dtype=x.dtype, name=name, **declared)(x)
+    padding = [(size // 2, size // 2)] * 2 if padding is None else padding
+    declared = {"kernel_init": layers.declared, "bias_init": layers.declared, "use_bias": has_bias}
+    return nn.Conv(
+        channels,
+        (size, size),
+        stride,
+        padding,
+        feature_group_count=groups,
+        dtype=x.dtype,
+        name=name,
+        **declared,
+    )(x)
 
 
 def norm(x: Activations, mode: Mode, name: str) -> Activations:
     """Apply batch normalisation in this pass's mode."""
-    return layers.BatchNorm(mode.train, mode.frozen_stats, dtype=mode.dtype, name=name)(x)
+    return layers.BatchNorm(
+        mode.train, mode.frozen_stats, mode.momentum, mode.epsilon, dtype=mode.dtype, name=name
+    )(x)
+
+
+def conv_norm(x: Activations, channels: int, size: int, stride: int, name: str, mode: Mode) -> Transformed:
+    """Apply the convolution "conv{name}" and the batch normalisation "bn{name}"."""
+    return norm(conv(x, channels, size, stride, f"conv{name}", has_bias=mode.has_bias), mode, f"bn{name}")
+
+
+def max_pool(x: Activations, padding_px: int = 1) -> Transformed:
+    """Return the largest of each 3x3, with stride 2; padding is never the largest."""
+    padding = ((0, 0), *[(padding_px, padding_px)] * 2, (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
 class _Stage(nn.Module):
@@ -188,8 +279,8 @@ class _BasicUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Activations) -> Transformed:
-        y = jax.nn.relu(norm(conv(x, self.width, 3, self.stride, "conv1"), self.mode, "bn1"))
-        y = norm(conv(y, self.width, 3, 1, "conv2"), self.mode, "bn2")
+        y = jax.nn.relu(conv_norm(x, self.width, 3, self.stride, "1", self.mode))
+        y = conv_norm(y, self.width, 3, 1, "2", self.mode)
         return jax.nn.relu(y + self.shortcut(x, self.width, self.stride, self.mode))
 
 
@@ -203,24 +294,58 @@ class _BottleneckUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Activations) -> Transformed:
-        y = jax.nn.relu(norm(conv(x, self.width, 1, 1, "conv1"), self.mode, "bn1"))
-        y = jax.nn.relu(norm(conv(y, self.width, 3, self.stride, "conv2"), self.mode, "bn2"))
-        y = norm(conv(y, 4 * self.width, 1, 1, "conv3"), self.mode, "bn3")
-        return jax.nn.relu(y + self.shortcut(x, 4 * self.width, self.stride, self.mode))
+        mode = self.mode
+        strides = (self.stride, 1) if mode.is_v1 else (1, self.stride)
+        y = jax.nn.relu(conv_norm(x, self.width, 1, strides[0], "1", mode))
+        y = jax.nn.relu(conv_norm(y, self.width, 3, strides[1], "2", mode))
+        y = conv_norm(y, 4 * self.width, 1, 1, "3", mode)
+        return jax.nn.relu(y + self.shortcut(x, 4 * self.width, self.stride, mode))
 
 
-def _root(x: Activations, width: int, mode: Mode) -> Transformed:
-    x = jax.nn.relu(norm(conv(x, width, 7, 2, "conv_root"), mode, "bn_root"))
-    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+def _plain(x: Activations, width: int, mode: Mode) -> Transformed:
+    return max_pool(jax.nn.relu(conv_norm(x, width, 7, 2, "_root", mode)))
+
+
+def _deep(x: Activations, width: int, mode: Mode) -> Transformed:
+    return _three_convs(x, (width // 2, width // 2, width), mode)
+
+
+def _tiered(x: Activations, width: int, mode: Mode) -> Transformed:
+    return _three_convs(x, (3 * (width // 8), width // 2, width), mode)
+
+
+def _three_convs(x: Activations, widths: tuple[int, int, int], mode: Mode) -> Transformed:
+    for width, stride, name in zip(widths, (2, 1, 1), ("_root", "_root2", "_root3"), strict=True):
+        x = jax.nn.relu(conv_norm(x, width, 3, stride, name, mode))
+    return max_pool(x)
 
 
 def _projected(x: Activations, channels: int, stride: int, mode: Mode) -> Transformed:
     """Return the input itself where it fits, else a strided 1x1 convolution of it."""
     if stride == 1 and x.shape[-1] == channels:
         return x
-    return norm(conv(x, channels, 1, stride, "conv_proj"), mode, "bn_proj")
+    return conv_norm(x, channels, 1, stride, "_proj", mode)
 
 
-UNITS: dict[str, type[nn.Module]] = {"basic": _BasicUnit, "bottleneck": _BottleneckUnit}
+def _pooled(x: Activations, channels: int, stride: int, mode: Mode) -> Transformed:
+    """Return the input itself where it fits, else a 1x1 convolution of its 2x2 averages.
+
+    A last row or column without a pair is doubled first, which makes it its own average, as PyTorch has it
+    with `ceil_mode` and `count_include_pad=False`.
+    """
+    if stride == 1:
+        return _projected(x, channels, stride, mode)
+    paired = jnp.pad(x, ((0, 0), *((0, size % 2) for size in x.shape[1:3]), (0, 0)), mode="edge")
+    return conv_norm(nn.avg_pool(paired, (2, 2), (2, 2)), channels, 1, 1, "_proj", mode)
+
+
+UNITS: dict[str, type[nn.Module]] = {BASIC: _BasicUnit, BOTTLENECK: _BottleneckUnit}
+ROOT_NAMES = ("conv_root", "bn_root")
+DEEP_ROOT_NAMES = (*ROOT_NAMES, "conv_root2", "bn_root2", "conv_root3", "bn_root3")
+ROOTS: dict[str, tuple[Callable[..., Array], tuple[str, ...]]] = {
+    "plain": (_plain, ROOT_NAMES),
+    "deep": (_deep, DEEP_ROOT_NAMES),
+    "tiered": (_tiered, DEEP_ROOT_NAMES),
+}
+SHORTCUTS: dict[str, Callable[..., Array]] = {"conv": _projected, "avg_pool": _pooled}
 FAMILY = Family(Config, build, SIZES, resolve, tiny)

@@ -1,62 +1,55 @@
-"""The ResNets' tables of names: torchvision and timm, Hugging Face, and pytorch_resnet_cifar10."""
+"""The ResNets' tables of names: torchvision and timm, Hugging Face, Keras, and pytorch_resnet_cifar10."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from jtl.errors import UserError
 from jtl.models import cifar_resnet, resnet
-from jtl.weights.contract import FamilyNames, LeftOut, Origin, Row
-from jtl.weights.names import ops
+from jtl.weights.contract import FamilyNames, Origin, Row
+from jtl.weights.names import rows
 
 INPUT_KERNEL = "params/conv_root/kernel"
-IMAGENET_ROOT_PX, CIFAR_ROOT_PX = 7, 3
-
-
-def _conv(source: str, target: str) -> Row:
-    return Row(f"{source}.weight", (f"params/{target}/kernel",), ops.CONV)
-
-
-def _dense(source: str, target: str) -> tuple[Row, Row]:
-    return (
-        Row(f"{source}.weight", (f"params/{target}/kernel",), ops.DENSE),
-        Row(f"{source}.bias", (f"params/{target}/bias",), ops.SAME),
-    )
-
-
-def _norm(source: str, target: str) -> tuple[Row, ...]:
-    """Return the rows of a batch normalisation: affine parameters and running statistics."""
-    return (
-        Row(f"{source}.weight", (f"params/{target}/scale",), ops.SAME),
-        Row(f"{source}.bias", (f"params/{target}/bias",), ops.SAME),
-        Row(f"{source}.running_mean", (f"model_state/batch_stats/{target}/mean",), ops.SAME),
-        Row(f"{source}.running_var", (f"model_state/batch_stats/{target}/var",), ops.SAME),
-    )
-
-
-def _counters(*norms: str) -> tuple[LeftOut, ...]:
-    return tuple(LeftOut(f"{norm}.num_batches_tracked", "counter, not learned") for norm in norms)
-
+IMAGENET_ROOT_PX, DEEP_ROOT_PX, CIFAR_ROOT_PX = 7, 3, 3
 
 UNIT, TORCH_UNIT = "block{s}/unit{u+1}", "layer{s}.{u}"
-TORCH_BODY: tuple[Row, ...] = (
-    _conv("conv1", "conv_root"),
-    *_norm("bn1", "bn_root"),
-    _conv(f"{TORCH_UNIT}.conv{{c}}", f"{UNIT}/conv{{c}}"),
-    *_norm(f"{TORCH_UNIT}.bn{{c}}", f"{UNIT}/bn{{c}}"),
+TORCH_ROOT = (*rows.conv("conv1", "conv_root"), *rows.batch_norm("bn1", "bn_root"))
+DEEP_ROOT = (
+    *rows.conv("conv1.0", "conv_root"),
+    *rows.batch_norm("conv1.1", "bn_root"),
+    *rows.conv("conv1.3", "conv_root2"),
+    *rows.batch_norm("conv1.4", "bn_root2"),
+    *rows.conv("conv1.6", "conv_root3"),
+    *rows.batch_norm("bn1", "bn_root3"),
 )
-TORCH_COUNTERS = _counters("bn1", f"{TORCH_UNIT}.bn{{c}}")
+TORCH_UNITS = (
+    *rows.conv(f"{TORCH_UNIT}.conv{{c}}", f"{UNIT}/conv{{c}}"),
+    *rows.batch_norm(f"{TORCH_UNIT}.bn{{c}}", f"{UNIT}/bn{{c}}"),
+)
+TORCH_COUNTERS = rows.counters("bn1", f"{TORCH_UNIT}.bn{{c}}")
+
+
+def _shortcut(conv: int) -> tuple[Row, ...]:
+    """Return the rows of a shortcut whose convolution has this place among its layers."""
+    return (
+        *rows.conv(f"{TORCH_UNIT}.downsample.{conv}", f"{UNIT}/conv_proj"),
+        *rows.batch_norm(f"{TORCH_UNIT}.downsample.{conv + 1}", f"{UNIT}/bn_proj"),
+    )
+
+
 TORCH = Origin(
     title="torchvision names",
-    rows=(
-        *TORCH_BODY,
-        _conv(f"{TORCH_UNIT}.downsample.0", f"{UNIT}/conv_proj"),
-        *_norm(f"{TORCH_UNIT}.downsample.1", f"{UNIT}/bn_proj"),
-        *_dense("fc", "head"),
-    ),
-    left_out=(*TORCH_COUNTERS, *_counters(f"{TORCH_UNIT}.downsample.1")),
+    rows=(*TORCH_ROOT, *TORCH_UNITS, *_shortcut(0), *rows.dense("fc", "head")),
+    left_out=(*TORCH_COUNTERS, *rows.counters(f"{TORCH_UNIT}.downsample.1")),
+)
+TIMM_D = Origin(
+    title="timm's names of -d models",
+    rows=(*DEEP_ROOT, *TORCH_UNITS, *_shortcut(1), *rows.dense("fc", "head")),
+    left_out=(*TORCH_COUNTERS, *rows.counters("conv1.{c}", f"{TORCH_UNIT}.downsample.2")),
 )
 PYTORCH_CIFAR = Origin(
     title="pytorch_resnet_cifar10 names",
-    rows=(*TORCH_BODY, *_dense("linear", "head")),
+    rows=(*TORCH_ROOT, *TORCH_UNITS, *rows.dense("linear", "head")),
     left_out=TORCH_COUNTERS,
 )
 
@@ -65,35 +58,84 @@ HUGGING_FACE = Origin(
     title="Hugging Face names",
     prefix="resnet.",
     rows=(
-        _conv(f"{EMBEDDER}.convolution", "conv_root"),
-        *_norm(f"{EMBEDDER}.normalization", "bn_root"),
-        _conv(f"{LAYER}.layer.{{c}}.convolution", f"{LAYER_UNIT}/conv{{c+1}}"),
-        *_norm(f"{LAYER}.layer.{{c}}.normalization", f"{LAYER_UNIT}/bn{{c+1}}"),
-        _conv(f"{LAYER}.shortcut.convolution", f"{LAYER_UNIT}/conv_proj"),
-        *_norm(f"{LAYER}.shortcut.normalization", f"{LAYER_UNIT}/bn_proj"),
-        *_dense("classifier.1", "head"),
+        *rows.conv(f"{EMBEDDER}.convolution", "conv_root"),
+        *rows.batch_norm(f"{EMBEDDER}.normalization", "bn_root"),
+        *rows.conv(f"{LAYER}.layer.{{c}}.convolution", f"{LAYER_UNIT}/conv{{c+1}}"),
+        *rows.batch_norm(f"{LAYER}.layer.{{c}}.normalization", f"{LAYER_UNIT}/bn{{c+1}}"),
+        *rows.conv(f"{LAYER}.shortcut.convolution", f"{LAYER_UNIT}/conv_proj"),
+        *rows.batch_norm(f"{LAYER}.shortcut.normalization", f"{LAYER_UNIT}/bn_proj"),
+        *rows.dense("classifier.1", "head"),
     ),
-    left_out=_counters(
+    left_out=rows.counters(
         f"{EMBEDDER}.normalization", f"{LAYER}.layer.{{c}}.normalization", f"{LAYER}.shortcut.normalization"
     ),
 )
+
+KERAS_UNIT, KERAS_TARGET = "conv{s+1}_block{u+1}", "block{s}/unit{u+1}"
+KERAS = Origin(
+    title="Keras names",
+    rows=(
+        *rows.keras_layer("conv1_conv", "conv_root", rows.BLUE_FIRST),
+        *rows.keras_batch_norm("conv1_bn", "bn_root"),
+        *(
+            row
+            for source, target in (("1", "1"), ("2", "2"), ("3", "3"), ("0", "_proj"))
+            for row in (
+                *rows.keras_layer(f"{KERAS_UNIT}_{source}_conv", f"{KERAS_TARGET}/conv{target}"),
+                *rows.keras_batch_norm(f"{KERAS_UNIT}_{source}_bn", f"{KERAS_TARGET}/bn{target}"),
+            )
+        ),
+        *rows.keras_layer("predictions", "head"),
+    ),
+)
+# Architectures of timm whose every difference is one of jtl's settings or seen in the tensors.
+TIMM_ARCHITECTURE = re.compile(r"resnet\d+[dt]?")
 
 
 def no_grid(config: Any) -> None:
     """Return None: a ResNet has no position embedding."""
 
 
+def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a `config.json` says of a ResNet beyond its tensors; None where it is of another family.
+
+    Raises:
+        UserError: it describes a ResNet that jtl has not got.
+    """
+    if values.get("model_type") == "resnet":
+        for name, expected in (("hidden_act", "relu"), ("downsample_in_first_stage", False)):
+            if values.get(name, expected) != expected:
+                raise UserError(
+                    f"config.json has {name} {values[name]!r}; jtl has ResNets with {expected!r} only"
+                )
+        return {"is_v1": True} if values.get("downsample_in_bottleneck", False) else {}
+    if TIMM_ARCHITECTURE.fullmatch(str(values.get("architecture", ""))):
+        return {}
+    return None
+
+
 def recognise_imagenet(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], str] | None:
-    """Return settings and title of the ResNet with these leaves; None where they are none of a ResNet's."""
-    found = _stages(shapes, IMAGENET_ROOT_PX)
+    """Return settings and title of the ResNet with these leaves; None where they are none of a ResNet's.
+
+    Convolutions with a bias are Keras's, which strides early; no tensor tells.
+    """
+    is_deep = "params/conv_root3/kernel" in shapes
+    found = _stages(shapes, DEEP_ROOT_PX if is_deep else IMAGENET_ROOT_PX)
     if found is None:
         return None
     unit, units, width = found
-    fields = {"unit": unit, "units": units, "width": width}
+    fields: dict[str, Any] = {"unit": unit, "units": units, "width": width}
+    if is_deep:
+        width = fields["width"] = shapes["params/conv_root3/kernel"][3]
+        is_tiered = shapes[INPUT_KERNEL][3] != shapes["params/conv_root2/kernel"][3]
+        fields |= resnet.T if is_tiered else resnet.D
+    is_keras = "params/conv_root/bias" in shapes
+    fields |= resnet.KERAS if is_keras else {}
+    full = {"root": "plain", "shortcut": "conv", "norm_epsilon": 1e-5, **fields}
     for name, size in resnet.SIZES.items():
-        if size == fields:
+        if size == full:
             return {"size": name}, f"ResNet-{name}"
-    return {"size": "50", **fields}, f"ResNet of {unit} units {units}"
+    return {"size": "keras50" if is_keras else "50", **fields}, f"ResNet of {unit} units {units}"
 
 
 def recognise_cifar(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], str] | None:
@@ -116,7 +158,7 @@ def recognise_cifar(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, An
 def _stages(shapes: Mapping[str, tuple[int, ...]], root_px: int) -> tuple[str, tuple[int, ...], int] | None:
     """Return the kind of unit, the units of each stage and the first stage's width."""
     root = shapes.get(INPUT_KERNEL, ())
-    if len(root) != 4 or root[0] != root_px:
+    if len(root) != 4 or root[0] != root_px or "params/bn_root/scale" not in shapes:
         return None
     blocks = [name.split("/")[1:3] for name in shapes if name.endswith("/conv1/kernel")]
     stages = sorted({stage for stage, _ in blocks})
@@ -126,11 +168,12 @@ def _stages(shapes: Mapping[str, tuple[int, ...]], root_px: int) -> tuple[str, t
 
 
 RESNET = FamilyNames(
-    origins={"torchvision": TORCH, "huggingface": HUGGING_FACE},
+    origins={"torchvision": TORCH, "torchvision_d": TIMM_D, "huggingface": HUGGING_FACE, "keras": KERAS},
     input_kernel=INPUT_KERNEL,
     position_embedding="",
     grid=no_grid,
     recognise=recognise_imagenet,
+    of_config=of_config,
 )
 CIFAR_RESNET = FamilyNames(
     origins={"pytorch_resnet_cifar10": PYTORCH_CIFAR},
