@@ -23,6 +23,14 @@ class Outputs(NamedTuple):
     intermediates: Mapping[str, Array]
 
 
+class TokenGrid(NamedTuple):
+    """How tokens lie: `prefix` of them without a place (class token, registers), then rows x columns."""
+
+    prefix: int
+    rows: int
+    columns: int
+
+
 class Model(NamedTuple):
     """A built model: pure functions over plain nested dicts.
 
@@ -33,7 +41,7 @@ class Model(NamedTuple):
     whose normalisation keeps its running statistics even in training. `layers` are groups of name prefixes of
     parameters from input to output, for layer-wise decay and gradual unfreezing; every parameter is under
     exactly one prefix, and the last group is the head: ("head",). `preprocess` is what the model expects of
-    its input.
+    its input. `token_grid` says how the tokens of its intermediates lie, None where they are maps.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -41,6 +49,7 @@ class Model(NamedTuple):
     shapes: Callable[[], tuple[Any, Any]]
     layers: tuple[tuple[str, ...], ...]
     preprocess: Preprocess
+    token_grid: TokenGrid | None = None
 
 
 class Family(NamedTuple):

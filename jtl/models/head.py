@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,13 +10,14 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, nearest
 from jtl.models import initial, layers
+from jtl.models.contract import TokenGrid
 
 Features: TypeAlias = Float32[Array, "batch features"]
 Pooled: TypeAlias = Float[Array, "batch pooled"]
 
 RULES: initial.Rules = (
     (r"^head/(hidden|adapter)\d+/kernel$", initial.lecun_normal),
-    (r"^head/(out/)?kernel$", initial.zeros),
+    (r"^head/(out/|distilled/)?kernel$", initial.zeros),
 )
 NO_ADAPTER = "none"
 
@@ -50,14 +51,6 @@ class Settings:
     remat: bool = False
 
 
-class TokenGrid(NamedTuple):
-    """How tokens lie: `prefix` of them without a place (class token, registers), then rows x columns."""
-
-    prefix: int
-    rows: int
-    columns: int
-
-
 def check(config: Any) -> None:
     """Raise UserError unless the settings every family has are in range."""
     layers.check_choice("model.dtype", config.dtype, layers.DTYPES)
@@ -87,11 +80,13 @@ def read_out(
     intermediates: Mapping[str, Array],
     *,
     grid: TokenGrid | None = None,
+    is_distilled: bool = False,
 ) -> tuple[Features, Float32[Array, "batch outputs"], dict[str, Array]]:
     """Return features, logits and all intermediates, from the model's own features and its layers' outputs.
 
     To call inside the model's module: the head's parameters are "head/…". `grid` says how the layers' tokens
-    lie, None for maps [batch, height, width, channels]. Without outputs the logits are the features.
+    lie, None for maps [batch, height, width, channels]. Without outputs the logits are the features. Where
+    `is_distilled`, the model's own features are of two halves, and a linear head is one for each, averaged.
 
     Raises:
         UserError: `config.features` names no layer.
@@ -107,7 +102,8 @@ def read_out(
     joined = jnp.concatenate(pooled, axis=-1)
     if num_outputs == 0:
         return joined, joined, known
-    logits = Head(config, num_outputs, train, grid, name="head")(joined, maps)
+    is_distilled = is_distilled and not config.features and not config.head_widths
+    logits = Head(config, num_outputs, train, grid, is_distilled, name="head")(joined, maps)
     return joined, logits, known
 
 
@@ -127,6 +123,8 @@ class Head(nn.Module):
 
     Without hidden layers its parameters are `kernel` and `bias` themselves, as in public checkpoints; with
     them `hidden0/…`, `hidden1/…`, `out/…`; adapters are `adapter0/…`, one for each of `config.features`.
+    Where `is_distilled`, `distilled/…` is a second linear head, of the features' second half (DeiT, Touvron
+    et al. 2021, sec. 4), and the logits are the mean of both.
     Dropout comes before every linear layer of the head. Computes in float32.
     """
 
@@ -134,6 +132,7 @@ class Head(nn.Module):
     num_outputs: int
     train: bool = False
     grid: TokenGrid | None = None
+    is_distilled: bool = False
 
     @nn.compact
     def __call__(
@@ -151,9 +150,13 @@ class Head(nn.Module):
         x = nn.Dropout(config.head_dropout, deterministic=not self.train)(x)
         if config.head_widths:
             return layers.dense(self.num_outputs, name="out")(x)
+        x, *distilled = jnp.split(x, 2, axis=-1) if self.is_distilled else (x,)
         kernel = self.param("kernel", layers.declared, (x.shape[-1], self.num_outputs), jnp.float32)
         bias = self.param("bias", layers.declared, (self.num_outputs,), jnp.float32)
-        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32).reshape(1, -1)
+        logits = x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32).reshape(1, -1)
+        for second in distilled:
+            logits = (logits + layers.dense(self.num_outputs, name="distilled")(second)) / 2
+        return logits
 
 
 def _mlp(config: Settings, activations: Array, grid: TokenGrid | None, name: str) -> Pooled:

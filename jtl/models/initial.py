@@ -47,6 +47,11 @@ def ones(generator: np.random.Generator, shape: Shape) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
+def constant(value: float) -> Draw:
+    """Return the distribution that is one value."""
+    return lambda generator, shape: np.full(shape, value, np.float32)
+
+
 def normal(stddev: float) -> Draw:
     """Return the distribution N(0, stddev²)."""
     return lambda generator, shape: stddev * generator.standard_normal(shape, np.float32)

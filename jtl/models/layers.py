@@ -25,7 +25,12 @@ def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.nn.gelu(x, approximate=True)
 
 
-GELUS: dict[str, Callable[..., Array]] = {"exact": gelu, "tanh": gelu_tanh}
+def gelu_quick(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return the sigmoid approximation of x Φ(x) (Hendrycks and Gimpel 2016, sec. 2), as CLIP has it."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+GELUS: dict[str, Callable[..., Array]] = {"exact": gelu, "tanh": gelu_tanh, "quick": gelu_quick}
 ACTIVATIONS: dict[str, Callable[..., Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 # Modules declare shapes alone; `initial.draw` fills them. Zeros cost nothing to trace.
 declared = nn.initializers.zeros

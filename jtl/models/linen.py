@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jtl import tree
 from jtl.errors import UserError
 from jtl.models import initial
-from jtl.models.contract import Model, Outputs
+from jtl.models.contract import Model, Outputs, TokenGrid
 from jtl.preprocess import Preprocess
 
 
@@ -21,6 +21,7 @@ def as_model(
     rules: initial.Rules,
     layers: tuple[tuple[str, ...], ...],
     preprocess: Preprocess,
+    token_grid: TokenGrid | None = None,
 ) -> Model:
     """Return the Model of `make_module(train, frozen_stats)`, which gives (features, logits, intermediates).
 
@@ -62,7 +63,7 @@ def as_model(
         result, updated = module.apply(variables, images, rngs=rngs, mutable=list(model_state))
         return _outputs(result, dict(updated))
 
-    return Model(init, apply, shapes, layers, preprocess)
+    return Model(init, apply, shapes, layers, preprocess, token_grid)
 
 
 def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:

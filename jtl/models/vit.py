@@ -1,67 +1,90 @@
 """Vision Transformer (Dosovitskiy et al. 2021) with parameters named as in the public Flax checkpoints.
 
-Names follow google-research/vision_transformer; registers (Darcet et al. 2024) and the attention-pooling head
-(Zhai et al. 2022) are additions, the latter named as in big_vision. Dimensions: heads x head_dim = dim;
-tokens = prefix (class token, registers) + grid.
+Names follow google-research/vision_transformer; the attention-pooling head (Zhai et al. 2022) is named as in
+big_vision. Registers (Darcet et al. 2024), the distillation token (Touvron et al. 2021) and what DeiT-3,
+DINOv2 and CLIP change are switches. Tokens = prefix (class token, distillation token, registers) + grid.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
-from jtl.models import head, initial, layers, linen
-from jtl.models.contract import Family, Model
+from jtl.models import head, initial, layers, linen, vit_layers
+from jtl.models.contract import Family, Model, TokenGrid
+from jtl.models.vit_layers import Tokens
 from jtl.preprocess import Preprocess
 
-Tokens: TypeAlias = Float[Array, "batch tokens dim"]
 AllTokens: TypeAlias = Float[Array, "batch all_tokens dim"]
-Pool: TypeAlias = Callable[..., Float[Array, "batch dim"]]
+Pool: TypeAlias = Callable[..., Float[Array, "batch pooled"]]
 
+TI = {"dim": 192, "depth": 12, "heads": 3, "mlp_dim": 768}
+S = {"dim": 384, "depth": 12, "heads": 6, "mlp_dim": 1536}
+B = {"dim": 768, "depth": 12, "heads": 12, "mlp_dim": 3072}
+L = {"dim": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096}
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {"patch_px": 4, "dim": 96, "depth": 6, "heads": 3, "mlp_dim": 384},
-    "ti16": {"patch_px": 16, "dim": 192, "depth": 12, "heads": 3, "mlp_dim": 768},
-    "s16": {"patch_px": 16, "dim": 384, "depth": 12, "heads": 6, "mlp_dim": 1536},
-    "s32": {"patch_px": 32, "dim": 384, "depth": 12, "heads": 6, "mlp_dim": 1536},
-    "b16": {"patch_px": 16, "dim": 768, "depth": 12, "heads": 12, "mlp_dim": 3072},
-    "b32": {"patch_px": 32, "dim": 768, "depth": 12, "heads": 12, "mlp_dim": 3072},
-    "l16": {"patch_px": 16, "dim": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096},
-    "l32": {"patch_px": 32, "dim": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096},
+    "ti16": {"patch_px": 16, **TI},
+    "s8": {"patch_px": 8, **S},
+    "s14": {"patch_px": 14, **S},
+    "s16": {"patch_px": 16, **S},
+    "s32": {"patch_px": 32, **S},
+    "b8": {"patch_px": 8, **B},
+    "b14": {"patch_px": 14, **B},
+    "b16": {"patch_px": 16, **B},
+    "b32": {"patch_px": 32, **B},
+    "l14": {"patch_px": 14, **L},
+    "l16": {"patch_px": 16, **L},
+    "l32": {"patch_px": 32, **L},
     "h14": {"patch_px": 14, "dim": 1280, "depth": 32, "heads": 16, "mlp_dim": 5120},
+    "g14": {"patch_px": 14, "dim": 1536, "depth": 40, "heads": 24, "mlp_dim": 4096, "mlp": "swiglu"},
+}
+DEFAULT_MLP = "gelu"
+
+# The AugReg checkpoints' own (timm 1.0.31: crop ratio 0.9, bicubic), and DINOv2's (crop ratio 1).
+AUGREG = Preprocess((224, 224), resize_px=248)
+DINOV2 = Preprocess((518, 518), resize_px=518, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+PREPROCESS = {
+    **dict.fromkeys(SIZES, AUGREG),
+    "mini": Preprocess((32, 32), resize_px=32),
+    **dict.fromkeys(("s14", "b14", "l14", "g14"), DINOV2),
 }
 
-# The AugReg checkpoints' own (timm 1.0.31: crop ratio 0.9, bicubic).
-AUGREG = Preprocess((224, 224), resize_px=248)
-PREPROCESS = {**dict.fromkeys(SIZES, AUGREG), "mini": Preprocess((32, 32), resize_px=32)}
-
-# As google-research/vision_transformer begins, but for the MLP's biases: 0 instead of N(0, 1e-12).
+# As google-research/vision_transformer begins, but for the MLP's biases: 0 instead of N(0, 1e-12). LayerScale
+# as DINOv2 begins.
 RULES: initial.Rules = (
     *head.RULES,
     (r"^embedding/kernel$", initial.lecun_normal),
     (r"/(query|key|value)/kernel$", initial.split_heads(initial.xavier_uniform)),
     (r"/out/kernel$", initial.joined_heads(initial.xavier_uniform)),
     (r"/(kernel|probe)$", initial.xavier_uniform),
-    (r"(^|/)(pos_embedding|registers)$", initial.normal(0.02)),
+    (r"(^|/)(pos_embedding|registers|distillation)$", initial.normal(0.02)),
     (r"/scale$", initial.ones),
+    (r"/gamma$", initial.constant(1e-5)),
     (r"(^|/)(bias|cls)$", initial.zeros),
 )
 
 
 @dataclass(frozen=True)
 class Config(head.Settings):
-    """Settings of a ViT beside those of every family; 0 means "as the size has it".
+    """Settings of a ViT beside those of every family; 0 and "" mean "as the size has it".
 
-    `patch_px` is one number or (height, width). `pool` makes features of the tokens: "cls" (a class token),
-    "gap" (mean over the grid) or "map" (attention pooling). `num_registers` tokens without position follow
-    the class token. `dropout` acts on embeddings and both residual branches; `drop_path` is the last block's
-    rate of stochastic depth, growing linearly from 0 at the first. `gelu` is "exact" or "tanh";
-    `has_qkv_bias` gives query, key and value a bias.
+    `patch_px` is one number or (height, width). `pool` makes features of the tokens: "cls" (class token),
+    "gap" (mean over the grid), "cls_gap" (both, one behind the other), "map" (attention pooling of the grid)
+    or "distilled" (class and distillation token, each with a linear head of its own, averaged). There is a
+    class token where `pool` reads one or `has_class_token`, behind it a distillation token where
+    `is_distilled` or `pool` says so, then `num_registers` tokens without position; `has_class_position` is
+    whether the first two have positions. `feature_norm` is where the final norm stands: on "tokens", or
+    behind the pooling ("pooled"). `projection_dim` > 0 projects the features to that width without bias;
+    `has_unit_features` scales them to length 1. `dropout` acts on embeddings and both residual branches;
+    `drop_path` is the last block's rate of stochastic depth, growing linearly from 0 at the first. `mlp` is
+    "gelu" or "swiglu" (`mlp_dim` wide after the gate), `gelu` "exact", "tanh" or "quick"; `has_qkv_bias`
+    gives query, key and value a bias, `has_patch_bias` the embedding; `has_layer_scale` scales every residual
+    branch by learned factors; `has_pre_norm` normalises before the first block.
     """
 
     name: str = "vit"
@@ -71,10 +94,20 @@ class Config(head.Settings):
     depth: int = 0
     heads: int = 0
     mlp_dim: int = 0
+    mlp: str = ""
+    gelu: str = "exact"
     pool: str = "cls"
     num_registers: int = 0
+    has_class_token: bool = False
+    is_distilled: bool = False
+    has_class_position: bool = True
+    has_patch_bias: bool = True
+    has_pre_norm: bool = False
     has_qkv_bias: bool = True
-    gelu: str = "exact"
+    has_layer_scale: bool = False
+    feature_norm: str = "tokens"
+    projection_dim: int = 0
+    has_unit_features: bool = False
     layer_norm_epsilon: float = 1e-6
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -83,21 +116,29 @@ class Config(head.Settings):
         layers.check_choice("model.size", self.size, SIZES)
         layers.check_choice("model.pool", self.pool, POOLS)
         layers.check_choice("model.gelu", self.gelu, layers.GELUS)
+        layers.check_choice("model.feature_norm", self.feature_norm, FEATURE_NORMS)
+        if self.mlp:
+            layers.check_choice("model.mlp", self.mlp, vit_layers.MLPS)
         layers.check_fraction("model.dropout", self.dropout)
         layers.check_fraction("model.drop_path", self.drop_path)
         head.check(self)
         layers.check_pixels("model.patch_px", self.patch_px)
-        for name in ("dim", "depth", "heads", "mlp_dim", "num_registers"):
+        for name in ("dim", "depth", "heads", "mlp_dim", "num_registers", "projection_dim"):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
         if self.layer_norm_epsilon <= 0:
             raise UserError(
                 f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number"
             )
+        if self.pool == "distilled" and self.projection_dim:
+            raise UserError(
+                f"model.projection_dim is {self.projection_dim} and model.pool 'distilled', whose tokens "
+                f"have a head each; set model.projection_dim=0 or another model.pool"
+            )
 
 
 def resolve(config: Config) -> Config:
-    """Return the config with every field of its size filled in and pixels as (height, width)."""
+    """Return the config with every field of its size filled in, pixels as (height, width), and its tokens."""
     full = layers.fill(config, SIZES)
     image_px = layers.pair(full.image_px)
     image_px = image_px if any(image_px) else PREPROCESS[full.size].image_px
@@ -106,7 +147,15 @@ def resolve(config: Config) -> Config:
         raise UserError(f"model.dim is {full.dim}; expected a multiple of model.heads, {full.heads}")
     if any(image % patch for image, patch in zip(image_px, patch_px, strict=True)):
         raise UserError(f"model.image_px is {image_px}; expected multiples of model.patch_px, {patch_px}")
-    return replace(full, image_px=image_px, patch_px=patch_px)
+    is_distilled = full.is_distilled or POOLS[full.pool].num_class_tokens == 2
+    return replace(
+        full,
+        image_px=image_px,
+        patch_px=patch_px,
+        mlp=full.mlp or DEFAULT_MLP,
+        is_distilled=is_distilled,
+        has_class_token=full.has_class_token or is_distilled or POOLS[full.pool].num_class_tokens > 0,
+    )
 
 
 def grid(config: Config) -> tuple[int, int]:
@@ -120,6 +169,16 @@ def grid(config: Config) -> tuple[int, int]:
     return height // patch_height, width // patch_width
 
 
+def num_class_tokens(config: Config) -> int:
+    """Return how many of class token and distillation token there are.
+
+    >>> num_class_tokens(Config(pool="gap")), num_class_tokens(Config(is_distilled=True))
+    (0, 2)
+    """
+    full = resolve(config)
+    return int(full.has_class_token) + int(full.is_distilled)
+
+
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head."""
     full = resolve(config)
@@ -129,16 +188,16 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         assert not frozen_stats, "a ViT keeps no running statistics"
         return _ViT(full, num_outputs, train)
 
-    # The final norm goes with the last block: then a block's distance to the head is what published recipes
+    # What follows the last block goes with it: then a block's distance to the head is what published recipes
     # for layer-wise decay count.
     names = (
         _embedding_names(full),
         *((block,) for block in blocks[:-1]),
-        (blocks[-1], "Transformer/encoder_norm", *POOL_NAMES[full.pool]),
+        (blocks[-1], *_last_names(full)),
         ("head",),
     )
     preprocess = PREPROCESS[full.size].at(layers.pair(full.image_px)).with_channels(num_channels)
-    return linen.as_model(make_module, RULES, names, preprocess)
+    return linen.as_model(make_module, RULES, names, preprocess, _token_grid(full))
 
 
 def tiny() -> Config:
@@ -156,163 +215,80 @@ class _ViT(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channels"]
-    ) -> tuple[Float32[Array, "batch dim"], Float32[Array, "batch outputs"], dict[str, Array]]:
+    ) -> tuple[Float32[Array, "batch features"], Float32[Array, "batch outputs"], dict[str, Array]]:
         config = self.config
-        dtype = layers.DTYPES[config.dtype]
-        x = _PatchEmbedding(config.dim, layers.pair(config.patch_px), dtype, name="embedding")(images)
-        if config.pool == "cls":
-            cls = self.param("cls", layers.declared, (1, 1, config.dim), jnp.float32)
-            x = jnp.concatenate([_tiled(cls, x), x], axis=1)
+        patch_px, dtype = layers.pair(config.patch_px), layers.DTYPES[config.dtype]
+        embed = vit_layers.PatchEmbedding(
+            config.dim, patch_px, config.has_patch_bias, dtype, name="embedding"
+        )
         encoder = _Encoder(config, self.train, name="Transformer")
-        registers = jnp.zeros((1, 0, config.dim))
-        if config.num_registers:
-            shape = (1, config.num_registers, config.dim)
-            registers = self.param("registers", layers.declared, shape, jnp.float32)
-        x, intermediates = encoder(x, registers)
-        features = POOLS[config.pool](config, x).astype(jnp.float32)
-        num_prefix = int(config.pool == "cls") + config.num_registers
-        lie = head.TokenGrid(num_prefix, *grid(config))
-        return head.read_out(config, self.num_outputs, self.train, features, intermediates, grid=lie)
+        x, intermediates = encoder(
+            embed(images), self._tokens("cls", "distillation"), self._tokens("registers")
+        )
+        features = POOLS[config.pool].reduce(config, x)
+        if config.feature_norm == "pooled":
+            features = vit_layers.layer_norm(config, "feature_norm")(features)
+        features = features.astype(jnp.float32)
+        if config.projection_dim:
+            features = layers.dense(config.projection_dim, use_bias=False, name="projection")(features)
+        if config.has_unit_features:
+            features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        lie = _token_grid(config)
+        is_distilled = config.pool == "distilled"
+        return head.read_out(
+            config, self.num_outputs, self.train, features, intermediates, grid=lie, is_distilled=is_distilled
+        )
+
+    def _tokens(self, *names: str) -> Float[Array, "1 extra dim"]:
+        """Return those of the named learned tokens that the model has, in order."""
+        counts, dim = _num_extra(self.config), self.config.dim
+        shapes = {name: (1, counts[name], dim) for name in names if counts[name]}
+        tokens = [self.param(name, layers.declared, shape, jnp.float32) for name, shape in shapes.items()]
+        return jnp.concatenate([jnp.zeros((1, 0, dim)), *tokens], axis=1)
 
 
 class _Encoder(nn.Module):
-    """Position embedding, blocks and final norm; gives the tokens and every layer's output by name."""
+    """Prefix tokens, position embedding, blocks and final norm; gives the tokens and every layer's output."""
 
     config: Config
     train: bool
 
     @nn.compact
     def __call__(
-        self, x: Tokens, registers: Float[Array, "1 registers dim"]
+        self,
+        x: Tokens,
+        class_tokens: Float[Array, "1 classes dim"],
+        registers: Float[Array, "1 registers dim"],
     ) -> tuple[AllTokens, dict[str, Array]]:
         config = self.config
-        x = _PositionEmbedding(name="posembed_input")(x)
-        num_cls = int(config.pool == "cls")
-        x = jnp.concatenate([x[:, :num_cls], _tiled(registers, x), x[:, num_cls:]], axis=1)
+        embed_positions = vit_layers.PositionEmbedding(name="posembed_input")
+        prefix = vit_layers.tiled(class_tokens, x)
+        if config.has_class_position:
+            placed = embed_positions(jnp.concatenate([prefix, x], axis=1))
+            prefix, x = jnp.split(placed, [prefix.shape[1]], axis=1)
+        else:
+            x = embed_positions(x)
+        x = jnp.concatenate([prefix, vit_layers.tiled(registers, x), x], axis=1)
         x = nn.Dropout(config.dropout, deterministic=not self.train)(x)
+        if config.has_pre_norm:
+            x = vit_layers.layer_norm(config, "pre_norm")(x)
         intermediates = {"embedding": x}
-        block_type = nn.remat(_Block) if config.remat else _Block
+        block_type = nn.remat(vit_layers.Block) if config.remat else vit_layers.Block
         for index in range(config.depth):
             drop_path = config.drop_path * index / max(config.depth - 1, 1)
             x = block_type(config, drop_path, self.train, name=f"encoderblock_{index}")(x)
             intermediates[f"block{index}"] = x
-        x = _layer_norm(config, "encoder_norm")(x)
-        return x, {**intermediates, "encoder_norm": x}
+        if config.feature_norm == "tokens":
+            x = intermediates["encoder_norm"] = vit_layers.layer_norm(config, "encoder_norm")(x)
+        return x, intermediates
 
 
-class _Block(nn.Module):
-    """One pre-norm encoder block."""
+class Pooling(NamedTuple):
+    """A way to make features of all tokens: how, how many class tokens it reads, its parameters' prefixes."""
 
-    config: Config
-    drop_path: float
-    train: bool
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        config = self.config
-        y = _layer_norm(config, "LayerNorm_0")(x)
-        y = _Attention(config.heads, config.has_qkv_bias, name="MultiHeadDotProductAttention_1")(y, y)
-        y = nn.Dropout(config.dropout, deterministic=not self.train)(y)
-        x = x + layers.DropPath(self.drop_path, self.train)(y)
-        y = _layer_norm(config, "LayerNorm_2")(x)
-        y = _Mlp(config.mlp_dim, config.gelu, config.dropout, self.train, name="MlpBlock_3")(y)
-        return x + layers.DropPath(self.drop_path, self.train)(y)
-
-
-class _PatchEmbedding(nn.Module):
-    """The convolution whose stride is its kernel, as the matrix product it is (faster on CPU)."""
-
-    dim: int
-    patch_px: tuple[int, int]
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "batch height width channels"]) -> Tokens:
-        (rows_px, columns_px), channels = self.patch_px, images.shape[-1]
-        shape = (rows_px, columns_px, channels, self.dim)
-        kernel = self.param("kernel", layers.declared, shape, jnp.float32)
-        bias = self.param("bias", layers.declared, (self.dim,), jnp.float32)
-        batch, height, width, _ = images.shape
-        patches = images.reshape(batch, height // rows_px, rows_px, width // columns_px, columns_px, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, rows_px * columns_px * channels)
-        matrix = kernel.reshape(-1, self.dim).astype(self.dtype)
-        return patches.astype(self.dtype) @ matrix + bias.astype(self.dtype).reshape(1, 1, -1)
-
-
-class _PositionEmbedding(nn.Module):
-    """Learned positions of the class token (where there is one) and the grid, row by row."""
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        table = self.param("pos_embedding", layers.declared, (1, *x.shape[1:]), jnp.float32)
-        return x + table.astype(x.dtype)
-
-
-class _Attention(nn.Module):
-    """Multi-head attention of `queries` to `values`; the softmax is float32 in any compute dtype."""
-
-    heads: int
-    has_bias: bool
-
-    @nn.compact
-    def __call__(self, queries: Tokens, values: Float[Array, "batch sources dim"]) -> Tokens:
-        dim, dtype = queries.shape[-1], queries.dtype
-        project = partial(
-            nn.DenseGeneral,
-            features=(self.heads, dim // self.heads),
-            use_bias=self.has_bias,
-            kernel_init=layers.declared,
-            bias_init=layers.declared,
-            dtype=dtype,
-        )
-        query, key, value = (
-            project(name="query")(queries),
-            project(name="key")(values),
-            project(name="value")(values),
-        )
-        mixed = jax.nn.dot_product_attention(query, key, value)
-        return project(features=dim, axis=(-2, -1), use_bias=True, name="out")(mixed)
-
-
-class _Mlp(nn.Module):
-    """Two dense layers with a GELU between them."""
-
-    width: int
-    gelu: str
-    dropout: float
-    train: bool
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        y = layers.GELUS[self.gelu](layers.dense(self.width, dtype=x.dtype, name="Dense_0")(x))
-        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
-        y = layers.dense(x.shape[-1], dtype=x.dtype, name="Dense_1")(y)
-        return nn.Dropout(self.dropout, deterministic=not self.train)(y)
-
-
-class _AttentionPool(nn.Module):
-    """A learned query attends to the tokens, then an MLP with a residual (Zhai et al. 2022, appendix A)."""
-
-    config: Config
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Float[Array, "batch dim"]:
-        config = self.config
-        probe = self.param("probe", layers.declared, (1, 1, config.dim), jnp.float32)
-        attention = _Attention(config.heads, config.has_qkv_bias, name="MultiHeadDotProductAttention_0")
-        pooled = attention(_tiled(probe, x), x)
-        y = _layer_norm(config, "LayerNorm_0")(pooled)
-        y = _Mlp(config.mlp_dim, config.gelu, 0.0, False, name="MlpBlock_0")(y)
-        return (pooled + y)[:, 0]
-
-
-def _layer_norm(config: Config, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(config.layer_norm_epsilon, layers.DTYPES[config.dtype], name=name)
-
-
-def _tiled(tokens: Float[Array, "1 extra dim"], x: Tokens) -> Float[Array, "batch extra dim"]:
-    """Return the tokens once for every example of x, in its dtype."""
-    return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape[1:]))
+    reduce: Pool
+    num_class_tokens: int
+    names: tuple[str, ...] = ()
 
 
 def _pool_cls(config: Config, x: Tokens) -> Float[Array, "batch dim"]:
@@ -321,19 +297,57 @@ def _pool_cls(config: Config, x: Tokens) -> Float[Array, "batch dim"]:
 
 
 def _pool_gap(config: Config, x: Tokens) -> Float[Array, "batch dim"]:
-    return jnp.mean(x[:, config.num_registers :], axis=1)
+    return jnp.mean(x[:, _num_prefix(config) :], axis=1)
+
+
+def _pool_cls_gap(config: Config, x: Tokens) -> Float[Array, "batch pooled"]:
+    return jnp.concatenate([_pool_cls(config, x), _pool_gap(config, x)], axis=-1)
 
 
 def _pool_map(config: Config, x: Tokens) -> Float[Array, "batch dim"]:
-    return _AttentionPool(config, name="MAPHead_0")(x)
+    return vit_layers.AttentionPool(config, name="MAPHead_0")(x[:, _num_prefix(config) :])
+
+
+def _pool_distilled(config: Config, x: Tokens) -> Float[Array, "batch pooled"]:
+    del config
+    return x[:, :2].reshape(x.shape[0], -1)
+
+
+def _token_grid(config: Config) -> TokenGrid:
+    return TokenGrid(_num_prefix(config), *grid(config))
+
+
+def _num_prefix(config: Config) -> int:
+    return sum(_num_extra(config).values())
+
+
+def _num_extra(config: Config) -> dict[str, int]:
+    """Return how many learned tokens a resolved config has under each of their names, in their order."""
+    return {
+        "cls": int(config.has_class_token),
+        "distillation": int(config.is_distilled),
+        "registers": config.num_registers,
+    }
 
 
 def _embedding_names(config: Config) -> tuple[str, ...]:
-    optional = {"cls": config.pool == "cls", "registers": config.num_registers > 0}
-    present = [name for name, is_present in optional.items() if is_present]
-    return (*present, "embedding", "Transformer/posembed_input")
+    present = [name for name, count in _num_extra(config).items() if count]
+    pre_norm = ("Transformer/pre_norm",) if config.has_pre_norm else ()
+    return (*present, "embedding", "Transformer/posembed_input", *pre_norm)
 
 
-POOLS: dict[str, Pool] = {"cls": _pool_cls, "gap": _pool_gap, "map": _pool_map}
-POOL_NAMES: dict[str, tuple[str, ...]] = {"cls": (), "gap": (), "map": ("MAPHead_0",)}
+def _last_names(config: Config) -> tuple[str, ...]:
+    """Return the names of what lies between the last block and the head."""
+    projection = ("projection",) if config.projection_dim else ()
+    return (FEATURE_NORMS[config.feature_norm], *POOLS[config.pool].names, *projection)
+
+
+FEATURE_NORMS = {"tokens": "Transformer/encoder_norm", "pooled": "feature_norm"}
+POOLS: dict[str, Pooling] = {
+    "cls": Pooling(_pool_cls, 1),
+    "gap": Pooling(_pool_gap, 0),
+    "cls_gap": Pooling(_pool_cls_gap, 1),
+    "map": Pooling(_pool_map, 0, ("MAPHead_0",)),
+    "distilled": Pooling(_pool_distilled, 2),
+}
 FAMILY = Family(Config, build, SIZES, resolve, tiny)
