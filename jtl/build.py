@@ -18,7 +18,7 @@ from jtl.preprocess import INTERPOLATIONS, Preprocess
 from jtl.state import State
 from jtl.step import Parts
 from jtl.strategies import STRATEGIES, Context
-from jtl.tasks import TASKS, LabelStats, Task
+from jtl.tasks import TASKS, LabelStats
 from jtl.weights.contract import Loaded
 from jtl.weights.load import load
 
@@ -74,7 +74,7 @@ def check_batch(settings: Config, num_devices: int) -> None:
 def build(config: Config, stats: LabelStats, steps: int) -> Built:
     """Build everything a run of that many steps needs beside its data."""
     task = TASKS[config.task.name].build(config.task, stats)
-    model, params, model_state, loaded = _model(config, task, stats)
+    model, params, model_state, loaded = _model(config, task.head_size, stats.label_names)
     preprocess = _preprocess(config.preprocess, loaded, model)
     strategy_kind = STRATEGIES[config.strategy.name]
     context = Context(model.layers, steps)
@@ -96,6 +96,13 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         adapts_frozen_stats=config.train.batch_stats == "adapt",
     )
     return Built(parts, params, model_state, loaded)
+
+
+def backbone(config: Config) -> tuple[Model, Any, Any, Preprocess]:
+    """Return model, params, model state and pre-processing of a configuration's weights, without a head."""
+    settings = replace(config, weights=replace(config.weights, head="new", label_map={}))
+    model, params, model_state, loaded = _model(settings, 0, ())
+    return model, params, model_state, _preprocess(config.preprocess, loaded, model)
 
 
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
@@ -132,9 +139,11 @@ def with_data(config: Config, path: str) -> Config:
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
 
 
-def _model(config: Config, task: Task, stats: LabelStats) -> tuple[Model, Any, Any, Loaded | None]:
+def _model(
+    config: Config, num_outputs: int, label_names: tuple[str, ...]
+) -> tuple[Model, Any, Any, Loaded | None]:
     num_channels = len(config.preprocess.mean) or DEFAULT_CHANNELS
-    model = MODELS[config.model.name].build(config.model, task.head_size, num_channels)
+    model = MODELS[config.model.name].build(config.model, num_outputs, num_channels)
     params, model_state = model.init(rng.key(config.train.seed, "init"))
     if config.model.weights == NO_WEIGHTS:
         return model, params, model_state, None
@@ -145,7 +154,7 @@ def _model(config: Config, task: Task, stats: LabelStats) -> tuple[Model, Any, A
         model_params=params,
         model_state=model_state,
         settings=config.weights,
-        label_names=stats.label_names,
+        label_names=label_names,
     )
     return model, loaded.params, loaded.model_state, loaded
 

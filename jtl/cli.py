@@ -7,21 +7,27 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jtl.errors import UserError
 
 OVERRIDE = "--config."
 INTERRUPTED_EXIT_CODE = 130
+# For tables whose names must stay whole, whatever the terminal.
+UNLIMITED = 10_000
 
 
 class Verb(NamedTuple):
-    """One verb: its help line, its arguments, and what it does with (arguments, overrides) → exit code."""
+    """One verb: its help line, its arguments, and what it does with (arguments, overrides) → exit code.
+
+    `has_output` is false where verbs of its own follow, which have the output's options.
+    """
 
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, list[tuple[str, str]]], int]
+    has_output: bool = True
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,14 +51,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jtl", description="Transfer learning in JAX.", allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, verb in VERBS.items():
-        sub = verbs.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
-        verb.add_arguments(sub)
-        sub.add_argument(
-            "--json", action="store_true", help="print one JSON object on stdout, everything else on stderr"
-        )
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_verbs(verbs, VERBS)
     return parser
+
+
+def _add_verbs(parsers: Any, verbs: Mapping[str, Verb]) -> None:
+    for name, verb in verbs.items():
+        sub = parsers.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
+        verb.add_arguments(sub)
+        if verb.has_output:
+            _add_output(sub)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, everything else on stderr"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _split_overrides(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -106,21 +121,25 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return runtime.PREEMPTED_EXIT_CODE if summary["status"] == "preempted" else 0
 
 
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="FOLDER", help="a run folder of jtl train")
     model.add_argument(
         "--weights",
         metavar="SPEC",
-        help="pretrained weights with their own head: file, hf://, https://, gs://",
+        help="pretrained weights: a name of `jtl weights list`, a file, hf://, https://, gs://",
     )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
     parser.add_argument(
         "--data", default="", metavar="PATH", help="folder, table or .npz (default: the run's own data)"
     )
     parser.add_argument(
         "--split", default="", help="train, val or test (default: test, else val, else all there is)"
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
     parser.add_argument(
         "--out", default="", metavar="FOLDER", help="also write metrics.json and confusion.png there"
     )
@@ -164,12 +183,172 @@ def _bench(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return 0
 
 
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument(
+        "--classes", default="", metavar="NAMES", help="names of the outputs: a,b,c or a file, one a line"
+    )
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to show of each image")
+    parser.add_argument("--out", default="", metavar="FILE", help="also write a .csv or .jsonl file")
+
+
+def _predict(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl import runtime
+
+    runtime.prepare()
+    from jtl import predict
+
+    result = predict.run(
+        predict.Request(
+            args.run,
+            args.weights,
+            tuple(args.images),
+            args.classes,
+            args.top,
+            args.batch_size,
+            args.out,
+            overrides,
+        )
+    )
+    if args.json:
+        _print_json(result)
+    return 0
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--data", required=True, metavar="PATH", help="folder, table or .npz of images")
+    parser.add_argument(
+        "--features",
+        default="",
+        metavar="NAMES",
+        help="layers such as block6,stage3 (default: what enters the head)",
+    )
+    parser.add_argument(
+        "--pool", default="mean", metavar="HOW", help="mean, cls or cls_mean of tokens; none keeps whole maps"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="a .npz or .parquet file")
+
+
+def _features(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl import runtime
+
+    runtime.prepare()
+    from jtl import features
+
+    names = tuple(name.strip() for name in args.features.split(",") if name.strip())
+    result = features.run(
+        features.Request(
+            args.run, args.weights, args.data, names, args.pool, args.batch_size, args.out, overrides
+        )
+    )
+    if args.json:
+        _print_json(result)
+    return 0
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_verbs(actions, WEIGHTS_VERBS)
+
+
+def _weights(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    return WEIGHTS_VERBS[args.action].run(args, overrides)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="SPEC", help="a file, a run folder, hf://, https://, gs://")
+    parser.add_argument("--tensors", action="store_true", help="show every tensor")
+
+
+def _inspect(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _refuse(overrides)
+    from jtl.report import tables
+    from jtl.weights import inspect
+
+    found = inspect.inspect(args.file)
+    if args.json:
+        _print_json(inspect.as_json(found))
+        return 0
+    rows, num_hidden = inspect.rows(found, has_all=args.tensors)
+    more = [f"… {num_hidden} more (--tensors shows them)"] if num_hidden else []
+    sys.stdout.write(
+        "\n".join([*inspect.text(found), tables.aligned(rows, left=(0, 1, 2, 3), width=UNLIMITED), *more])
+        + "\n"
+    )
+    return 0
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="SPEC", help="a file, a run folder, hf://, https://, gs://")
+    parser.add_argument(
+        "--to", required=True, metavar="KIND", help="safetensors-timm, safetensors-hf, npz, orbax, …"
+    )
+    parser.add_argument("--out", required=True, metavar="PATH", help="what to write")
+
+
+def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _refuse(overrides)
+    from pathlib import Path
+
+    from jtl.weights import convert
+
+    done = convert.convert(args.file, args.to, Path(args.out))
+    if args.json:
+        _print_json(convert.as_json(done))
+    else:
+        sys.stdout.write("\n".join(convert.text(done)) + "\n")
+    return 0
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="SPEC", help="pretrained weights with their own head")
+    parser.add_argument(
+        "--against", required=True, metavar="DATA", help="labelled images: a folder, a table or a .npz"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
+    parser.set_defaults(run=None, data="", split="", out="")
+
+
+def _verify(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    args.data = args.against
+    return _evaluate(args, overrides)
+
+
+def _list(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _refuse(overrides)
+    from jtl.report import tables
+    from jtl.weights import catalogue
+
+    if args.json:
+        _print_json({"weights": [catalogue.as_json(entry) for entry in catalogue.entries().values()]})
+    else:
+        sys.stdout.write(tables.aligned(catalogue.rows(), left=(0, 1, 2, 3, 6, 7, 8), width=UNLIMITED) + "\n")
+    return 0
+
+
+def _refuse(overrides: list[tuple[str, str]]) -> None:
+    """Raise UserError for settings given to a verb that reads none."""
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]} is given, but this verb reads no configuration")
+
+
 def _print_json(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 
 
+WEIGHTS_VERBS: dict[str, Verb] = {
+    "list": Verb("list well-known weights by name", lambda parser: None, _list),
+    "inspect": Verb("say what is in a file of weights, and what jtl takes it for", _add_inspect, _inspect),
+    "convert": Verb("write weights under the names another library reads", _add_convert, _convert),
+    "verify": Verb("measure pretrained weights on labelled images", _add_verify, _verify),
+}
 VERBS: dict[str, Verb] = {
     "train": Verb("fine-tune, probe or pretrain by a config file", _add_train, _train),
     "evaluate": Verb("measure a run, or pretrained weights, on labelled data", _add_evaluate, _evaluate),
+    "predict": Verb("classify images by a run or pretrained weights", _add_predict, _predict),
+    "features": Verb("write any layer's output for every image", _add_features, _features),
+    "weights": Verb("list, inspect, convert and verify weights", _add_weights, _weights, has_output=False),
     "bench": Verb("time the training step of a configuration", _add_bench, _bench),
 }

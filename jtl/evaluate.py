@@ -1,25 +1,20 @@
 """Evaluation: every example once, sums added up, one division at the end; and the verb `jtl evaluate`."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import build, config, metrics, sharding
-from jtl.config import Config
+from jtl import build, config, metrics, sharding, trained
 from jtl.data import Source, image, pipeline, preflight
 from jtl.errors import UserError, nearest
 from jtl.report import confusion, summary, tables
 from jtl.state import State
 from jtl.step import Batch, make_eval_step
-from jtl.tasks import TASKS, LabelStats, Task
-from jtl.weights.recognise import recognise
+from jtl.tasks import Task
 
 DEVICE_FIELDS = ("image", "label", "mask")
 MAX_PENDING = 4
@@ -81,28 +76,27 @@ def run(request: Request) -> dict[str, Any]:
     Raises:
         UserError: run, weights, data or labels do not fit together.
     """
-    settings, stats, label_names = _of_run(request) if request.run_folder else _of_weights(request)
+    settings, stats = _model_of(request)
     if request.data:
         settings = build.with_data(settings, request.data)
     settings = config.with_overrides(settings, request.overrides)
-    splits = build.open_splits(settings, label_names)
+    splits = build.open_splits(settings, stats.label_names)
     split = _chosen_split(request.split, splits)
     checked = preflight.inspect({split: splits[split]}, settings.data)
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
-    built = build.build(settings, stats, steps=1)
-    mesh = sharding.mesh(settings.sharding)
-    state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
+    ready = trained.ready(settings, stats)
+    parts = ready.built.parts
     batches = batches_of(
-        source, built.parts.preprocess, batch_size=request.batch_size, mesh=mesh, settings=settings.input
+        source, parts.preprocess, batch_size=request.batch_size, mesh=ready.mesh, settings=settings.input
     )
     found = measure(
-        make_eval_step(built.parts),
-        state,
+        make_eval_step(parts),
+        ready.state,
         batches,
-        mesh=mesh,
-        task=built.parts.task,
+        mesh=ready.mesh,
+        task=parts.task,
         num_examples=len(source),
     )
     sys.stderr.write(tables.final_table(found, stats.label_names) + "\n")
@@ -130,41 +124,16 @@ def write(
         confusion.plot(found.confusion, label_names, folder / "confusion.png")
 
 
-def _of_run(request: Request) -> tuple[Config, LabelStats, tuple[str, ...] | None]:
-    folder = Path(request.run_folder or "")
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{str(folder)!r} is no run folder: config.json is missing; expected what --workdir named"
-        )
-    if not (folder / "meta.json").is_file():
-        raise UserError(f"run {str(folder)!r} has no meta.json yet; repeat its training command first")
-    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
-    meta = json.loads((folder / "meta.json").read_text())
-    stats = LabelStats.from_dict(meta["labels"])
-    return _with_own_head(settings, str(folder)), stats, stats.label_names
-
-
-def _of_weights(request: Request) -> tuple[Config, LabelStats, tuple[str, ...] | None]:
+def _model_of(request: Request) -> trained.Trained:
+    if request.run_folder:
+        return trained.of_run(request.run_folder)
+    assert request.weights is not None, "the command line takes a run or weights"
     if not request.data:
         raise UserError("--weights needs --data: a folder, a table or a .npz file to evaluate on")
-    assert request.weights is not None
-    found = recognise(request.weights)
-    if found.num_outputs < 2:
-        raise UserError(
-            f"{request.weights!r} has no classification head; give a run folder with --run instead"
-        )
-    names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
-    settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
-    stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
-    return _with_own_head(settings, request.weights), stats, names
-
-
-def _with_own_head(settings: Config, spec: str) -> Config:
-    return replace(
-        settings,
-        model=replace(settings.model, weights=spec),
-        weights=replace(settings.weights, head="load", sha256=""),
-    )
+    found = trained.of_weights(request.weights)
+    if not trained.has_names(found):
+        sys.stderr.write(f"{request.weights} brings no class names: labels are the indices of its outputs\n")
+    return found
 
 
 def _chosen_split(name: str, splits: Mapping[str, Source]) -> str:

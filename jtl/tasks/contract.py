@@ -36,8 +36,8 @@ class Task(NamedTuple):
 
     `targets(labels)` → float32 [batch, head_size], the form mixup can blend. `loss(logits, targets)` →
     [batch], in nats or squared units, never averaged over examples. `metrics(logits, labels, mask)` → sums,
-    merged by addition; `summarize(sums)` → the final numbers. `monitor` is the metric that picks the best
-    step.
+    merged by addition; `summarize(sums)` → the final numbers. `predictions(logits)` → what people read of
+    them: probabilities, or values in the labels' unit. `monitor` is the metric that picks the best step.
     """
 
     head_size: int
@@ -45,6 +45,7 @@ class Task(NamedTuple):
     loss: Callable[[Array, Array], Array]
     metrics: Callable[[Array, Array, Array], dict[str, Array]]
     summarize: Callable[[Mapping[str, np.ndarray]], Summary]
+    predictions: Callable[[Array], Array]
     monitor: str
 
 

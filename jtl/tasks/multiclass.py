@@ -50,6 +50,7 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         loss=partial(loss, smoothing=config.label_smoothing, class_weights=weights),
         metrics=sums,
         summarize=summarize,
+        predictions=jax.nn.softmax,
         monitor="accuracy",
     )
 

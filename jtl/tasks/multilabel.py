@@ -51,6 +51,7 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         loss=partial(loss, smoothing=config.label_smoothing, positive_weight=weights),
         metrics=partial(sums, threshold=config.threshold),
         summarize=summarize,
+        predictions=jax.nn.sigmoid,
         monitor="mean_average_precision",
     )
 

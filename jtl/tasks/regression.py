@@ -48,6 +48,7 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         loss=partial(loss, huber_delta=config.huber_delta),
         metrics=partial(sums, mean=mean, std=std),
         summarize=partial(summarize, std=np.asarray(label_stats.std)),
+        predictions=lambda logits: logits * std[None, :] + mean[None, :],
         monitor="mean_squared_error",
     )
 

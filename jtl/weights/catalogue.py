@@ -1,14 +1,15 @@
 """Well-known public weights by name: where they are, what they expect, their licence and their accuracy.
 
-The table is assets/catalogue.tsv; jtl ships none of the weights. Names, pre-processing, licences and sizes are
-those of timm 1.0.31 and of the repositories; top-1 is on ImageNet's validation set at the input size shown, from
-timm's results/results-imagenet.csv (zero-shot: open_clip's docs/openclip_results.csv).
+The table is assets/catalogue.tsv; jtl ships none of the weights. Names, pre-processing, licences and sizes
+are those of timm 1.0.31 and of the repositories; top-1 is on ImageNet's validation set at the input size
+shown, from timm's results/results-imagenet.csv (zero-shot: open_clip's docs/openclip_results.csv).
 """
 
 import csv
 import importlib.resources
+from dataclasses import asdict
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jtl.preprocess import Preprocess
 
@@ -57,3 +58,22 @@ def _entry(row: dict[str, str]) -> Entry:
         top1=float(row["top1"]) if row["top1"] else None,
         trained_on=row["trained_on"],
     )
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """Return an entry as plain values."""
+    return {**entry._asdict(), "preprocess": asdict(entry.preprocess)}
+
+
+def rows() -> list[list[str]]:
+    """Return the catalogue as a table for people, with headings."""
+    heading = ["name", "family", "size", "input", "M params", "top-1 %", "licence", "trained on", "origin"]
+    return [heading, *(_row(entry) for entry in entries().values())]
+
+
+def _row(entry: Entry) -> list[str]:
+    top1 = "-" if entry.top1 is None else f"{entry.top1:.1f}"
+    crop = entry.preprocess
+    taken = f"{crop.image_px[0]} px of {crop.resize_px or crop.image_px[0]}, {crop.interpolation}"
+    facts = [entry.name, entry.family, entry.size, taken, f"{entry.millions:.1f}", top1]
+    return [*facts, entry.licence, entry.trained_on, entry.spec.rpartition("/")[0]]

@@ -73,6 +73,30 @@ def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Co
     return Converted(out, source, title, len(arrays), num_values, left_out)
 
 
+def as_json(done: Converted) -> dict[str, Any]:
+    """Return what a conversion wrote as plain values."""
+    return {
+        "out": str(done.path),
+        "taken_for": done.source.title,
+        "names": done.title,
+        "num_tensors": done.num_tensors,
+        "num_values": done.num_values,
+        "left_out": dict(done.left_out),
+    }
+
+
+def text(done: Converted) -> list[str]:
+    """Return what a conversion wrote, for people."""
+    lines = [
+        f"read a {done.source.title}",
+        f"wrote {done.num_tensors} tensors ({done.num_values:,} values) with {done.title} to {done.path}",
+    ]
+    for reason in dict.fromkeys(done.left_out.values()):
+        names = [name for name, each in done.left_out.items() if each == reason]
+        lines.append(f"left out {len(names)} ({reason}): {shorten(names, SHOWN)}")
+    return lines
+
+
 def read_leaves(
     file: TensorFile, source: Recognised, spec: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jtl.weights import hub
@@ -38,9 +39,22 @@ def inspect(spec: str, settings: Config | None = None) -> Inspection:
     if recognised is not None:
         best = assign.best_origin(origins_of(file, recognised.family), file.tensors)
         assert best is not None, "a recognised file has an origin"
-        places |= {name: ", ".join(each.targets) for name, each in best[1].filled.items()}
+        places |= {name: joined(each.targets) for name, each in best[1].filled.items()}
         places |= {name: f"left out: {each.reason}" for name, each in best[1].left_out.items()}
     return Inspection(spec, file, found.sha256, recognised, places)
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names of leaves as one text, what they share written once.
+
+    >>> joined(("params/block0/query/bias", "params/block0/key/bias"))
+    'block0/{query,key}/bias'
+    """
+    parts = [name.removeprefix("params/").split("/") for name in names]
+    if len({len(each) for each in parts}) > 1:
+        return ", ".join("/".join(each) for each in parts)
+    columns = [list(dict.fromkeys(column)) for column in zip(*parts, strict=True)]
+    return "/".join(each[0] if len(each) == 1 else f"{{{','.join(each)}}}" for each in columns)
 
 
 def as_json(found: Inspection) -> dict[str, Any]:

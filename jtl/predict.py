@@ -1,0 +1,178 @@
+"""Prediction on images: the verb `jtl predict`."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jtl import config, sharding, trained
+from jtl.data import device, images
+from jtl.errors import UserError
+from jtl.evaluate import batches_of
+from jtl.report import tables
+from jtl.state import params_for_evaluation
+from jtl.step import predict as forward
+
+SHOWN_DIGITS = 4
+DEVICE_FIELDS = ("image",)
+
+
+class Request(NamedTuple):
+    """What `jtl predict` was asked: a run folder or weights, images, and how many classes of each to show.
+
+    `classes` are names for the weights' outputs: separated by commas, or the path of a file with one a line.
+    """
+
+    run_folder: str | None
+    weights: str | None
+    images: tuple[str, ...]
+    classes: str
+    top: int
+    batch_size: int
+    out: str
+    overrides: list[tuple[str, str]]
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Predict each image; print a table to stderr and return one JSON-ready result.
+
+    Raises:
+        UserError: model and images cannot be had, or, when all others are done, some images cannot be read.
+    """
+    if request.top < 1:
+        raise UserError(f"--top is {request.top}; expected 1 or more")
+    write = _writer(request.out)
+    found = trained.of_run(request.run_folder) if request.run_folder else _of_weights(request)
+    settings = config.with_overrides(found.settings, request.overrides)
+    ready = trained.ready(settings, found.stats)
+    source = images.open_images(request.images, ready.built.parts.preprocess.num_channels)
+    rows = list(_rows(ready, source, request, settings, found.stats.label_names))
+    if write is not None:
+        write(rows)
+    sys.stderr.write(tables.aligned(_table(rows), left=(0, 1)) + "\n")
+    faults = [row["error"] for row in rows if "error" in row]
+    if faults:
+        raise UserError(
+            f"{len(faults)} of {len(rows)} images cannot be read (the others are predicted): {faults[0]}"
+        )
+    return {"model": request.run_folder or request.weights, "images": rows}
+
+
+def ranked(values: np.ndarray, label_names: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Return the `top` classes by probability; without class names, the values in their order.
+
+    >>> ranked(np.array([0.1, 0.7, 0.2]), ("ant", "bee", "cow"), 1)
+    [{'label': 'bee', 'index': 1, 'value': 0.7}]
+    """
+    order = np.argsort(-values, kind="stable")[:top] if label_names else range(len(values))
+    names = label_names or [f"value{index}" for index in range(len(values))]
+    return [{"label": names[index], "index": int(index), "value": float(values[index])} for index in order]
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Return class names separated by commas, or the lines of the file of that path.
+
+    >>> class_names("ant, bee")
+    ('ant', 'bee')
+    """
+    lines = Path(text).read_text(encoding="utf-8").splitlines() if Path(text).is_file() else text.split(",")
+    return tuple(name.strip() for name in lines if name.strip())
+
+
+def _rows(
+    ready: trained.Ready,
+    source: images.Images,
+    request: Request,
+    settings: config.Config,
+    label_names: tuple[str, ...],
+) -> Iterator[dict[str, Any]]:
+    parts = ready.built.parts
+
+    @jax.jit
+    def predictions(state: Any, batch: Any) -> jax.Array:
+        inputs = device.normalise(batch["image"], parts.preprocess)
+        outputs = forward(parts, params_for_evaluation(state), state.model_state, inputs)
+        return parts.task.predictions(outputs.logits)
+
+    batches = batches_of(
+        source, parts.preprocess, batch_size=request.batch_size, mesh=ready.mesh, settings=settings.input
+    )
+    for batch in batches:
+        on_device = sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, ready.mesh)
+        values = np.asarray(predictions(ready.state, on_device))
+        for row in np.flatnonzero(batch["mask"]):
+            index = int(batch["id"][row])
+            path = source.describe(index)
+            if batch["label"][row] == images.UNREADABLE:
+                yield {"path": path, "error": source.fault(index)}
+            else:
+                yield {"path": path, "predictions": ranked(values[row], label_names, request.top)}
+
+
+def _of_weights(request: Request) -> trained.Trained:
+    assert request.weights is not None, "the command line takes a run or weights"
+    if request.classes:
+        return trained.with_names(trained.of_weights(request.weights), class_names(request.classes))
+    found = trained.of_weights(request.weights)
+    names = trained.imagenet_names()
+    if trained.has_names(found) or not found.stats.label_names:
+        return found
+    if len(found.stats.label_names) == len(names):
+        sys.stderr.write("1000 outputs without names: shown as those of ImageNet-1k\n")
+        return trained.with_names(found, names)
+    sys.stderr.write(f"{request.weights} brings no class names: shown are indices; --classes names them\n")
+    return found
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return a line for each image and prediction; the path on its first alone."""
+    table = [["image", "prediction", ""]]
+    for row in rows:
+        if "error" in row:
+            table.append([row["path"], "cannot be read", ""])
+        for rank, each in enumerate(row.get("predictions", ())):
+            table.append(["" if rank else row["path"], each["label"], f"{each['value']:.{SHOWN_DIGITS}f}"])
+    return table
+
+
+def _writer(out: str) -> Callable[[Sequence[dict[str, Any]]], None] | None:
+    """Return what writes the rows to a path of that ending, None for no path.
+
+    Raises:
+        UserError: the ending is none of those known, or its folder is not there.
+    """
+    if not out:
+        return None
+    path = Path(out)
+    if path.suffix.lower() not in WRITERS:
+        raise UserError(f"--out {out!r} ends in {path.suffix!r}; expected one of {', '.join(WRITERS)}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {out!r}: folder {str(path.parent)!r} is not there; make it first")
+    write = WRITERS[path.suffix.lower()]
+    return lambda rows: write(path, rows)
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("path", "rank", "label", "index", "value", "error"))
+        for row in rows:
+            for rank, each in enumerate(row.get("predictions", ())):
+                writer.writerow((row["path"], rank + 1, each["label"], each["index"], each["value"], ""))
+            if "error" in row:
+                writer.writerow((row["path"], "", "", "", "", row["error"]))
+
+
+def _write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+WRITERS: dict[str, Callable[[Path, Sequence[dict[str, Any]]], None]] = {
+    ".csv": _write_csv,
+    ".jsonl": _write_json_lines,
+}

@@ -1,0 +1,116 @@
+"""A model that is trained already, as settings: a run folder, or pretrained weights with their own head."""
+
+import importlib.resources
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jtl import build, config, sharding
+from jtl.build import Built
+from jtl.config import Config
+from jtl.errors import UserError
+from jtl.state import State
+from jtl.tasks import TASKS, LabelStats
+from jtl.weights.recognise import recognise
+
+MIN_OUTPUTS = 2
+
+
+class Trained(NamedTuple):
+    """What a model is built by: its settings, and what it knows of its labels."""
+
+    settings: Config
+    stats: LabelStats
+
+
+class Ready(NamedTuple):
+    """A built model with its values, and the devices it runs on."""
+
+    built: Built
+    state: State
+    mesh: Mesh
+
+
+def of_run(run_folder: str) -> Trained:
+    """Return the model of a run folder.
+
+    Raises:
+        UserError: the folder is none, or has not come to an end.
+    """
+    folder = Path(run_folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{str(folder)!r} is no run folder: config.json is missing; expected what --workdir named"
+        )
+    if not (folder / "meta.json").is_file():
+        raise UserError(f"run {str(folder)!r} has no meta.json yet; repeat its training command first")
+    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
+    meta = json.loads((folder / "meta.json").read_text())
+    return Trained(_with_own_head(settings, str(folder)), LabelStats.from_dict(meta["labels"]))
+
+
+def of_weights(spec: str, *, needs_head: bool = True) -> Trained:
+    """Return the model of pretrained weights; their classes are numbers where they have no names.
+
+    Raises:
+        UserError: the weights are of no model jtl knows, or have no head and need one.
+    """
+    found = recognise(spec)
+    settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
+    if found.num_outputs < MIN_OUTPUTS:
+        if needs_head:
+            raise UserError(
+                f"{spec!r} has no classification head; give a run folder with --run instead, or class names "
+                f"for zero-shot classification (CLIP, SigLIP) with --classes"
+            )
+        return Trained(replace(settings, model=replace(settings.model, weights=spec)), LabelStats((), 0))
+    names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
+    stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
+    return Trained(_with_own_head(settings, spec), stats)
+
+
+def ready(settings: Config, stats: LabelStats) -> Ready:
+    """Build the model with its values, for evaluation."""
+    built = build.build(settings, stats, steps=1)
+    mesh = sharding.mesh(settings.sharding)
+    state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
+    return Ready(built, state, mesh)
+
+
+def with_names(found: Trained, names: tuple[str, ...]) -> Trained:
+    """Return the model with other names of its classes, in the order of its outputs.
+
+    Raises:
+        UserError: there are not as many as it has outputs.
+    """
+    count = len(found.stats.label_names)
+    if len(names) != count or len(set(names)) != count:
+        raise UserError(
+            f"{len(set(names))} different class names are given; expected one for each of {count} outputs"
+        )
+    return found._replace(stats=found.stats._replace(label_names=names))
+
+
+def has_names(found: Trained) -> bool:
+    """Return whether the classes have names, and are not known by their indices alone."""
+    names = found.stats.label_names
+    return names != tuple(str(index) for index in range(len(names)))
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """Return names of the 1000 classes of ImageNet-1k in the usual order (by synset), after WordNet 3.0."""
+    path = importlib.resources.files("jtl") / "assets" / "imagenet_1k.txt"
+    return tuple(path.read_text(encoding="utf-8").splitlines())
+
+
+def _with_own_head(settings: Config, spec: str) -> Config:
+    return replace(
+        settings,
+        model=replace(settings.model, weights=spec),
+        weights=replace(settings.weights, head="load", sha256=""),
+    )
