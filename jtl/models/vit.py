@@ -26,6 +26,10 @@ TI = {"dim": 192, "depth": 12, "heads": 3, "mlp_dim": 768}
 S = {"dim": 384, "depth": 12, "heads": 6, "mlp_dim": 1536}
 B = {"dim": 768, "depth": 12, "heads": 12, "mlp_dim": 3072}
 L = {"dim": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096}
+SO400M = {"dim": 1152, "depth": 27, "heads": 16, "mlp_dim": 4304}
+# OpenAI's; LAION's have gelu "exact".
+CLIP = {"has_pre_norm": True, "has_patch_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
+SIGLIP = {"pool": "map", "gelu": "tanh"}
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {"patch_px": 4, "dim": 96, "depth": 6, "heads": 3, "mlp_dim": 384},
     "ti16": {"patch_px": 16, **TI},
@@ -42,16 +46,26 @@ SIZES: dict[str, dict[str, Any]] = {
     "l32": {"patch_px": 32, **L},
     "h14": {"patch_px": 14, "dim": 1280, "depth": 32, "heads": 16, "mlp_dim": 5120},
     "g14": {"patch_px": 14, "dim": 1536, "depth": 40, "heads": 24, "mlp_dim": 4096, "mlp": "swiglu"},
+    "clip_b32": {"patch_px": 32, **B, **CLIP},
+    "clip_b16": {"patch_px": 16, **B, **CLIP},
+    "clip_l14": {"patch_px": 14, **L, **CLIP},
+    "siglip_b16": {"patch_px": 16, **B, **SIGLIP},
+    "siglip_l16": {"patch_px": 16, **L, **SIGLIP},
+    "siglip_so400m14": {"patch_px": 14, **SO400M, **SIGLIP},
 }
-DEFAULT_MLP = "gelu"
+DEFAULTS = {"mlp": "gelu", "gelu": "exact", "pool": "cls", "layer_norm_epsilon": 1e-6}
 
-# The AugReg checkpoints' own (timm 1.0.31: crop ratio 0.9, bicubic), and DINOv2's (crop ratio 1).
+# The AugReg checkpoints' own (timm 1.0.31: crop ratio 0.9, bicubic), DINOv2's and CLIP's (crop ratio 1), and
+# SigLIP's (the whole image, squashed).
 AUGREG = Preprocess((224, 224), resize_px=248)
 DINOV2 = Preprocess((518, 518), resize_px=518, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 PREPROCESS = {
     **dict.fromkeys(SIZES, AUGREG),
     "mini": Preprocess((32, 32), resize_px=32),
     **dict.fromkeys(("s14", "b14", "l14", "g14"), DINOV2),
+    **dict.fromkeys(("clip_b32", "clip_b16", "clip_l14"), Preprocess((224, 224), resize_px=224, **OPENAI)),
+    **dict.fromkeys(("siglip_b16", "siglip_l16", "siglip_so400m14"), Preprocess((224, 224), resize_px=0)),
 }
 
 # As google-research/vision_transformer begins, but for the MLP's biases: 0 instead of N(0, 1e-12). LayerScale
@@ -95,8 +109,8 @@ class Config(head.Settings):
     heads: int = 0
     mlp_dim: int = 0
     mlp: str = ""
-    gelu: str = "exact"
-    pool: str = "cls"
+    gelu: str = ""
+    pool: str = ""
     num_registers: int = 0
     has_class_token: bool = False
     is_distilled: bool = False
@@ -108,17 +122,16 @@ class Config(head.Settings):
     feature_norm: str = "tokens"
     projection_dim: int = 0
     has_unit_features: bool = False
-    layer_norm_epsilon: float = 1e-6
+    layer_norm_epsilon: float = 0.0
     dropout: float = 0.0
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
-        layers.check_choice("model.pool", self.pool, POOLS)
-        layers.check_choice("model.gelu", self.gelu, layers.GELUS)
         layers.check_choice("model.feature_norm", self.feature_norm, FEATURE_NORMS)
-        if self.mlp:
-            layers.check_choice("model.mlp", self.mlp, vit_layers.MLPS)
+        for name, known in {"pool": POOLS, "gelu": layers.GELUS, "mlp": vit_layers.MLPS}.items():
+            if getattr(self, name):
+                layers.check_choice(f"model.{name}", getattr(self, name), known)
         layers.check_fraction("model.dropout", self.dropout)
         layers.check_fraction("model.drop_path", self.drop_path)
         head.check(self)
@@ -126,7 +139,7 @@ class Config(head.Settings):
         for name in ("dim", "depth", "heads", "mlp_dim", "num_registers", "projection_dim"):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
-        if self.layer_norm_epsilon <= 0:
+        if self.layer_norm_epsilon < 0:
             raise UserError(
                 f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number"
             )
@@ -140,6 +153,7 @@ class Config(head.Settings):
 def resolve(config: Config) -> Config:
     """Return the config with every field of its size filled in, pixels as (height, width), and its tokens."""
     full = layers.fill(config, SIZES)
+    full = replace(full, **{name: value for name, value in DEFAULTS.items() if not getattr(full, name)})
     image_px = layers.pair(full.image_px)
     image_px = image_px if any(image_px) else PREPROCESS[full.size].image_px
     patch_px = layers.pair(full.patch_px)
@@ -152,7 +166,7 @@ def resolve(config: Config) -> Config:
         full,
         image_px=image_px,
         patch_px=patch_px,
-        mlp=full.mlp or DEFAULT_MLP,
+        has_patch_bias=full.has_patch_bias and SIZES[full.size].get("has_patch_bias", True),
         is_distilled=is_distilled,
         has_class_token=full.has_class_token or is_distilled or POOLS[full.pool].num_class_tokens > 0,
     )

@@ -60,13 +60,17 @@ class Block(nn.Module):
     config: Any
     drop_path: float
     train: bool
+    is_causal: bool = False
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
         """Return the tokens after attention and MLP, each a residual branch."""
         config = self.config
         y = layer_norm(config, "LayerNorm_0")(x)
-        y = Attention(config.heads, config.has_qkv_bias, name="MultiHeadDotProductAttention_1")(y, y)
+        attention = Attention(
+            config.heads, config.has_qkv_bias, self.is_causal, name="MultiHeadDotProductAttention_1"
+        )
+        y = attention(y, y)
         y = nn.Dropout(config.dropout, deterministic=not self.train)(y)
         x = x + self._branch(y, "LayerScale_1")
         y = layer_norm(config, "LayerNorm_2")(x)
@@ -80,10 +84,14 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `queries` to `values`; the softmax is float32 in any compute dtype."""
+    """Multi-head attention of `queries` to `values`; the softmax is float32 in any compute dtype.
+
+    Where `is_causal`, a token attends to itself and to those before it.
+    """
 
     heads: int
     has_bias: bool
+    is_causal: bool = False
 
     @nn.compact
     def __call__(self, queries: Tokens, values: Float[Array, "batch sources dim"]) -> Tokens:
@@ -102,7 +110,7 @@ class Attention(nn.Module):
             project(name="key")(values),
             project(name="value")(values),
         )
-        mixed = jax.nn.dot_product_attention(query, key, value)
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.is_causal)
         return project(features=dim, axis=(-2, -1), use_bias=True, name="out")(mixed)
 
 

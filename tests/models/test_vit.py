@@ -125,7 +125,7 @@ def test_explicit_fields_override_the_sizes() -> None:
         ({"dropout": -0.1}, "model.dropout is -0.1; expected"),
         ({"depth": -1}, "model.depth is -1; expected 0 or more"),
         ({"patch_px": (0, 4)}, r"model.patch_px is \(0, 4\); expected pixels"),
-        ({"layer_norm_epsilon": 0.0}, "model.layer_norm_epsilon is 0.0; expected a small positive number"),
+        ({"layer_norm_epsilon": -1.0}, "model.layer_norm_epsilon is -1.0; expected a small positive number"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:

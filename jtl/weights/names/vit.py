@@ -159,7 +159,7 @@ BIG_VISION = Origin(
 
 def grid(config: vit.Config) -> Grid:
     """Return what the model's position embedding is a table of."""
-    return Grid(int(config.pool == "cls"), *vit.grid(config))
+    return Grid(vit.num_class_tokens(config), *vit.grid(config))
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], str] | None:
