@@ -132,10 +132,7 @@ class Mlp(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """A dense layer of twice the width, SiLU of the first half times the second, and a dense layer back.
-
-    `gelu` is not read: the fields are those of `Mlp`.
-    """
+    """SiLU of one dense layer times another, and a dense layer back; `gelu` is there as `Mlp` has it."""
 
     width: int
     gelu: str
@@ -145,10 +142,10 @@ class SwiGlu(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
         """Return each token's own transformation."""
-        y = layers.dense(2 * self.width, dtype=x.dtype, name="Dense_0")(x)
-        gate, value = jnp.split(y, 2, axis=-1)
-        y = nn.Dropout(self.dropout, deterministic=not self.train)(jax.nn.silu(gate) * value)
-        y = layers.dense(x.shape[-1], dtype=x.dtype, name="Dense_1")(y)
+        gate = layers.dense(self.width, dtype=x.dtype, name="gate")(x)
+        y = jax.nn.silu(gate) * layers.dense(self.width, dtype=x.dtype, name="up")(x)
+        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
+        y = layers.dense(x.shape[-1], dtype=x.dtype, name="down")(y)
         return nn.Dropout(self.dropout, deterministic=not self.train)(y)
 
 
