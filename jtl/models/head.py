@@ -173,8 +173,10 @@ def _conv(config: Settings, activations: Array, grid: TokenGrid | None, name: st
             f"model.adapter is 'conv' on a layer of shape {activations.shape}; expected a map or a grid of "
             f"tokens: set model.adapter='mlp', or other model.features"
         )
-    declared = {"kernel_init": layers.declared, "bias_init": layers.declared}
-    x = nn.Conv(config.adapter_width, (3, 3), name=name, **declared)(x)
+    convolve = nn.Conv(
+        config.adapter_width, (3, 3), kernel_init=layers.declared, bias_init=layers.declared, name=name
+    )
+    x = convolve(x)
     return jnp.mean(layers.ACTIVATIONS[config.head_activation](x), (1, 2))
 
 
