@@ -59,12 +59,14 @@ DEFAULTS = {"mlp": "gelu", "gelu": "exact", "pool": "cls", "layer_norm_epsilon":
 # SigLIP's (the whole image, squashed).
 AUGREG = Preprocess((224, 224), resize_px=248)
 DINOV2 = Preprocess((518, 518), resize_px=518, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+OPENAI = Preprocess(
+    (224, 224), 224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+)
 PREPROCESS = {
     **dict.fromkeys(SIZES, AUGREG),
     "mini": Preprocess((32, 32), resize_px=32),
     **dict.fromkeys(("s14", "b14", "l14", "g14"), DINOV2),
-    **dict.fromkeys(("clip_b32", "clip_b16", "clip_l14"), Preprocess((224, 224), resize_px=224, **OPENAI)),
+    **dict.fromkeys(("clip_b32", "clip_b16", "clip_l14"), OPENAI),
     **dict.fromkeys(("siglip_b16", "siglip_l16", "siglip_so400m14"), Preprocess((224, 224), resize_px=0)),
 }
 
