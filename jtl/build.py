@@ -19,10 +19,9 @@ from jtl.state import State
 from jtl.step import Parts
 from jtl.strategies import STRATEGIES, Context
 from jtl.tasks import TASKS, LabelStats
-from jtl.weights.contract import Loaded
+from jtl.weights.contract import NO_WEIGHTS, Loaded
 from jtl.weights.load import load
 
-NO_WEIGHTS = "none"
 SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
 DEFAULT_CHANNELS = 3
 

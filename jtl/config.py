@@ -26,6 +26,8 @@ from jtl.sharding import Config as Sharding
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
 from jtl.weights import Config as Weights
+from jtl.weights.contract import NO_WEIGHTS
+from jtl.weights.recognise import recognise
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Config:
     baseline: bool = False
 
 
+AUTO = "auto"
 CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "model": ("vit", MODELS),
     "data": ("image_folder", SOURCES),
@@ -127,6 +130,8 @@ RESUMABLE = (
 def read(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
 
+    Model "auto" is the one its weights are of: they are fetched and looked at.
+
     Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's
     type.
 
@@ -134,7 +139,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
     values = _to_dict(_load(spec))
-    return from_dict(_overridden(values, overrides))
+    return from_dict(_recognised(_overridden(values, overrides)))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -244,6 +249,21 @@ def _overridden(values: dict[str, Any], overrides: Sequence[tuple[str, str]]) ->
     for name, value in overrides:
         _override(values, name, value)
     return values
+
+
+def _recognised(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values with model "auto" replaced by the family and settings that its weights are of."""
+    model = values.get("model")
+    if not isinstance(model, Mapping) or model.get("name") != AUTO:
+        return values
+    spec = str(model.get("weights", NO_WEIGHTS))
+    if spec == NO_WEIGHTS:
+        raise UserError(
+            f"model.name is {AUTO!r} and model.weights {spec!r}; expected weights to tell the family from, "
+            f"or a name: {', '.join(MODELS)}"
+        )
+    found = recognise(spec, _section(Weights, values.get("weights", {}), "weights"))
+    return {**values, "model": {**found.config_fields, **model, "name": found.family}}
 
 
 def _override(values: dict[str, Any], name: str, value: str) -> None:

@@ -27,6 +27,7 @@ from jtl.runtime import StopRequest
 from jtl.state import State
 from jtl.step import make_eval_step
 from jtl.tasks import LabelStats
+from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import write_run_weights
 
 
@@ -53,7 +54,7 @@ def run(settings: Config, folder: Path) -> dict[str, Any]:
     result = _finished(settings, folder, live) or _train(settings, folder, live)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    scratch = replace(settings, baseline=False, model=replace(settings.model, weights=build.NO_WEIGHTS))
+    scratch = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
     other = run(scratch, folder / "scratch")
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}

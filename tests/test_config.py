@@ -12,6 +12,8 @@ SMOKE = "configs/smoke.py"
 @pytest.mark.parametrize(
     "spec",
     [
+        "configs/ft.py",
+        "configs/ft.py:embedded://vit_mini",
         "configs/vit_ft.py",
         "configs/vit_ft.py:ti16",
         "configs/vit_ft.py:b16",
@@ -131,3 +133,30 @@ def test_config_file_with_a_fault_of_its_own_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     with pytest.raises(UserError, match=r"broken.py' cannot be read: ModuleNotFoundError"):
         config.read(str(tmp_path / "broken.py"))
+
+
+def test_model_auto_is_the_one_its_weights_are_of() -> None:
+    read = config.read("configs/ft.py", [("model.image_px", "28"), ("optim.learning_rate", "1e-4")])
+    assert (read.model.name, read.model.size, read.model.depth) == ("vit", "mini", 6)
+    assert read.model.weights == "embedded://vit_mini"
+    assert read.model.image_px == 28
+
+
+def test_model_auto_keeps_what_is_set_and_another_name_turns_it_off() -> None:
+    read = config.read("configs/ft.py", [("model.name", "resnet"), ("model.size", "18")])
+    assert read.model.name == "resnet"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([("model.weights", "none")], "model.name is 'auto' and model.weights 'none'"),
+        ([("model.weights", "nothing.safetensors")], "weights 'nothing.safetensors' are not there"),
+        ([("model.sise", "b16")], "unknown config key model.sise; nearest: 'size'"),
+    ],
+)
+def test_model_auto_without_weights_to_tell_from_is_refused(
+    overrides: list[tuple[str, str]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        config.read("configs/ft.py", overrides)

@@ -14,6 +14,8 @@ from jtl.weights.report import LoadReport
 
 HEADS = ("new", "load", "map")
 AUTO = "auto"
+# The spec of a model that starts from random values.
+NO_WEIGHTS = "none"
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Config:
     source's rows for the classes in `label_map` and keeps fresh ones for the others. `label_map` takes a new
     class (name or index) to a source class (index, or name where the source carries names): a mapping, or the
     path of a .json object or of a .csv file with two columns. `position_embedding` resamples to another grid:
-    "bicubic" as timm (antialiased), "bilinear" as vit_jax (align-corners), "auto" as the library the names
-    come from. `channels`: "auto" sums the first convolution's input channels for one channel, and else
+    "bicubic" as timm (antialiased), "bicubic_plain" as transformers (not antialiased), "bilinear" as vit_jax
+    (align-corners), "auto" as the library the names come from. `channels`: "auto" sums the first convolution's input channels for one channel, and else
     repeats and rescales them; "strict" refuses other numbers of channels. `sha256` is the expected checksum
     of the file, "" for any. `cache_dir` holds downloads; "" is $JTL_CACHE or ~/.cache/jtl.
     """
@@ -70,7 +72,8 @@ class TensorFile(NamedTuple):
     """An open file of named tensors, in the file's order; `format` says what its content is, for people.
 
     `label_names` and `preprocess` are what the file knows of its own classes and inputs; `family` and
-    `config_fields` where it says which model it belongs to (a run folder).
+    `config_fields` where it says which model it belongs to (a run folder). `stated` are the settings that a
+    config.json beside it gives, by family: of CLIP's it gives those of two.
     """
 
     path: Path
@@ -80,6 +83,7 @@ class TensorFile(NamedTuple):
     preprocess: Preprocess | None = None
     family: str = ""
     config_fields: Mapping[str, Any] = {}
+    stated: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Op(NamedTuple):
@@ -110,10 +114,16 @@ class LeftOut(NamedTuple):
     of_head: bool = False
 
 
+def any_file(tensors: Mapping[str, Any]) -> bool:
+    """Return True: the names alone say whether a file is of an origin."""
+    return True
+
+
 class Origin(NamedTuple):
     """How one library names the tensors of one family.
 
     `prefix` is optional in front of every name. `position_embedding` is the resampling that library uses.
+    `is_of(tensors)` is whether tensors of these shapes can be of this origin, where names do not tell it.
     """
 
     title: str
@@ -121,6 +131,7 @@ class Origin(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
     prefix: str = ""
     position_embedding: str = "bicubic"
+    is_of: Callable[[Mapping[str, Any]], bool] = any_file
 
 
 class Grid(NamedTuple):
