@@ -201,3 +201,43 @@ def test_bug_shows_its_traceback_and_exits_1() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert shown.returncode == 1
     assert "ZeroDivisionError" in shown.stderr
+
+
+def test_weights_verbs_list_inspect_and_convert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["weights", "list", "--json"])
+    assert not stop.value.code
+    names = [each["name"] for each in json.loads(capsys.readouterr().out)["weights"]]
+    assert "vit_tiny_patch16_224.augreg_in21k_ft_in1k" in names
+    out = tmp_path / "mini.safetensors"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["weights", "convert", "embedded://vit_mini", "--to", "safetensors-timm", "--out", str(out)])
+    assert not stop.value.code
+    assert "timm names" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["weights", "inspect", str(out), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["origin"], found["model"]["name"]) == ("timm", "vit")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("weights", "convert", "embedded://vit_mini", "--to", "pickle", "--out", "x"), "--to is 'pickle'"),
+        (("weights", "inspect", "embedded://vit_mino"), "nearest: 'vit_mini'"),
+        (("weights", "inspect", "embedded://vit_mini", "--config.a.b=1"), "reads no configuration"),
+        (("predict", "--weights", "embedded://vit_mini", "nowhere.png"), "image 'nowhere.png' is not there"),
+        (
+            ("features", "--weights", "embedded://vit_mini", "--data", "nowhere", "--out", "x.npz"),
+            "data 'nowhere' is not there",
+        ),
+        (("weights", "verify", "embedded://vit_mini", "--against", "nowhere"), "data 'nowhere' is not there"),
+    ],
+)
+def test_bad_requests_of_the_weights_verbs_are_one_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    code, line = _run(capsys, *words)
+    assert code == 2
+    assert line.startswith("jtl: error: ")
+    assert message in line
