@@ -4,10 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jtl.errors import UserError
 from jtl.models import cifar_resnet, resnet
 from jtl.weights.contract import FamilyNames, Origin, Row
-from jtl.weights.names import rows
+from jtl.weights.names import hub_config, rows
 
 INPUT_KERNEL = "params/conv_root/kernel"
 IMAGENET_ROOT_PX, DEEP_ROOT_PX, CIFAR_ROOT_PX = 7, 3, 3
@@ -103,15 +102,11 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
         UserError: it describes a ResNet that jtl has not got.
     """
     if values.get("model_type") == "resnet":
-        for name, expected in (("hidden_act", "relu"), ("downsample_in_first_stage", False)):
-            if values.get(name, expected) != expected:
-                raise UserError(
-                    f"config.json has {name} {values[name]!r}; jtl has ResNets with {expected!r} only"
-                )
+        expected = {"hidden_act": "relu", "downsample_in_first_stage": False}
+        hub_config.refuse_others(values, expected, "ResNets")
         return {"is_v1": True} if values.get("downsample_in_bottleneck", False) else {}
-    if TIMM_ARCHITECTURE.fullmatch(str(values.get("architecture", ""))):
-        return {}
-    return None
+    is_known = TIMM_ARCHITECTURE.fullmatch(str(values.get("architecture", "")))
+    return hub_config.timm_image_px(values) if is_known else None
 
 
 def recognise_imagenet(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], str] | None:

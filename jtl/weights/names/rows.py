@@ -86,6 +86,12 @@ def _by_leaf(arrays: Arrays) -> np.ndarray:
     return _as_conv(arrays) if arrays[0].ndim == 4 else _as_dense(arrays)
 
 
+def _kernel_of_1x1(array: np.ndarray) -> np.ndarray:
+    if array.shape[:-2] != (1, 1):
+        raise ValueError(f"{array.shape} is no 1x1 convolution")
+    return array.reshape(array.shape[-2:])
+
+
 def _last_dim(array: np.ndarray) -> np.ndarray:
     if array.shape[:-1] != (1, 1, 1):
         raise ValueError(f"{array.shape} is no vector with three leading dims")
@@ -97,6 +103,8 @@ def _last_dim(array: np.ndarray) -> np.ndarray:
 POINTWISE_DENSE = Op(_pointwise, _as_dense)
 POINTWISE_CONV = Op(_pointwise, _as_conv)
 POINTWISE = Op(_pointwise, _by_leaf)
+# A dense layer kept as a 1x1 convolution in Flax's layout.
+FLAX_CONV = Op(lambda array, shapes: (_kernel_of_1x1(array),), lambda arrays: arrays[0][None, None])
 # A vector kept as [1, 1, 1, dim].
 VECTOR = Op(lambda array, shapes: (_last_dim(array),), lambda arrays: arrays[0][None, None, None])
 # Keras keeps depthwise kernels [height, width, channels, 1], Flax [height, width, 1, channels].
