@@ -40,6 +40,7 @@ ORDER = (
 )
 ROW = {unit: row for row, units in enumerate(ORDER) for unit in units}
 HEAVY = {
+    "h5py",
     "huggingface_hub",
     "matplotlib",
     "pyarrow",
@@ -47,6 +48,7 @@ HEAVY = {
     "tensorboardX",
     "tensorflow",
     "tensorflow_datasets",
+    "tensorstore",
 }
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "manager", "misc", "common"}
 REGISTRIES = ("MODELS", "TASKS", "STRATEGIES", "SOURCES")
@@ -203,7 +205,9 @@ def registry_names() -> set[str]:
 
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [re.split(r"[<>=~;\[ ]", line)[0] for line in project["dependencies"]]
+    # What an import that fails tells the user to install.
+    lines = [*project["dependencies"], *project["optional-dependencies"]["keras"]]
+    names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
     return {name.lower().replace("_", "-") for name in names}
 
 

@@ -2,22 +2,18 @@
 
 import importlib.resources
 import os
-import re
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
-from jtl.weights import catalogue
+from jtl.weights import catalogue, hugging_face
 from jtl.weights.contract import Config
-from jtl.weights.download import Cached, download, sha256_of
-from jtl.weights.open import weights_path
+from jtl.weights.download import Cached, download
+from jtl.weights.open import digest
 
 GOOGLE_STORAGE = "https://storage.googleapis.com"
-HUGGING_FACE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[^@]+))?(@(?P<revision>[\w./-]+))?")
-# What repositories call their weights, the safer format first.
-HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Resolved(NamedTuple):
@@ -62,7 +58,7 @@ def _local(rest: str, settings: Config) -> Cached:
             f"weights {rest!r} are not there{hint}; expected a file, a run folder, hf://…, https://…, gs://… "
             f"or none"
         )
-    return Cached(path, sha256_of(weights_path(path)))
+    return Cached(path, digest(path))
 
 
 def _embedded(rest: str, settings: Config) -> Cached:
@@ -74,7 +70,7 @@ def _embedded(rest: str, settings: Config) -> Cached:
         raise UserError(
             f"weights 'embedded://{rest}' are not among those jtl ships; nearest: {nearest(rest, known)}"
         )
-    return Cached(assets / rest, sha256_of(weights_path(assets / rest)))
+    return Cached(assets / rest, digest(assets / rest))
 
 
 def _https(rest: str, settings: Config) -> Cached:
@@ -90,40 +86,6 @@ def _google_storage(rest: str, settings: Config) -> Cached:
     return download(f"{base}/{urllib.parse.quote(rest)}", _cache_dir(settings), settings.sha256)
 
 
-def _hugging_face(rest: str, settings: Config) -> Cached:
-    # Imported here: it costs a third of a second, which `jtl --help` has not got.
-    from huggingface_hub import constants, errors, hf_hub_download
-
-    match = HUGGING_FACE.fullmatch(rest)
-    if match is None:
-        raise UserError(f"weights 'hf://{rest}': expected hf://org/name, hf://org/name/file or …@revision")
-    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-    repo, revision = match["repo"], match["revision"] or "main"
-    files = (match["file"],) if match["file"] else HUGGING_FACE_FILES
-    cache = Path(settings.cache_dir).expanduser() / "hub" if settings.cache_dir else None
-    for file in files:
-        try:
-            path = hf_hub_download(repo, file, revision=revision, cache_dir=cache, endpoint=endpoint)
-            return Cached(Path(path), sha256_of(Path(path)))
-        except errors.LocalEntryNotFoundError as error:
-            raise UserError(
-                f"weights 'hf://{rest}' are not in the hub's cache, and the hub cannot be reached; download "
-                f"{endpoint}/{repo}/resolve/{revision}/{file} where there is network and give its path"
-            ) from error
-        except errors.EntryNotFoundError:
-            continue
-        except errors.GatedRepoError as error:
-            raise UserError(
-                f"weights 'hf://{rest}': {repo} is gated; accept its terms and log in (hf auth login)"
-            ) from error
-        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-            line = str(error).strip().partition("\n")[0]
-            raise UserError(f"weights 'hf://{rest}' cannot be had from {endpoint}: {line}") from error
-    raise UserError(
-        f"{repo} at {revision!r} has no {' and no '.join(files)}; name its file: hf://{repo}/FILE"
-    )
-
-
 def _cache_dir(settings: Config) -> Path:
     folder = settings.cache_dir or os.environ.get("JTL_CACHE") or "~/.cache/jtl"
     return Path(folder).expanduser()
@@ -132,7 +94,7 @@ def _cache_dir(settings: Config) -> Path:
 SCHEMES: dict[str, Callable[[str, Config], Cached]] = {
     "": _local,
     "embedded": _embedded,
-    "hf": _hugging_face,
+    "hf": hugging_face.resolve,
     "https": _https,
     "http": _http,
     "gs": _google_storage,

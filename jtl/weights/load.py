@@ -12,7 +12,7 @@ from jtl.weights import FAMILIES, hub, plan, problems
 from jtl.weights.contract import Config, Grid, Loaded, TensorFile
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
-from jtl.weights.recognise import origins_of
+from jtl.weights.recognise import of_family, origins_of
 from jtl.weights.report import LoadReport
 
 
@@ -68,7 +68,7 @@ def _read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> di
     """
     filled: dict[str, np.ndarray] = {}
     for name, fill in planned.fills.items():
-        array = file.tensors[name].read().astype(np.float32)
+        array = file.tensors[name].read().astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             raise UserError(
                 f"tensor {name!r} of {str(file.path)!r} holds {int((~np.isfinite(array)).sum())} values that "
@@ -84,7 +84,7 @@ def _read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> di
 
 
 def _source_grid(file: TensorFile, family: str) -> Grid | None:
-    """Return the grid of the model that a run folder describes."""
-    if file.family != family:
-        return None
-    return FAMILIES[family].grid(MODELS[family].Config(**file.config_fields))
+    """Return the grid of the model that a run folder or a config.json describes."""
+    is_described = file.family == family or family in file.stated
+    found = of_family(file, family) if is_described else None
+    return None if found is None else FAMILIES[family].grid(MODELS[family].Config(**found.config_fields))

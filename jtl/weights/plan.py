@@ -13,7 +13,10 @@ from jtl.weights.head import PREFIX, HeadPlan, plan_head
 from jtl.weights.names.assign import Assigned, Assignment, target_shapes
 from jtl.weights.report import LEFT_OUT, LOADED, NEW, RESAMPLED, ReportRow
 
-FLOATS = ("float32", "float16", "bfloat16", "float64")
+FLOATS = (
+    *("float32", "float16", "bfloat16", "float64"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+)
 
 
 class Target(NamedTuple):

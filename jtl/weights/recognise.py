@@ -1,10 +1,14 @@
-"""What a file of weights looks like, from its names and shapes alone."""
+"""What a file of weights looks like, from its names and shapes, and from the config.json beside them."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from jtl import tree
 from jtl.errors import UserError
+from jtl.models import MODELS
 from jtl.weights import FAMILIES, hub
 from jtl.weights.contract import Config, Origin, Recognised, TensorFile
+from jtl.weights.head import PREFIX
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
 from jtl.weights.report import shorten
@@ -34,24 +38,44 @@ def described(file: TensorFile, spec: str) -> Recognised:
             f"{spec!r} looks like no model jtl knows; it holds {len(file.tensors)} tensors: "
             f"{shorten(file.tensors, 6)}; known families: {', '.join(FAMILIES)}"
         )
-    return recognised._replace(label_names=file.label_names)
+    return recognised._replace(label_names=file.label_names if recognised.num_outputs else None)
 
 
 def of_file(file: TensorFile) -> Recognised | None:
-    """Return which model an open file is for; None where no family knows its names."""
+    """Return which model an open file is for; None where no family knows its names.
+
+    Raises:
+        UserError: the config.json beside it is of another model.
+    """
+    families = [file.family] if file.family in FAMILIES else file.stated or FAMILIES
     candidates = [
-        recognised
-        for family in ([file.family] if file.family in FAMILIES else FAMILIES)
-        if (recognised := _as_family(file, family)) is not None
+        recognised for family in families if (recognised := _as_family(file, family)) is not None
     ]
     return max(candidates, key=lambda each: each[0])[1] if candidates else None
 
 
+def of_family(file: TensorFile, family: str) -> Recognised | None:
+    """Return what an open file is as a model of that family; None where the family does not know its names.
+
+    Raises:
+        UserError: the config.json beside it is of another model.
+    """
+    found = _as_family(file, family)
+    return None if found is None else found[1]
+
+
 def origins_of(file: TensorFile, family: str) -> Mapping[str, Origin]:
-    """Return the origins a file's names may be of; jtl's own files name every leaf as the model does."""
+    """Return the origins a file's names may be of; jtl's own files name every leaf as the model does.
+
+    Some of them without "params/": flat archives and trees of parameters alone lose it when they are opened.
+    """
     if all(name.startswith(OWN_PREFIXES) for name in file.tensors):
         return {"jtl": assign.own_origin(file.tensors)}
-    return FAMILIES[family].origins
+    origins = FAMILIES[family].origins
+    is_bare = FAMILIES[family].input_kernel.removeprefix(OWN_PREFIXES[0]) in file.tensors
+    if is_bare and all(assign.assign(each, file.tensors).unknown for each in origins.values()):
+        return {**origins, "jtl": assign.own_origin(file.tensors, OWN_PREFIXES[0])}
+    return origins
 
 
 def _as_family(file: TensorFile, family: str) -> tuple[int, Recognised] | None:
@@ -69,5 +93,55 @@ def _as_family(file: TensorFile, family: str) -> tuple[int, Recognised] | None:
     heads = [shapes[name] for name in ("params/head/kernel", "params/head/out/kernel") if name in shapes]
     num_outputs = heads[0][-1] if heads else 0
     title = f"{title} with {num_outputs or 'no'} outputs and {origins[key].title}"
-    fields = dict(file.config_fields) or fields
+    if file.family == family:
+        fields = dict(file.config_fields)
+    elif family in file.stated:
+        fields = _stated(file, family, fields, assignment, num_outputs)
     return len(assignment.filled), Recognised(family, fields, num_outputs, key, title)
+
+
+def _stated(
+    file: TensorFile, family: str, told: Mapping[str, Any], assignment: assign.Assignment, num_outputs: int
+) -> dict[str, Any]:
+    """Return the settings the tensors tell, with those that config.json states in their place.
+
+    Raises:
+        UserError: the two contradict each other.
+    """
+    stated = file.stated[family]
+    fields = {**told, **stated}
+    where = f"config.json in {str(file.path.parent)!r}"
+    cure = "get both again, of one version, or give the file of weights itself"
+    num_labels = len(file.label_names or ())
+    if num_labels and num_outputs and num_labels != num_outputs:
+        raise UserError(
+            f"{where} names {num_labels} classes, and the weights have {num_outputs} outputs; {cure}"
+        )
+    config = MODELS[family].resolve(MODELS[family].Config(**fields))
+    of_tensors = {**MODELS[family].sizes.get(told.get("size", ""), {}), **told}
+    differing = [
+        name
+        for name, value in of_tensors.items()
+        if name in stated and getattr(config, name) not in (value, (value, value))
+    ]
+    # What shapes cannot tell, such as the number of heads, may differ.
+    if differing and not _fits(file, family, config, assignment, num_outputs):
+        says = ", ".join(f"{name}={stated[name]!r}" for name in differing)
+        found = ", ".join(f"{name}={of_tensors[name]!r}" for name in differing)
+        raise UserError(f"{where} says {says}, and the tensors beside it are of {found}; {cure}")
+    return fields
+
+
+def _fits(
+    file: TensorFile, family: str, config: Any, assignment: assign.Assignment, num_outputs: int
+) -> bool:
+    """Return whether the file's tensors have the shapes of this model's leaves, and fill all of its body."""
+    params, model_state = MODELS[family].build(config, num_outputs).shapes()
+    leaves = tree.flatten({"params": params, "model_state": model_state})
+    for name, (row, targets) in assignment.filled.items():
+        expected = tuple(tuple(leaves[target].shape) for target in targets if target in leaves)
+        is_known = len(expected) == len(targets)
+        if not is_known or assign.target_shapes(row, file.tensors[name].shape, expected) != expected:
+            return False
+    filled = {target for each in assignment.filled.values() for target in each.targets}
+    return all(name in filled or name.startswith(PREFIX) for name in leaves)

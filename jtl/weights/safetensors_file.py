@@ -1,9 +1,15 @@
-"""Reading safetensors through its library, which checks the header; tensors are read one by one."""
+"""Reading safetensors: the library checks the header, and tensors are read from their places one by one.
+
+Not through the library's own map of the file: the pages it touches would stay beside the tensors made of
+them, and numpy has no name for 8-bit floats.
+"""
 
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -11,14 +17,26 @@ from jtl.errors import UserError
 from jtl.weights.contract import Tensor, TensorFile
 
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000
-DTYPES = {
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F64": "float64",
-    "I64": "int64",
-    "BOOL": "bool",
+# 100,000 tensors; the library allows 100 MB, of which JSON makes a gigabyte of objects.
+MAX_HEADER_BYTES = 16_000_000
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
 }
 
 
@@ -29,50 +47,65 @@ def open_safetensors(path: Path) -> TensorFile:
         UserError: its header does not describe its content.
     """
     try:
-        # The numpy reader keeps the file mapped; closing it would cost a new map for every tensor.
-        handle = safe_open(path, framework="np")
-        names = handle.keys()
-        slices = {name: handle.get_slice(name) for name in names}
-        tensors = {
-            name: Tensor(
-                tuple(part.get_shape()),
-                _dtype(part.get_dtype()),
-                partial(_read, path, handle, name),
+        if _header_bytes(path) > MAX_HEADER_BYTES:
+            raise UserError(
+                f"{str(path)!r} is no sound safetensors file: its header should take {_header_bytes(path)} "
+                f"bytes; expected at most {MAX_HEADER_BYTES}"
             )
-            for name, part in slices.items()
-        }
-    except (SafetensorError, OSError) as error:
+        # The library refuses offsets that overlap, leave holes, or do not fit the shapes or the file.
+        with safe_open(path, framework="np") as handle:
+            names = handle.keys()
+        header = _header(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{str(path)!r} is no sound safetensors file: {_fault(path)} ({error}); get it again"
         ) from error
-    return TensorFile(path, "safetensors", tensors)
+    start = LENGTH_BYTES + _header_bytes(path)
+    return TensorFile(path, "safetensors", {name: _tensor(path, name, header[name], start) for name in names})
 
 
-def _read(path: Path, handle: safe_open, name: str) -> np.ndarray:
-    try:
-        return handle.get_tensor(name)
-    except (SafetensorError, TypeError, AttributeError) as error:
-        raise UserError(f"tensor {name!r} of {str(path)!r} cannot be read: {error}") from error
+def _tensor(path: Path, name: str, entry: dict[str, Any], start: int) -> Tensor:
+    shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"])
+    offset = start + entry["data_offsets"][0]
+    read = partial(_read, path, name, shape, entry["dtype"], offset)
+    return Tensor(shape, entry["dtype"] if dtype is None else dtype.name, read)
 
 
-def _dtype(name: str | None) -> str:
-    """Return numpy's name of a dtype where it is one of those weights are kept in, else the file's."""
-    return DTYPES.get(str(name), str(name))
+def _read(path: Path, name: str, shape: tuple[int, ...], dtype: str, offset: int) -> np.ndarray:
+    if dtype not in DTYPES:
+        raise UserError(
+            f"tensor {name!r} of {str(path)!r} is {dtype}, which is not read; expected one of "
+            f"{', '.join(DTYPES)}"
+        )
+    count = int(np.prod(shape, dtype=np.int64))
+    array = np.fromfile(path, DTYPES[dtype], count, offset=offset)
+    if array.size != count:
+        raise UserError(f"tensor {name!r} of {str(path)!r} is cut: the file has changed; repeat")
+    return array.reshape(shape)
+
+
+def _header_bytes(path: Path) -> int:
+    with path.open("rb") as stream:
+        return int.from_bytes(stream.read(LENGTH_BYTES), "little")
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        return json.loads(stream.read(LENGTH_BYTES + _header_bytes(path))[LENGTH_BYTES:])
 
 
 def _fault(path: Path) -> str:
     """Return what is wrong with a file that the library refused, from the sizes its header promises."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-        if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
-            return f"it has {size} bytes and its header should take {length}"
-        try:
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            expected = LENGTH_BYTES + length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
-            return "its header is not the JSON it should be"
+    size, length = path.stat().st_size, _header_bytes(path)
+    if size < LENGTH_BYTES or length > size - LENGTH_BYTES:
+        return f"it has {size} bytes and its header should take {length}"
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in _header(path).items() if name != "__metadata__"]
+        expected = LENGTH_BYTES + length + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        return "its header is not the JSON it should be"
     if expected != size:
         return f"it has {size} bytes and its header promises {expected}"
     return "its header contradicts itself"

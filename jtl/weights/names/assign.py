@@ -1,7 +1,7 @@
 """Finding, for every tensor of a file, the one row of a table that says where it goes."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,19 +55,21 @@ def assign(origin: Origin, names: Iterable[str]) -> Assignment:
     return Assignment(filled, left_out, tuple(unknown))
 
 
-def best_origin(origins: Mapping[str, Origin], names: Iterable[str]) -> tuple[str, Assignment] | None:
-    """Return the origin that knows most of the names, and where they go; None where none knows enough."""
-    names = tuple(names)
-    assignments = {key: assign(origin, names) for key, origin in origins.items()}
+def best_origin(origins: Mapping[str, Origin], tensors: Mapping[str, Any]) -> tuple[str, Assignment] | None:
+    """Return the origin that knows most of the names, and where they go; None where none knows enough.
+
+    `tensors` are anything with shapes, by name.
+    """
+    assignments = {key: assign(origin, tensors) for key, origin in origins.items() if origin.is_of(tensors)}
     key = min(assignments, key=lambda each: len(assignments[each].unknown))
-    if len(assignments[key].unknown) > (1 - MIN_COVERAGE) * len(names):
+    if len(assignments[key].unknown) > (1 - MIN_COVERAGE) * len(tensors):
         return None
     return key, assignments[key]
 
 
-def own_origin(targets: Iterable[str]) -> Origin:
-    """Return the origin of jtl's own files: every leaf under its own name."""
-    return Origin("jtl names", tuple(Row(name, (name,), ops.SAME) for name in targets))
+def own_origin(names: Iterable[str], missing: str = "") -> Origin:
+    """Return the origin of jtl's own files: every leaf under its own name, or without a prefix of it."""
+    return Origin("jtl names", tuple(Row(name, (f"{missing}{name}",), ops.SAME) for name in names))
 
 
 def model_shapes(filled: Mapping[str, Assigned], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
