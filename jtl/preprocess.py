@@ -10,8 +10,9 @@ class Preprocess:
     """Evaluation pre-processing, timm's convention: resize the short side, crop the centre, normalise.
 
     `image_px` is (height, width) after the crop. `resize_px` is the short side before the crop for a square
-    input; 0 resizes straight to `image_px` without keeping the aspect ratio. `mean` and `std`, one per
-    channel, apply to values scaled to [0, 1]; their number is the number of channels.
+    input; 0 resizes straight to `image_px` without keeping the aspect ratio, and with `is_squashed` neither
+    is it kept before the crop: a square input comes out of `resize_px` x `resize_px`. `mean` and `std`, one
+    per channel, apply to values scaled to [0, 1]; their number is the number of channels.
     """
 
     image_px: tuple[int, int] = (224, 224)
@@ -19,6 +20,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
+    is_squashed: bool = False
 
     @property
     def num_channels(self) -> int:
@@ -32,7 +34,8 @@ class Preprocess:
         'short side to 256 px (bicubic), centre 224x224, mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)'
         """
         height, width = self.image_px
-        resized = f"short side to {self.resize_px} px ({self.interpolation}), centre {height}x{width}"
+        sides = "both sides" if self.is_squashed else "short side"
+        resized = f"{sides} to {self.resize_px} px ({self.interpolation}), centre {height}x{width}"
         squashed = f"resized to {height}x{width} ({self.interpolation})"
         return f"{resized if self.resize_px else squashed}, mean {self.mean}, std {self.std}"
 

@@ -117,7 +117,8 @@ def eval_transform(preprocess: Preprocess) -> EvalTransform:
     """Return the transform `image → input` of evaluation: resize, then centre crop.
 
     A square input follows torchvision's `Resize(resize_px)`, `CenterCrop`. For another, both sides scale by
-    `resize_px / min(image_px)` and the image is resized to just cover that, as timm's `ResizeKeepRatio` does.
+    `resize_px / min(image_px)` and the image is resized to just cover that, as timm's `ResizeKeepRatio` does;
+    a squashed one is resized to just that, whatever its own shape.
     """
     _check(preprocess)
     return _Eval(preprocess)
@@ -244,10 +245,12 @@ def _resized_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, i
     (height, width), resize_px = size, preprocess.resize_px
     if resize_px == 0:
         return preprocess.image_px
+    cover_height, cover_width = (side * resize_px // min(preprocess.image_px) for side in preprocess.image_px)
+    if preprocess.is_squashed:
+        return cover_height, cover_width
     if preprocess.image_px[0] == preprocess.image_px[1]:
         short = min(height, width)
         return int(resize_px * height / short), int(resize_px * width / short)
-    cover_height, cover_width = (side * resize_px // min(preprocess.image_px) for side in preprocess.image_px)
     ratio = min(height / cover_height, width / cover_width)
     return round(height / ratio), round(width / ratio)
 

@@ -169,6 +169,17 @@ def test_resize_px_zero_squashes() -> None:
     np.testing.assert_array_equal(found, np.asarray(expected))
 
 
+@pytest.mark.parametrize(("image_px", "resized"), [((16, 16), (20, 20)), ((16, 32), (20, 40))])
+def test_squashed_input_is_the_centre_of_an_image_resized_whatever_its_shape(
+    image_px: tuple[int, int], resized: tuple[int, int]
+) -> None:
+    found = eval_transform(Preprocess(image_px, resize_px=20, is_squashed=True))(pixels(0, 50, 30))
+    expected = Image.fromarray(pixels(0, 50, 30)).resize(resized[::-1], Image.Resampling.BICUBIC)
+    top, left = (resized[0] - image_px[0]) // 2, (resized[1] - image_px[1]) // 2
+    box = (left, top, left + image_px[1], top + image_px[0])
+    np.testing.assert_array_equal(found, np.asarray(expected.crop(box)))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_other_numbers_of_channels_are_resized_like_single_ones(channels: int) -> None:
     preprocess = Preprocess((8, 8), resize_px=9, mean=(0.5,) * channels, std=(0.5,) * channels)
