@@ -27,9 +27,10 @@ class Config:
     class (name or index) to a source class (index, or name where the source carries names): a mapping, or the
     path of a .json object or of a .csv file with two columns. `position_embedding` resamples to another grid:
     "bicubic" as timm (antialiased), "bicubic_plain" as transformers (not antialiased), "bilinear" as vit_jax
-    (align-corners), "auto" as the library the names come from. `channels`: "auto" sums the first convolution's input channels for one channel, and else
-    repeats and rescales them; "strict" refuses other numbers of channels. `sha256` is the expected checksum
-    of the file, "" for any. `cache_dir` holds downloads; "" is $JTL_CACHE or ~/.cache/jtl.
+    (align-corners), "auto" as the library the names come from. `channels`: "auto" sums the first
+    convolution's input channels for one channel, and else repeats and rescales them; "strict" refuses other
+    numbers of channels. `sha256` is the expected checksum of the file, "" for any. `cache_dir` holds
+    downloads; "" is $JTL_CACHE or ~/.cache/jtl.
     """
 
     head: str = "new"

@@ -1,6 +1,7 @@
 """Fitting weights to another input: position embeddings to its grid, the first convolution to its channels.
 
 Bicubic equals timm 1.0.31 `resample_abs_pos_embed` (PyTorch's antialiased bicubic, whose cubic has a = -0.5);
+plain bicubic equals transformers 5.23 `interpolate_pos_encoding` (PyTorch's, not antialiased, a = -0.75);
 bilinear equals vit_jax, which zooms with scipy of order 1 (the corners of both grids coincide).
 """
 
@@ -75,8 +76,21 @@ def bicubic_matrix(size_in: int, size_out: int) -> Matrix:
     first = np.maximum((centres - 2 * stretch + 0.5).astype(int), 0)
     last = np.minimum((centres + 2 * stretch + 0.5).astype(int), size_in)
     is_inside = (np.arange(size_in) >= first[:, None]) & (np.arange(size_in) < last[:, None])
-    matrix = np.where(is_inside, _cubic((positions[None, :] - centres[:, None]) / stretch), 0.0)
+    matrix = np.where(is_inside, _cubic((positions[None, :] - centres[:, None]) / stretch, -0.5), 0.0)
     return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def plain_bicubic_matrix(size_in: int, size_out: int) -> Matrix:
+    """Return the weights of PyTorch's bicubic resampling without antialiasing, `align_corners=False`.
+
+    Positions beyond the border count as the border's.
+    """
+    centres = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
+    positions = np.floor(centres).astype(int)[:, None] + np.arange(-1, 3)[None, :]
+    weights = _cubic(positions - centres[:, None], -0.75)
+    matrix = np.zeros((size_out, size_in))
+    np.add.at(matrix, (np.arange(size_out)[:, None], positions.clip(0, size_in - 1)), weights)
+    return matrix
 
 
 def bilinear_matrix(size_in: int, size_out: int) -> Matrix:
@@ -91,16 +105,17 @@ def bilinear_matrix(size_in: int, size_out: int) -> Matrix:
     return np.maximum(1.0 - np.abs(positions[:, None] - np.arange(size_in)[None, :]), 0.0)
 
 
-def _cubic(distance: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
-    """Return the cubic convolution kernel of Keys 1981 with a = -0.5."""
+def _cubic(distance: Float64[np.ndarray, "..."], a: float) -> Float64[np.ndarray, "..."]:
+    """Return the cubic convolution kernel of Keys 1981."""
     x = np.abs(distance)
-    near = 1.5 * x**3 - 2.5 * x**2 + 1
-    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
 RESAMPLERS: dict[str, Callable[[int, int], np.ndarray]] = {
     "bicubic": bicubic_matrix,
+    "bicubic_plain": plain_bicubic_matrix,
     "bilinear": bilinear_matrix,
 }
 CHANNELS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {

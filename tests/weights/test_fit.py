@@ -13,7 +13,7 @@ NUM_GRIDS = 5
 
 
 @pytest.mark.parametrize("index", range(NUM_GRIDS))
-@pytest.mark.parametrize("mode", fit.RESAMPLERS)
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 def test_resampling_equals_its_reference(mode: str, index: int) -> None:
     with np.load(GOLDENS / "position_embeddings.npz") as golden:
         assert len(golden.files) == 1 + 4 * NUM_GRIDS

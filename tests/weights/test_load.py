@@ -15,6 +15,7 @@ from jtl.errors import UserError
 from jtl.models import MODELS
 from jtl.preprocess import Preprocess
 from jtl.weights import FAMILIES, Config, Loaded
+from jtl.weights.head import PREFIX
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 from jtl.weights.report import LEFT_OUT, LOADED, NEW, RESAMPLED
@@ -66,24 +67,28 @@ def assert_equal_leaves(found: dict[str, np.ndarray], expected: dict[str, np.nda
 def test_what_was_written_under_any_names_comes_back_bit_by_bit(
     tmp_path: Path, family: str, key: str, save: Any
 ) -> None:
-    leaves = writing.leaves_of(family)
+    model = writing.model_of(family, key)
+    leaves = writing.leaves_of(family, **model)
     spec = save(tmp_path / "weights.npz", writing.named(FAMILIES[family].origins[key], leaves))
-    loaded = load_into(spec, family)
+    loaded = load_into(spec, family, **model)
     assert_equal_leaves(leaves_of(loaded), leaves)
     assert recognise(spec).family == family
 
 
 @pytest.mark.parametrize(("family", "key"), TABLES)
 def test_report_has_every_tensor_and_every_leaf_once(tmp_path: Path, family: str, key: str) -> None:
-    arrays = writing.named(FAMILIES[family].origins[key], writing.leaves_of(family))
+    model = writing.model_of(family, key)
+    arrays = writing.named(FAMILIES[family].origins[key], writing.leaves_of(family, **model))
     spec = writing.save_safetensors(tmp_path / "x", arrays)
-    loaded = load_into(spec, family, Config(), num_outputs=5)
+    loaded = load_into(spec, family, Config(), **{**model, "num_outputs": 5})
     rows = loaded.report.rows
     assert Counter(row.source for row in rows if row.source) == Counter(list(arrays))
     targets = Counter(target for row in rows for target in row.targets)
     assert targets == Counter(list(leaves_of(loaded)))
-    assert {row.status for row in rows} == {LOADED, NEW, LEFT_OUT}
-    assert {target for row in loaded.report.of(NEW) for target in row.targets} == set(HEAD)
+    left_out = {LEFT_OUT} if model["num_outputs"] else set()
+    assert {row.status for row in rows} == {LOADED, NEW, *left_out}
+    head = {name for name in leaves_of(loaded) if name.startswith(PREFIX)}
+    assert {target for row in loaded.report.of(NEW) for target in row.targets} == head
 
 
 def test_new_head_keeps_the_fresh_leaves_bits(tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ SHAPES = {
     "OUT_KERNEL": ((6, 6), ((2, 3, 6),)),
     "QKV_KERNEL": ((18, 6), ((6, 2, 3),) * 3),
     "QKV_BIAS": ((18,), ((2, 3),) * 3),
+    "KV_KERNEL": ((12, 6), ((6, 2, 3),) * 2),
+    "KV_BIAS": ((12,), ((2, 3),) * 2),
+    "HALVES_KERNEL": ((10, 6), ((6, 5),) * 2),
+    "HALVES_BIAS": ((10,), ((5,),) * 2),
 }
 
 
@@ -58,7 +62,7 @@ def test_output_kernel_multiplies_as_pytorch_does() -> None:
 
 @pytest.mark.parametrize(("family", "key"), TABLES)
 def test_table_fills_every_leaf_from_exactly_one_tensor(family: str, key: str) -> None:
-    leaves = writing.leaves_of(family)
+    leaves = writing.leaves_of(family, **writing.model_of(family, key))
     origin = FAMILIES[family].origins[key]
     arrays = writing.named(origin, leaves)
     found = assign.assign(origin, arrays)
@@ -71,7 +75,8 @@ def test_table_fills_every_leaf_from_exactly_one_tensor(family: str, key: str) -
 @pytest.mark.parametrize(("family", "key"), TABLES)
 def test_origin_is_found_from_its_names(family: str, key: str) -> None:
     origins = FAMILIES[family].origins
-    best = assign.best_origin(origins, writing.named(origins[key], writing.leaves_of(family)))
+    leaves = writing.leaves_of(family, **writing.model_of(family, key))
+    best = assign.best_origin(origins, writing.named(origins[key], leaves))
     assert best is not None
     assert best[0] == key
 

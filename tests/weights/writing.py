@@ -1,6 +1,7 @@
 """Writing a model's leaves under another library's names, for the tests of loading."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,30 @@ from jtl.weights import convert
 from jtl.weights.contract import Origin
 
 NUM_CLASSES = 3
+CLIP = {"has_pre_norm": True, "has_patch_bias": False}
+DINOV2 = {"has_layer_scale": True, "mlp": "swiglu"}
+# Origins that have no names for the family's tiny model: how theirs differs, and its number of outputs.
+CHANGES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
+    ("vit", "huggingface_clip"): ({**CLIP, "projection_dim": 12}, 0),
+    ("vit", "huggingface_clip_tower"): (CLIP, 0),
+    ("vit", "huggingface_siglip"): ({"pool": "map"}, 0),
+    ("vit", "huggingface_siglip_tower"): ({"pool": "map"}, 0),
+    ("vit", "openai"): ({**CLIP, "projection_dim": 12}, 0),
+    ("vit", "big_vision_siglip"): ({"pool": "map"}, 0),
+    ("vit", "timm_swiglu"): ({"mlp": "swiglu"}, NUM_CLASSES),
+    ("vit", "huggingface_deit"): ({"is_distilled": True}, NUM_CLASSES),
+    ("vit", "huggingface_deit_teacher"): ({"pool": "distilled"}, NUM_CLASSES),
+    ("vit", "huggingface_dinov2"): ({**DINOV2, "pool": "cls_gap"}, NUM_CLASSES),
+    ("vit", "huggingface_dinov2_registers"): ({**DINOV2, "num_registers": 2}, NUM_CLASSES),
+    ("vit", "facebook_dinov2"): ({**DINOV2, "num_registers": 2}, NUM_CLASSES),
+    ("vit", "facebook_deit3"): ({"has_layer_scale": True, "has_class_position": False}, NUM_CLASSES),
+}
+
+
+def model_of(family: str, key: str) -> dict[str, Any]:
+    """Return the config and the number of outputs of a tiny model that an origin has all names for."""
+    changes, num_outputs = CHANGES.get((family, key), ({}, NUM_CLASSES))
+    return {"config": replace(MODELS[family].tiny(), **changes), "num_outputs": num_outputs}
 
 
 def leaves_of(

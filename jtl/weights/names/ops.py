@@ -43,9 +43,11 @@ def _out_kernel_back(arrays: Arrays) -> np.ndarray:
     return arrays[0].reshape(-1, arrays[0].shape[-1]).T
 
 
-def _thirds(each: Callable[[np.ndarray, Shapes], Arrays]) -> Callable[[np.ndarray, Shapes], Arrays]:
-    """Return `each` applied to the three equal parts (query, key, value) of the first dimension."""
-    return lambda array, shapes: tuple(each(part, shapes)[0] for part in np.split(array, 3))
+def _split(
+    count: int, each: Callable[[np.ndarray, Shapes], Arrays]
+) -> Callable[[np.ndarray, Shapes], Arrays]:
+    """Return `each` applied to the equal parts (query, key, value) of the first dimension."""
+    return lambda array, shapes: tuple(each(part, shapes)[0] for part in np.split(array, count))
 
 
 def _joined(each: Callable[[Arrays], np.ndarray]) -> Callable[[Arrays], np.ndarray]:
@@ -58,5 +60,9 @@ CONV = _single(lambda array: array.transpose(2, 3, 1, 0), lambda array: array.tr
 HEADS_KERNEL = Op(_heads_kernel, _heads_kernel_back)
 HEADS_BIAS = Op(_heads_bias, _heads_bias_back)
 OUT_KERNEL = Op(_out_kernel, _out_kernel_back)
-QKV_KERNEL = Op(_thirds(_heads_kernel), _joined(_heads_kernel_back))
-QKV_BIAS = Op(_thirds(_heads_bias), _joined(_heads_bias_back))
+QKV_KERNEL = Op(_split(3, _heads_kernel), _joined(_heads_kernel_back))
+QKV_BIAS = Op(_split(3, _heads_bias), _joined(_heads_bias_back))
+KV_KERNEL = Op(_split(2, _heads_kernel), _joined(_heads_kernel_back))
+KV_BIAS = Op(_split(2, _heads_bias), _joined(_heads_bias_back))
+HALVES_KERNEL = Op(_split(2, DENSE.forward), _joined(DENSE.inverse))
+HALVES_BIAS = Op(_split(2, SAME.forward), _joined(SAME.inverse))
