@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from jtl.errors import UserError
 from jtl.weights import beside, sharded
@@ -19,6 +20,7 @@ from jtl.weights.open import NAMES, joined_digest
 SPEC = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[^@]+))?(@(?P<revision>[\w./-]+))?")
 # The hub's mark of a large file is its sha256, and the cache calls its copy by it.
 SHA256 = re.compile(r"[0-9a-f]{64}")
+LOCKED = (http.client.UNAUTHORIZED, http.client.FORBIDDEN)
 
 Fetch = Callable[[str, str], Path]
 
@@ -38,7 +40,8 @@ def resolve(rest: str, settings: Config) -> Cached:
     missing: list[UserError] = []
     for name in names:
         try:
-            path = fetch(revision, name)
+            # A hub that is away is waited for once.
+            path = fetch(revision, name) if not missing else _cached(match["repo"], revision, name, settings)
         except _NotThere:
             continue
         except _NotCached as error:
@@ -72,59 +75,87 @@ class _NotCached(Exception):
         self.fault = fault
 
 
+class _Asked(NamedTuple):
+    """What the hub was asked for: the spec for people, and the parts of the file's address."""
+
+    what: str
+    endpoint: str
+    repo: str
+    revision: str
+    name: str
+
+
 def _fetch(rest: str, repo: str, settings: Config) -> Fetch:
     """Return the function that gives the cached path of a revision's file."""
     # Imported here: it costs a third of a second, which `jtl --help` has not got.
     from huggingface_hub import constants, errors, hf_hub_download
 
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-    cache = Path(settings.cache_dir).expanduser() / "hub" if settings.cache_dir else None
-    what = f"weights 'hf://{rest}'"
+    cache = _cache_dir(settings)
 
     def fetch(revision: str, name: str) -> Path:
         try:
             return Path(hf_hub_download(repo, name, revision=revision, cache_dir=cache, endpoint=endpoint))
-        except errors.LocalEntryNotFoundError as error:
-            status = _status_of(error)
-            if status == http.client.NOT_FOUND:
-                raise _NotThere from error
-            if status:
-                raise UserError(
-                    f"{what} cannot be had: {endpoint} answers HTTP {status} for {name}; repeat the command "
-                    f"later"
-                ) from error
-            address = f"{endpoint}/{repo}/resolve/{revision}/{name}"
-            raise _NotCached(
-                UserError(
-                    f"{what} are not in the hub's cache, and the hub cannot be reached; download {address} "
-                    f"where there is network and give its path"
-                )
-            ) from error
-        except errors.EntryNotFoundError as error:
-            raise _NotThere from error
-        except errors.GatedRepoError as error:
-            raise UserError(
-                f"{what}: {repo} is gated; accept its terms and log in (hf auth login)"
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise UserError(
-                f"{what}: {repo} has no revision {revision!r}; give a branch, tag or commit"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
-            raise UserError(
-                f"{what}: {endpoint} has no repository {repo}, or none that is public; check its name, or "
-                f"log in (hf auth login)"
-            ) from error
-        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-            line = str(error).strip().partition("\n")[0]
-            raise UserError(f"{what} cannot be had from {endpoint}: {line}") from error
+        except (errors.EntryNotFoundError, errors.HFValidationError, OSError) as error:
+            raise _fault(error, _Asked(f"weights 'hf://{rest}'", endpoint, repo, revision, name)) from error
 
     return fetch
 
 
+def _fault(error: Exception, asked: _Asked) -> Exception:
+    """Return what an error of the hub's client means."""
+    from huggingface_hub import errors
+
+    what, endpoint, repo, revision, name = asked
+    status = _status_of(error)
+    is_local = isinstance(error, errors.LocalEntryNotFoundError)
+    if status == http.client.NOT_FOUND if is_local else isinstance(error, errors.EntryNotFoundError):
+        return _NotThere()
+    if is_local and not status:
+        return _NotCached(
+            UserError(
+                f"{what} are not in the hub's cache, and the hub cannot be reached; download "
+                f"{endpoint}/{repo}/resolve/{revision}/{name} where there is network and give its path"
+            )
+        )
+    meanings = {
+        errors.GatedRepoError: f"{repo} is gated; accept its terms and log in (hf auth login)",
+        errors.RevisionNotFoundError: f"{repo} has no revision {revision!r}; give a branch, tag or commit",
+        errors.RepositoryNotFoundError: f"{endpoint} has no repository {repo}, or none that is public; check "
+        f"its name, or log in (hf auth login)",
+    }
+    for kind, text in meanings.items():
+        if isinstance(error, kind):
+            return UserError(f"{what}: {text}")
+    if status in LOCKED:
+        return UserError(
+            f"{what}: {endpoint} asks for a login for {name}, or gives it to nobody; log in (hf auth login), "
+            f"or download it yourself and give its path"
+        )
+    line = str(error).strip().partition("\n")[0]
+    answer = f"{endpoint} answers HTTP {status} for {name}" if status else f"{endpoint}: {line}"
+    return UserError(f"{what} cannot be had: {answer}; check the address, or repeat the command later")
+
+
 def _status_of(error: BaseException) -> int:
-    """Return the status of the hub's answer that led to an error; 0 where there was none."""
-    return getattr(getattr(error.__cause__, "response", None), "status_code", 0)
+    """Return the status of the hub's answer that is an error or led to it; 0 where there was none."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return 0 if response is None else response.status_code
+
+
+def _cached(repo: str, revision: str, name: str, settings: Config) -> Path:
+    """Return the path of a file in the cache; nobody is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, name, cache_dir=_cache_dir(settings), revision=revision)
+    if not isinstance(found, str):
+        raise _NotThere
+    return Path(found)
+
+
+def _cache_dir(settings: Config) -> Path | None:
+    """Return the folder of the client's cache; None for the client's own."""
+    return Path(settings.cache_dir).expanduser() / "hub" if settings.cache_dir else None
 
 
 def _shards(path: Path, name: str, fetch: Callable[[str], Path]) -> tuple[Path, ...]:
@@ -145,12 +176,17 @@ def _shards(path: Path, name: str, fetch: Callable[[str], Path]) -> tuple[Path, 
 
 
 def _fetch_beside(fetch: Callable[[str], Path]) -> None:
-    """Fetch what describes the weights; a repository need not have it, nor a cache that others filled."""
+    """Fetch what describes the weights; a repository need not have it.
+
+    Where the hub is away, what the cache has of it is in the snapshot's folder already.
+    """
     for name in beside.NAMES:
         try:
             fetch(name)
-        except (_NotThere, _NotCached):
+        except _NotThere:
             continue
+        except _NotCached:
+            return
 
 
 def _verified(path: Path) -> str:

@@ -73,7 +73,8 @@ def origins_of(file: TensorFile, family: str) -> Mapping[str, Origin]:
         return {"jtl": assign.own_origin(file.tensors)}
     origins = FAMILIES[family].origins
     is_bare = FAMILIES[family].input_kernel.removeprefix(OWN_PREFIXES[0]) in file.tensors
-    if is_bare and all(assign.assign(each, file.tensors).unknown for each in origins.values()):
+    found = assign.best_origin(origins, file.tensors) if is_bare else None
+    if is_bare and (found is None or found[1].unknown):
         return {**origins, "jtl": assign.own_origin(file.tensors, OWN_PREFIXES[0])}
     return origins
 

@@ -1,11 +1,8 @@
 """Specs become files: downloads are whole, verified and resumed, and every refusal says what to do."""
 
 import hashlib
-import http.server
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,80 +11,7 @@ from jtl.errors import UserError
 from jtl.weights import Config, hub
 from jtl.weights.download import cache_path, download
 from tests.weights import writing
-
-CONTENT = bytes(range(256)) * 2000
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-CUT_AT = 100_000
-COMMIT = "0" * 40
-
-
-class Server(NamedTuple):
-    """A server on this machine; `requests` are (method, path, Range header) as they came."""
-
-    base: str
-    requests: list[tuple[str, str, str]]
-    answers: dict[str, Any]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers as the path says: whole, cut, refused; `cuts` are how often it ends in mid-file."""
-
-    requests: list[tuple[str, str, str]]
-    answers: dict[str, Any]
-
-    def log_message(self, *arguments: Any) -> None:
-        """Stay silent."""
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, *, with_body: bool) -> None:
-        range_header = self.headers.get("Range") or ""
-        self.requests.append((self.command, self.path, range_header))
-        settings = {
-            "status": 200,
-            "etag": '"one"',
-            "type": "application/octet-stream",
-            "cuts": 0,
-            "body": CONTENT,
-        }
-        settings |= self.answers.get(self.path, {"status": 404})
-        body, start = settings["body"], 0
-        if range_header and settings["status"] == 200 and self.headers.get("If-Range") == settings["etag"]:
-            start = int(range_header.removeprefix("bytes=").removesuffix("-"))
-            settings["status"] = 206
-        self.send_response(settings["status"])
-        self.send_header("Content-Length", str(len(body) - start))
-        self.send_header("Content-Type", settings["type"])
-        self.send_header("X-Repo-Commit", COMMIT)
-        for name, value in {"ETag": settings["etag"], "Location": settings.get("location")}.items():
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        if not with_body:
-            return
-        if settings["cuts"] > 0:
-            self.answers[self.path]["cuts"] -= 1
-            self.wfile.write(body[start : start + CUT_AT])
-            self.close_connection = True
-            return
-        self.wfile.write(body[start:])
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    answers: dict[str, Any] = {"/ok.bin": {}}
-    requests: list[tuple[str, str, str]] = []
-    handler = type("Bound", (Handler,), {"requests": requests, "answers": answers})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield Server(f"http://127.0.0.1:{running.server_port}", requests, answers)
-        running.shutdown()
-        thread.join()
+from tests.weights.serving import CONTENT, CUT_AT, SHA256, Server
 
 
 def assert_nothing_kept(folder: Path) -> None:
@@ -157,7 +81,7 @@ def test_without_a_mark_of_its_version_a_cut_file_starts_again(
 
 
 def test_redirect_is_followed(server: Server, tmp_path: Path) -> None:
-    server.answers["/moved.bin"] = {"status": 302, "location": "/ok.bin", "body": b""}
+    server.answers["/moved.bin"] = {"status": 302, "headers": {"Location": "/ok.bin"}, "body": b""}
     assert download(f"{server.base}/moved.bin", tmp_path).sha256 == SHA256
 
 
@@ -233,45 +157,3 @@ def test_specs_that_lead_nowhere(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         hub.resolve(spec, Config())
-
-
-@pytest.fixture
-def hugging_face(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server, taken for the hub; the client's own cache is not touched."""
-    monkeypatch.setenv("HF_ENDPOINT", server.base)
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return server
-
-
-def test_hugging_face_file_is_fetched_once(hugging_face: Server, tmp_path: Path) -> None:
-    hugging_face.answers["/org/name/resolve/main/model.safetensors"] = {}
-    settings = Config(cache_dir=str(tmp_path))
-    found = hub.resolve("hf://org/name", settings)
-    assert found.sha256 == SHA256
-    assert hub.resolve("hf://org/name", settings) == found
-    address = "/org/name/resolve/main/model.safetensors"
-    assert [request[:2] for request in hugging_face.requests].count(("GET", address)) == 1
-
-
-def test_hugging_face_file_and_revision_are_the_specs(hugging_face: Server, tmp_path: Path) -> None:
-    hugging_face.answers["/org/name/resolve/v1/sub/weights.bin"] = {}
-    assert hub.resolve("hf://org/name/sub/weights.bin@v1", Config(cache_dir=str(tmp_path))).sha256 == SHA256
-
-
-def test_hugging_face_refusal_is_one_line(hugging_face: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="hf://org/name") as caught:
-        hub.resolve("hf://org/name", Config(cache_dir=str(tmp_path)))
-    assert "\n" not in str(caught.value)
-
-
-def test_hugging_face_offline_says_which_file_to_fetch(
-    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    address = f"{hugging_face.base}/org/name/resolve/main/model.safetensors"
-    with pytest.raises(UserError, match="are not in the hub's cache") as caught:
-        hub.resolve("hf://org/name", Config(cache_dir=str(tmp_path)))
-    assert address in str(caught.value)
-    assert hugging_face.requests == []

@@ -1,0 +1,242 @@
+"""hf://org/name becomes a folder with weights and what describes them, and every refusal says what to do."""
+
+import hashlib
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from jtl.errors import UserError
+from jtl.weights import Config, hub
+from jtl.weights.open import open_path
+from tests.weights import serving
+from tests.weights.serving import COMMIT, CONTENT, SHA256, Server
+
+WEIGHTS = save({"a": np.arange(4, dtype=np.float32)})
+RESOLVE = "/org/name/resolve"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client repeat what failed without waiting."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def fetched(server: Server) -> list[str]:
+    """Return the paths whose content was asked for, less what the client asks about itself."""
+    return [path for method, path, _ in server.requests if method == "GET" and "/api/" not in path]
+
+
+def resolve(tmp_path: Path, spec: str = "hf://org/name", **settings: Any) -> hub.Resolved:
+    return hub.resolve(spec, Config(cache_dir=str(tmp_path), **settings))
+
+
+def refusal(tmp_path: Path, spec: str = "hf://org/name", **settings: Any) -> str:
+    """Return the one line that a spec is refused with."""
+    with pytest.raises(UserError) as caught:
+        resolve(tmp_path, spec, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def shard_files(second: str = "model-00002-of-00002.safetensors") -> dict[str, bytes]:
+    first = "model-00001-of-00002.safetensors"
+    return {
+        "model.safetensors.index.json": json.dumps({"weight_map": {"a": first, "b": second}}).encode(),
+        first: save({"a": np.ones(2, np.float32)}),
+        "model-00002-of-00002.safetensors": save({"b": np.ones(3, np.float32)}),
+    }
+
+
+def test_repository_is_fetched_once_with_what_describes_it(hugging_face: Server, tmp_path: Path) -> None:
+    files = {"model.safetensors": WEIGHTS, "config.json": b'{"model_type": "none"}', "README.md": b"# no"}
+    serving.publish(hugging_face, files)
+    found = resolve(tmp_path)
+    assert found.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    assert sorted(each.name for each in found.path.iterdir()) == ["config.json", "model.safetensors"]
+    assert list(open_path(found.path).tensors) == ["a"]
+    assert resolve(tmp_path) == found
+    wanted = [f"{RESOLVE}/main/model.safetensors", f"{RESOLVE}/{COMMIT}/config.json"]
+    assert sorted(fetched(hugging_face)) == sorted(wanted)
+
+
+def test_config_that_is_missing_is_no_fault(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    file = open_path(resolve(tmp_path).path)
+    assert (file.stated, file.label_names, file.preprocess) == ({}, None, None)
+
+
+def test_config_that_the_hub_fails_to_give_is_one(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    hugging_face.answers[f"{RESOLVE}/{COMMIT}/config.json"] = {"status": 403}
+    assert "asks for a login for config.json" in refusal(tmp_path)
+
+
+def test_named_file_and_revision_are_the_specs(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"sub/weights.bin": CONTENT, "config.json": b"{}"}, "v1")
+    found = resolve(tmp_path, "hf://org/name/sub/weights.bin@v1")
+    assert (found.path.name, found.sha256) == ("weights.bin", SHA256)
+    assert fetched(hugging_face) == [f"{RESOLVE}/v1/sub/weights.bin"]
+
+
+def test_pytorch_weights_are_taken_where_there_are_no_safer_ones(
+    hugging_face: Server, tmp_path: Path
+) -> None:
+    content = (Path(__file__).parents[1] / "goldens" / "weights" / "tensors_zip.pt").read_bytes()
+    serving.publish(hugging_face, {"pytorch_model.bin": content})
+    assert open_path(resolve(tmp_path).path).format.startswith("PyTorch zip")
+    hugging_face.answers.clear()
+    serving.publish(hugging_face, {"pytorch_model.bin": content, "model.safetensors": WEIGHTS})
+    assert open_path(resolve(tmp_path / "other").path).format == "safetensors"
+
+
+@pytest.mark.parametrize("host", ["", "http://127.0.0.1", "http://localhost"])
+def test_large_file_is_fetched_from_where_the_hub_sends(
+    hugging_face: Server, tmp_path: Path, host: str
+) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    port = hugging_face.base.rpartition(":")[2]
+    serving.move(hugging_face, "model.safetensors", f"{host}:{port}/stored/at" if host else "/stored/at")
+    found = resolve(tmp_path)
+    assert found.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    assert (found.path / "model.safetensors").resolve().name == found.sha256
+    assert fetched(hugging_face)[-1] == "/stored/at"
+
+
+def test_cut_download_is_resumed(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    # The client writes, and goes on from, whole chunks of ten megabytes.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", serving.CUT_AT)
+    serving.publish(hugging_face, {"weights.bin": CONTENT})
+    hugging_face.answers[f"{RESOLVE}/main/weights.bin"]["cuts"] = 1
+    assert resolve(tmp_path, "hf://org/name/weights.bin").sha256 == SHA256
+    ranges = [request[2] for request in hugging_face.requests if request[0] == "GET" and request[2]]
+    assert ranges == [f"bytes={serving.CUT_AT}-"]
+
+
+def test_wrong_checksum_is_refused(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    assert f"have sha256 {digest}; weights.sha256 expects {'0' * 64}" in refusal(tmp_path, sha256="0" * 64)
+
+
+def test_file_that_is_not_what_the_hub_says_is_refused(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    serving.move(hugging_face, "model.safetensors", "/stored/at", etag="f" * 64)
+    assert f"the hub says {'f' * 64}); delete it and repeat" in refusal(tmp_path)
+
+
+def test_cache_that_was_damaged_is_refused(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    serving.move(hugging_face, "model.safetensors", "/stored/at")
+    stored = (resolve(tmp_path).path / "model.safetensors").resolve()
+    stored.write_bytes(WEIGHTS[:-1] + b"x")
+    assert "is damaged (sha256 " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (404, "EntryNotFound", "has no model.safetensors and no .*; name its file: hf://org/name/FILE"),
+        (
+            404,
+            "RepoNotFound",
+            "has no repository org/name, or none that is public; check its name, or log in",
+        ),
+        (404, "RevisionNotFound", "has no revision 'main'; give a branch, tag or commit"),
+        (401, "RepoNotFound", "has no repository org/name, or none that is public"),
+        (401, "", "asks for a login for model.safetensors, or gives it to nobody; log in"),
+        (401, "GatedRepo", "is gated; accept its terms and log in"),
+        (403, "GatedRepo", "is gated; accept its terms and log in"),
+        (403, "", "asks for a login for model.safetensors"),
+        (404, "", "has no model.safetensors and no"),
+        (500, "", "answers HTTP 500 for model.safetensors; .*repeat the command later"),
+    ],
+)
+def test_refusals_of_the_hub_say_what_to_do(
+    hugging_face: Server, tmp_path: Path, status: int, code: str, message: str
+) -> None:
+    hugging_face.answers["*"] = {"status": status, "headers": {"X-Error-Code": code}, "body": b""}
+    assert re.search(message, refusal(tmp_path))
+
+
+def test_offline_with_an_empty_cache_says_which_file_to_fetch(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(monkeypatch)
+    found = refusal(tmp_path)
+    assert "are not in the hub's cache" in found
+    assert f"{hugging_face.base}{RESOLVE}/main/model.safetensors" in found
+    assert hugging_face.requests == []
+
+
+@pytest.mark.parametrize("kind", ["whole", "sharded", "pytorch"])
+def test_offline_with_a_filled_cache_asks_nobody(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    files = {
+        "whole": {"model.safetensors": WEIGHTS, "config.json": b"{}"},
+        "sharded": shard_files(),
+        "pytorch": {"pytorch_model.bin": CONTENT},
+    }
+    serving.publish(hugging_face, files[kind])
+    found = resolve(tmp_path)
+    hugging_face.requests.clear()
+    offline(monkeypatch)
+    assert resolve(tmp_path) == found
+    assert hugging_face.requests == []
+
+
+def test_hub_that_is_away_leaves_the_cache_of_use(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    found = resolve(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert resolve(tmp_path) == found
+
+
+def test_hub_that_is_away_leaves_a_cache_that_others_filled_of_use(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.publish(hugging_face, {"pytorch_model.bin": CONTENT})
+    path = resolve(tmp_path, "hf://org/name/pytorch_model.bin").path
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert resolve(tmp_path) == hub.Resolved(path.parent, SHA256)
+
+
+def test_shards_are_fetched_beside_their_index(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, shard_files())
+    found = resolve(tmp_path)
+    file = open_path(found.path)
+    assert file.format == "safetensors in 2 shards"
+    assert {name: tensor.shape for name, tensor in file.tensors.items()} == {"a": (2,), "b": (3,)}
+    digests = [hashlib.sha256(body).hexdigest() for name, body in shard_files().items() if "of" in name]
+    assert found.sha256 == hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert hub.resolve(str(found.path), Config()).sha256 == found.sha256
+
+
+def test_shard_that_the_repository_lacks_is_named(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, shard_files("model-00003-of-00002.safetensors"))
+    assert "names 'model-00003-of-00002.safetensors', which is not in it" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "..", "a/b", "c:\\x", "x.index.json"])
+def test_index_that_leads_elsewhere_fetches_nothing(hugging_face: Server, tmp_path: Path, name: str) -> None:
+    serving.publish(hugging_face, shard_files(name))
+    assert "expected names of files beside it: nothing was opened" in refusal(tmp_path)
+    assert fetched(hugging_face) == [f"{RESOLVE}/main/model.safetensors.index.json"]
