@@ -24,10 +24,10 @@ MAX_TYPE_IGNORES = 10
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "runtime"),
-    ("tree", "rng", "preprocess", "metrics", "progress"),
+    ("tree", "rng", "preprocess", "metrics", "progress", "tokens"),
     ("data", "models", "tasks"),
     ("weights", "strategies"),
-    ("optim", "sharding", "state"),
+    ("optim", "sharding", "state", "zero_shot"),
     ("config",),
     ("step", "checkpoint"),
     ("build", "report"),
@@ -44,11 +44,13 @@ HEAVY = {
     "huggingface_hub",
     "matplotlib",
     "pyarrow",
+    "sentencepiece",
     "sklearn",
     "tensorboardX",
     "tensorflow",
     "tensorflow_datasets",
     "tensorstore",
+    "tokenizers",
 }
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "manager", "misc", "common"}
 REGISTRIES = ("MODELS", "TASKS", "STRATEGIES", "SOURCES")
@@ -206,7 +208,8 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    lines = [*project["dependencies"], *project["optional-dependencies"]["keras"]]
+    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot"))
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
     return {name.lower().replace("_", "-") for name in names}
 

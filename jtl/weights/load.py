@@ -47,7 +47,7 @@ def load(
     if not planned.is_sound:
         raise UserError(problems.misfit(spec, file, family, origin, planned))
     fitted = tree.unflatten(
-        {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | _read(file, planned, leaves)).items()}
+        {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | read(file, planned, leaves)).items()}
     )
     return Loaded(
         params=fitted.get("params", {}),
@@ -60,7 +60,7 @@ def load(
     )
 
 
-def _read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Read the tensors that fill leaves, one at a time, and return the leaves.
 
     Raises:

@@ -7,6 +7,8 @@ pooled by attention, the tensors for that are left out too.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jtl.errors import UserError
+from jtl.models import vit
 from jtl.weights.contract import Origin
 from jtl.weights.names import towers
 
@@ -35,7 +37,12 @@ GELUS = {
     "gelu_new": "tanh",
     "gelu_fast": "tanh",
 }
-FIELDS = {"dim": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads"}
+FIELDS = {
+    "dim": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+}
 
 ORIGINS: dict[str, Origin] = {
     "huggingface_clip": Origin(
@@ -79,58 +86,81 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Whether features are projected is for the tensors to say: a file of the tower alone has no projection.
     """
-    read = CONFIGS.get(values.get("model_type", ""))
+    read = CONFIGS.get(str(values.get("model_type")))
     return None if read is None else read(values)
 
 
 def shared_fields(tower: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that image and text towers have alike, from a tower's own values."""
+    """Return the settings that image and text towers have alike, from a tower's own values.
+
+    Raises:
+        UserError: a value is none that jtl's towers can have.
+    """
+    epsilon, activation = tower["layer_norm_eps"], tower["hidden_act"]
+    if activation not in GELUS or not isinstance(epsilon, int | float):
+        raise UserError(
+            f"config.json has hidden_act {activation!r} and layer_norm_eps {epsilon!r}; expected one of "
+            f"{', '.join(GELUS)} and a number; choose other weights"
+        )
     return {
-        **{ours: tower[theirs] for ours, theirs in FIELDS.items()},
-        "mlp_dim": tower["intermediate_size"],
-        "gelu": GELUS.get(tower["hidden_act"], tower["hidden_act"]),
-        "layer_norm_epsilon": float(tower["layer_norm_eps"]),
+        **{ours: number(tower, theirs) for ours, theirs in FIELDS.items()},
+        "gelu": GELUS[activation],
+        "layer_norm_epsilon": float(epsilon),
     }
+
+
+def number(values: Mapping[str, Any], name: str) -> int:
+    """Return a positive whole number of a `config.json`.
+
+    Raises:
+        UserError: it is none.
+    """
+    if type(values[name]) is not int or values[name] < 1:
+        raise UserError(
+            f"config.json has {name} {values[name]!r}; expected a positive whole number; get it again"
+        )
+    return values[name]
 
 
 def merged(values: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tower's values over the defaults; older files have them twice, the fuller under `…_dict`."""
-    old = {key: value for key, value in (values.get(f"{part}_dict") or {}).items() if value is not None}
-    new = {key: value for key, value in (values.get(part) or {}).items() if value is not None}
-    return {**defaults, **new, **old}
+    """Return a tower's values over the defaults; older files have them twice, the fuller under `…_dict`.
+
+    Raises:
+        UserError: they are no object.
+    """
+    found = dict(defaults)
+    for name in (part, f"{part}_dict"):
+        given = values.get(name) or {}
+        if not isinstance(given, Mapping):
+            raise UserError(f"config.json has {name} {given!r}; expected an object; get it again")
+        found |= {key: value for key, value in given.items() if value is not None}
+    return found
 
 
-def _image_fields(tower: Mapping[str, Any], size: str) -> dict[str, Any]:
-    patch_px, image_px = tower["patch_size"], tower["image_size"]
-    if isinstance(patch_px, int) and isinstance(image_px, int):
-        # PyTorch's convolution does not read what is left over at the edges (384 px of patches of 14).
-        image_px -= image_px % patch_px
-    return {
-        "size": size,
-        **shared_fields(tower),
-        "patch_px": _pair(patch_px),
-        "image_px": _pair(image_px),
-    }
-
-
-def _pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _image_fields(tower: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the settings of an image tower; sizes that begin with `kind` have its switches."""
+    patch_px, image_px = number(tower, "patch_size"), number(tower, "image_size")
+    fields = {**shared_fields(tower), "patch_px": patch_px}
+    sizes = {name: size for name, size in vit.SIZES.items() if name.startswith(kind)}
+    known = [name for name, size in sizes.items() if {**size, **fields} == {**fields, **size}]
+    # PyTorch's convolution does not read what is left over at the edges (384 px of patches of 14).
+    return {"size": (known or list(sizes))[0], **fields, "image_px": image_px - image_px % patch_px}
 
 
 def _clip(values: Mapping[str, Any]) -> dict[str, Any]:
-    return _image_fields(merged(values, "vision_config", CLIP_DEFAULTS), "clip_b32")
+    return _image_fields(merged(values, "vision_config", CLIP_DEFAULTS), "clip_")
 
 
 def _siglip(values: Mapping[str, Any]) -> dict[str, Any]:
-    return _image_fields(merged(values, "vision_config", SIGLIP_DEFAULTS), "siglip_b16")
+    return _image_fields(merged(values, "vision_config", SIGLIP_DEFAULTS), "siglip_")
 
 
 def _clip_tower(values: Mapping[str, Any]) -> dict[str, Any]:
-    return _image_fields({**CLIP_DEFAULTS, **values}, "clip_b32")
+    return _image_fields({**CLIP_DEFAULTS, **values}, "clip_")
 
 
 def _siglip_tower(values: Mapping[str, Any]) -> dict[str, Any]:
-    return _image_fields({**SIGLIP_DEFAULTS, **values}, "siglip_b16")
+    return _image_fields({**SIGLIP_DEFAULTS, **values}, "siglip_")
 
 
 CONFIGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

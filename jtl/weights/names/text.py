@@ -9,6 +9,7 @@ from jtl.weights.names import clip, towers
 
 OF_IMAGES = "image tower, which texts do not need"
 # As `transformers.CLIPTextConfig` and `SiglipTextConfig` begin (5.23).
+PROJECTION_DIM = 512
 CLIP_DEFAULTS: dict[str, Any] = {
     **clip.CLIP_DEFAULTS,
     "vocab_size": 49408,
@@ -17,6 +18,7 @@ CLIP_DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 8,
     "max_position_embeddings": 77,
     "eos_token_id": 49407,
+    "projection_dim": PROJECTION_DIM,
 }
 SIGLIP_DEFAULTS: dict[str, Any] = {
     **clip.SIGLIP_DEFAULTS,
@@ -61,7 +63,7 @@ ORIGINS: dict[str, Origin] = {
 
 def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a text tower's settings from the `config.json` of a CLIP or SigLIP; None of another model's."""
-    read = CONFIGS.get(values.get("model_type", ""))
+    read = CONFIGS.get(str(values.get("model_type")))
     return None if read is None else read(values)
 
 
@@ -100,28 +102,30 @@ def no_grid(config: Any) -> None:
     """Return None: the positions of tokens are not resampled."""
 
 
-def _fields(tower: Mapping[str, Any], size: str, projection_dim: int) -> dict[str, Any]:
+def _fields(tower: Mapping[str, Any], size: str, projection: str) -> dict[str, Any]:
+    """Return a text tower's settings; `projection` is what its file calls the embedding's width."""
     return {
         "size": size,
         **clip.shared_fields(tower),
-        "vocabulary": tower["vocab_size"],
-        "num_tokens": tower["max_position_embeddings"],
-        "projection_dim": projection_dim,
+        "vocabulary": clip.number(tower, "vocab_size"),
+        "num_tokens": clip.number(tower, "max_position_embeddings"),
+        "projection_dim": clip.number(tower, projection),
     }
 
 
 def _clip(values: Mapping[str, Any]) -> dict[str, Any]:
     tower = clip.merged(values, "text_config", CLIP_DEFAULTS)
-    return _clip_fields(tower, values.get("projection_dim") or 512)
+    # The one beside both towers counts, not the text tower's own.
+    return _clip_fields({**tower, "projection_dim": values.get("projection_dim") or PROJECTION_DIM})
 
 
 def _clip_tower(values: Mapping[str, Any]) -> dict[str, Any]:
-    return _clip_fields({**CLIP_DEFAULTS, **values}, values.get("projection_dim") or 512)
+    return _clip_fields({**CLIP_DEFAULTS, **values})
 
 
-def _clip_fields(tower: Mapping[str, Any], projection_dim: int) -> dict[str, Any]:
-    fields = _fields(tower, "clip_b", projection_dim)
-    eos_id = tower["eos_token_id"]
+def _clip_fields(tower: Mapping[str, Any]) -> dict[str, Any]:
+    fields = _fields(tower, "clip_b", "projection_dim")
+    eos_id = clip.number(tower, "eos_token_id")
     if eos_id == LEGACY_EOS_ID:
         return {**fields, "pool": "largest_id"}
     return {**fields, "pool": "first_eos", "eos_id": eos_id}
@@ -129,7 +133,7 @@ def _clip_fields(tower: Mapping[str, Any], projection_dim: int) -> dict[str, Any
 
 def _siglip(values: Mapping[str, Any]) -> dict[str, Any]:
     tower = clip.merged(values, "text_config", SIGLIP_DEFAULTS)
-    return _fields(tower, "siglip_b", tower["projection_size"] or tower["hidden_size"])
+    return _fields(tower, "siglip_b", "projection_size" if tower["projection_size"] else "hidden_size")
 
 
 CONFIGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

@@ -1,0 +1,84 @@
+"""Loading the text tower of a CLIP or SigLIP, every tensor of the file accounted for."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jtl import tree
+from jtl.errors import UserError
+from jtl.models import text_tower
+from jtl.models.text_tower import TextModel
+from jtl.weights import hub, plan
+from jtl.weights.contract import Config, TensorFile
+from jtl.weights.load import read
+from jtl.weights.names import assign, text
+from jtl.weights.open import open_path
+from jtl.weights.report import LoadReport, shorten
+
+SHOWN = 3
+CONFIG_NAME = "config.json"
+
+
+class LoadedText(NamedTuple):
+    """A text tower with its values, where they came from, and the folder or file they lie in."""
+
+    model: TextModel
+    params: dict[str, Any]
+    report: LoadReport
+    path: Path
+
+
+def load(spec: str, settings: Config) -> LoadedText:
+    """Return the text tower of a spec's weights; settings come from its tensors and the `config.json` beside.
+
+    Raises:
+        UserError: the weights cannot be had or read, or have no text tower jtl knows.
+    """
+    found = hub.resolve(spec, settings)
+    file = open_path(found.path)
+    best = assign.best_origin(text.ORIGINS, file.tensors)
+    origin, assignment = (text.ORIGINS[best[0]], best[1]) if best else (None, None)
+    shapes = assign.model_shapes(assignment.filled, file.tensors) if assignment else {}
+    recognised = text.recognise(shapes)
+    if origin is None or assignment is None or recognised is None:
+        raise UserError(
+            f"weights {spec!r} ({file.format}) have no text tower jtl knows; expected CLIP or SigLIP with "
+            f"both towers; found {len(file.tensors)} tensors: {shorten(file.tensors, SHOWN)}"
+        )
+    fields = {**recognised[0], **(_stated(found.path) or {})}
+    model = text_tower.build(text_tower.Config(**fields))
+    leaves = tree.flatten({"params": model.shapes()})
+    target = plan.Target(text.NAMES, leaves, None, settings)
+    planned = plan.make(target, file, origin, assignment, (), None)
+    if not planned.is_sound:
+        raise UserError(_misfit(spec, file, planned))
+    filled = read(file, planned, leaves)
+    report = LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves))
+    return LoadedText(model, tree.unflatten(filled)["params"], report, found.path)
+
+
+def _stated(path: Path) -> dict[str, Any] | None:
+    """Return the settings that the `config.json` in a folder of weights states."""
+    file = path / CONFIG_NAME
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{str(file)!r} is damaged ({error}); get it again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{str(file)!r} holds a {type(values).__name__}; expected an object; get it again")
+    return text.of_config(values)
+
+
+def _misfit(spec: str, file: TensorFile, planned: plan.Plan) -> str:
+    faults = {
+        "do not fit": tuple(planned.misfits.values()),
+        "have no place": planned.unknown,
+        "leaves are not filled": planned.unfilled,
+    }
+    parts = [f"{len(names)} {what}: {shorten(names, SHOWN)}" for what, names in faults.items() if names]
+    return (
+        f"weights {spec!r} ({file.format}) do not fit the text tower that their names and config.json "
+        f"describe: {'; '.join(parts)}; get both again, of one version"
+    )

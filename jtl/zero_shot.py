@@ -1,0 +1,184 @@
+"""Zero-shot classification: class names → the linear head that CLIP or SigLIP has for them.
+
+A class is the mean of its prompts' embeddings (Radford et al. 2021, sec. 3.1.4). On image features of
+length 1 (`model.has_unit_features`), a linear head whose kernel has the classes as columns, times the learned
+factor, gives CLIP's logits; SigLIP adds its bias. So a zero-shot classifier predicts, evaluates and is
+fine-tuned as any other head.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float32
+
+from jtl import tokens
+from jtl.errors import UserError
+from jtl.weights import hub, text_towers
+from jtl.weights.contract import Config
+
+PLACE = "{}"
+TEMPLATES = (
+    "a photo of a {}.",
+    "a picture that shows the {}.",
+    "a close view of a {}.",
+    "a {}, seen from afar.",
+    "a dark photo of the {}.",
+    "a drawing of a {}.",
+)
+BATCH_SIZE = 64
+# What the image model needs beside what its file says.
+MODEL_FIELDS = {"has_unit_features": True}
+
+Embed = Callable[[Sequence[str]], Float32[np.ndarray, "texts dim"]]
+
+
+def head(
+    spec: str,
+    class_names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    settings: Config | None = None,
+    tokenizer: str = "",
+) -> dict[str, np.ndarray]:
+    """Return the head's leaves, "kernel" [dim, classes] and "bias" [classes], of a CLIP or SigLIP.
+
+    `templates` are prompts with one "{}" for the name. `tokenizer` is the path or spec of a tokenizer's file;
+    "" takes the one beside the weights.
+
+    Raises:
+        UserError: weights or tokenizer cannot be had or read, or have no text tower; names or templates are
+            empty, double or without a place.
+    """
+    settings = settings or Config()
+    check(class_names, templates)
+    # The text tower keeps nothing of a head, and its checksum was that of all weights.
+    loaded = text_towers.load(spec, replace(settings, head="new", label_map={}))
+    opened = tokens.open_tokenizer(
+        _tokenizer_path(spec, loaded.path, settings, tokenizer), loaded.model.num_tokens
+    )
+    embed = embedder(loaded, opened)
+    scale, bias = loaded.model.similarity(loaded.params)
+    return leaves(class_embeddings(embed, class_names, templates), scale, bias)
+
+
+def check(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raise UserError unless there are different names and every template has one place for them."""
+    double = sorted({name for name in class_names if list(class_names).count(name) > 1})
+    if double or len(class_names) < 2 or not all(name.strip() for name in class_names):
+        raise UserError(
+            f"zero-shot classes are {list(class_names)[:8]}; expected two different names or more, none empty"
+        )
+    wrong = [each for each in templates if each.count(PLACE) != 1]
+    if wrong or not templates:
+        raise UserError(
+            f"zero-shot templates are {wrong or list(templates)}; expected one or more, each with one "
+            f"{PLACE!r} for the name of the class"
+        )
+
+
+def read_names(classes: str) -> tuple[str, ...]:
+    """Return class names: those of a file, one a line, or those that commas separate.
+
+    >>> read_names("cat, small dog")
+    ('cat', 'small dog')
+
+    Raises:
+        UserError: the file is no text.
+    """
+    path = Path(classes).expanduser()
+    if not path.is_file():
+        return tuple(name.strip() for name in classes.split(","))
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{classes!r} is no text; expected the name of a class a line") from error
+
+
+def embedder(loaded: text_towers.LoadedText, tokenizer: tokens.Tokenizer) -> Embed:
+    """Return the function from texts to their embeddings, of length 1.
+
+    Raises:
+        UserError: the tokenizer has ids that the tower has not.
+    """
+    num_ids = loaded.params["token_embedding"]["embedding"].shape[0]
+    if tokenizer.vocabulary > num_ids:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocabulary} tokens and the text tower {num_ids}; give the "
+            f"tokenizer of these weights"
+        )
+
+    @jax.jit
+    def apply(params: Mapping[str, Any], ids: Array) -> Array:
+        return loaded.model.apply(params, ids).embeddings
+
+    def embed(texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
+        ids = tokenizer.encode(texts)
+        size = min(BATCH_SIZE, len(ids))
+        # One shape, so that the tower is compiled once: the last batch is filled with the last text.
+        padded = np.concatenate([ids, np.repeat(ids[-1:], -len(ids) % size, axis=0)])
+        batches = padded.reshape(-1, size, ids.shape[1])
+        return np.concatenate([np.asarray(apply(loaded.params, batch)) for batch in batches])[: len(ids)]
+
+    return embed
+
+
+def class_embeddings(
+    embed: Embed, class_names: Sequence[str], templates: Sequence[str]
+) -> Float32[np.ndarray, "classes dim"]:
+    """Return the mean of each class's prompts, as embeddings of length 1 before and after."""
+    prompts = [template.replace(PLACE, name) for name in class_names for template in templates]
+    found = embed(prompts).reshape(len(class_names), len(templates), -1).mean(axis=1)
+    return found / np.linalg.norm(found, axis=-1, keepdims=True)
+
+
+def leaves(
+    embeddings: Float32[np.ndarray, "classes dim"], scale: float, bias: float
+) -> dict[str, np.ndarray]:
+    """Return the linear head that gives scale * cosine + bias on features of length 1.
+
+    >>> leaves(np.eye(2, dtype=np.float32), 10.0, -1.0)["kernel"].tolist()
+    [[10.0, 0.0], [0.0, 10.0]]
+    """
+    kernel = np.ascontiguousarray((scale * embeddings).T, np.float32)
+    return {"kernel": kernel, "bias": np.full(len(embeddings), bias, np.float32)}
+
+
+def _tokenizer_path(spec: str, weights: Path, settings: Config, tokenizer: str) -> Path:
+    """Return where the tokenizer's file is: as told, beside the weights, or in their repository.
+
+    Raises:
+        UserError: it is in none of these places.
+    """
+    without_sum = replace(settings, sha256="", head="new", label_map={})
+    if tokenizer:
+        found = hub.resolve(tokenizer, without_sum).path
+        return next((found / name for name in tokens.NAMES if (found / name).is_file()), found)
+    folder = weights if weights.is_dir() else weights.parent
+    for name in tokens.NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    faults = []
+    for name in tokens.NAMES:
+        try:
+            if (repository := _repository(spec)) is not None:
+                return hub.resolve(repository.format(name), without_sum).path
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError(f"{spec!r} has no tokenizer: {faults[0]}")
+    raise UserError(
+        f"no tokenizer lies beside {str(weights)!r}; expected {' or '.join(tokens.NAMES)} there, or its path "
+        f"as weights.tokenizer"
+    )
+
+
+def _repository(spec: str) -> str | None:
+    """Return the spec of a file beside a hub's weights, with a place for its name; None for other specs."""
+    scheme, separator, rest = spec.partition("://")
+    if scheme != "hf" or not separator:
+        return None
+    path, at, revision = rest.partition("@")
+    return f"hf://{'/'.join(path.split('/')[:2])}/{{}}{at}{revision}"
