@@ -48,9 +48,7 @@ def of_file(file: TensorFile) -> Recognised | None:
         UserError: the config.json beside it is of another model.
     """
     families = [file.family] if file.family in FAMILIES else file.stated or FAMILIES
-    candidates = [
-        recognised for family in families if (recognised := _as_family(file, family)) is not None
-    ]
+    candidates = [recognised for family in families if (recognised := _as_family(file, family)) is not None]
     return max(candidates, key=lambda each: each[0])[1] if candidates else None
 
 
@@ -118,26 +116,35 @@ def _stated(
         raise UserError(
             f"{where} names {num_labels} classes, and the weights have {num_outputs} outputs; {cure}"
         )
-    config = MODELS[family].resolve(MODELS[family].Config(**fields))
     of_tensors = {**MODELS[family].sizes.get(told.get("size", ""), {}), **told}
+    config = MODELS[family].resolve(MODELS[family].Config(**fields))
     differing = [
         name
         for name, value in of_tensors.items()
-        if name in stated and getattr(config, name) not in (value, (value, value))
+        if name in stated and name != "size" and getattr(config, name) not in (value, (value, value))
     ]
     # What shapes cannot tell, such as the number of heads, may differ.
-    if differing and not _fits(file, family, config, assignment, num_outputs):
-        says = ", ".join(f"{name}={stated[name]!r}" for name in differing)
-        found = ", ".join(f"{name}={of_tensors[name]!r}" for name in differing)
+    if differing and not _fits(file, family, fields, assignment, num_outputs):
+        wrong = [
+            name
+            for name in differing
+            if not _fits(file, family, {**of_tensors, name: stated[name]}, assignment, num_outputs)
+        ] or differing
+        says = ", ".join(f"{name}={stated[name]!r}" for name in wrong)
+        found = ", ".join(f"{name}={of_tensors[name]!r}" for name in wrong)
         raise UserError(f"{where} says {says}, and the tensors beside it are of {found}; {cure}")
     return fields
 
 
 def _fits(
-    file: TensorFile, family: str, config: Any, assignment: assign.Assignment, num_outputs: int
+    file: TensorFile, family: str, fields: Mapping[str, Any], assignment: assign.Assignment, num_outputs: int
 ) -> bool:
     """Return whether the file's tensors have the shapes of this model's leaves, and fill all of its body."""
-    params, model_state = MODELS[family].build(config, num_outputs).shapes()
+    try:
+        built = MODELS[family].build(MODELS[family].Config(**fields), num_outputs)
+    except UserError:
+        return False
+    params, model_state = built.shapes()
     leaves = tree.flatten({"params": params, "model_state": model_state})
     for name, (row, targets) in assignment.filled.items():
         expected = tuple(tuple(leaves[target].shape) for target in targets if target in leaves)

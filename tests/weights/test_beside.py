@@ -1,0 +1,276 @@
+"""What lies beside weights tells the model's settings, classes and pre-processing, or is a clear error."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jtl.data.image import eval_transform
+from jtl.errors import UserError
+from jtl.models import MODELS
+from jtl.preprocess import Preprocess
+from jtl.weights import FAMILIES, Config, beside
+from jtl.weights.load import load
+from jtl.weights.recognise import recognise
+from tests.weights import writing
+
+GOLDEN = Path(__file__).parents[1] / "goldens" / "beside.npz"
+PROCESSORS = (*("vit", "vit_oblong", "deit", "clip", "siglip", "bit", "mobilenet_v2", "convnext", "scaled"),)
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+TIMM = {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic", **IMAGENET}
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "image_size": 8,
+    "patch_size": 4,
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+    "id2label": {"0": "ant", "1": "bee", "2": "cat"},
+}
+PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 8, "width": 8},
+    "resample": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as archive:
+        return dict(archive)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_processors_are_those_of_transformers(golden: dict[str, np.ndarray], name: str) -> None:
+    preprocess = beside.huggingface_preprocess(json.loads(str(golden[f"{name}/file"])), "file")
+    pixels = eval_transform(preprocess)(golden["picture"]).astype(np.float32) / 255
+    found = (pixels - np.float32(preprocess.mean)) / np.float32(preprocess.std)
+    np.testing.assert_allclose(found.transpose(2, 0, 1), golden[f"{name}/output"], rtol=1e-6, atol=1e-6)
+
+
+def test_every_golden_processor_is_compared(golden: dict[str, np.ndarray]) -> None:
+    assert {name.removesuffix("/file") for name in golden if name.endswith("/file")} == set(PROCESSORS)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 32}, ((32, 32), 0, False)),
+        ({"image_processor_type": "ViTImageProcessorFast", "size": [32, 48]}, ((32, 48), 0, False)),
+        ({"image_processor_type": "CLIPImageProcessor", "size": 40, "crop_size": 32}, ((32, 32), 40, False)),
+        ({"image_processor_type": "CLIPImageProcessor"}, ((224, 224), 224, False)),
+        ({"image_processor_type": "BitImageProcessor", "size": 40, "crop_size": 32}, ((32, 32), 40, False)),
+        (
+            {"feature_extractor_type": "DeiTFeatureExtractor", "size": 40, "crop_size": 32},
+            ((32, 32), 40, True),
+        ),
+        ({"image_processor_type": "DeiTImageProcessor"}, ((224, 224), 256, True)),
+        ({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224}, ((224, 224), 256, False)),
+        ({"image_processor_type": "ConvNextImageProcessor"}, ((384, 384), 0, False)),
+        ({"image_processor_type": "SiglipImageProcessor"}, ((224, 224), 0, False)),
+        ({"image_processor_type": "MobileNetV2ImageProcessor"}, ((224, 224), 256, False)),
+    ],
+)
+def test_sizes_mean_what_the_kind_of_processor_says(
+    values: dict[str, Any], expected: tuple[tuple[int, int], int, bool]
+) -> None:
+    found = beside.huggingface_preprocess(values, "file")
+    assert (found.image_px, found.resize_px, found.is_squashed) == expected
+
+
+def test_processor_without_a_name_is_that_of_its_model() -> None:
+    values = {"size": 224, "crop_pct": 0.875}
+    assert beside.huggingface_preprocess(values, "file", "ConvNext").resize_px == 256
+    with pytest.raises(UserError, match=r"kind ''.* does not say resample; give the file of weights itself"):
+        beside.huggingface_preprocess(values, "file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"size": {"shortest_edge": 8}},
+            "resizes the short side to 8 px and crops nothing; expected one size",
+        ),
+        ({"size": {"shortest_edge": 8, "longest_edge": 9}}, "a size of shortest_edge, longest_edge"),
+        ({"size": "large"}, "size 'large'; expected the sides it is of"),
+        ({"size": {"height": 0, "width": 8}}, r"an input of \(0, 8\) px"),
+        ({"resample": 1}, "resizes by 'lanczos'; expected one of bilinear, bicubic"),
+        ({"resample": 9}, "KeyError: 9"),
+        ({"do_resize": False}, "does not resize images"),
+        ({"do_center_crop": True}, "KeyError: 'crop_size'"),
+        ({"do_center_crop": True, "crop_size": 12}, r"resizes to \(8, 8\) px and crops \(12, 12\)"),
+        ({"do_center_crop": True, "crop_size": {"height": 4, "width": 6}}, "expected a square crop"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "ValueError: mean"),
+        ({"image_mean": [0.5]}, "ValueError: mean"),
+        ({"image_mean": [float("nan")] * 3}, "ValueError: mean"),
+        ({"image_mean": 0.5}, "TypeError"),
+        ({"rescale_factor": 0}, "ZeroDivisionError"),
+    ],
+)
+def test_processor_that_jtl_cannot_follow_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        beside.huggingface_preprocess({**PROCESSOR, **changes}, "folder/preprocessor_config.json")
+    assert "give the file of weights itself to load without preprocessor_config.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Preprocess((224, 224), 248)),
+        ({"crop_pct": 1.0}, Preprocess((224, 224), 224)),
+        (
+            {"crop_pct": None, "interpolation": "bilinear"},
+            Preprocess((224, 224), 256, interpolation="bilinear"),
+        ),
+        ({"crop_mode": "squash"}, Preprocess((224, 224), 248, is_squashed=True)),
+        ({"crop_mode": "squash", "crop_pct": 1.0}, Preprocess((224, 224), 0)),
+        ({"input_size": [3, 192, 256]}, Preprocess((192, 256), 213)),
+    ],
+)
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_pre_processing_of_timm(changes: dict[str, Any], expected: Preprocess, is_nested: bool) -> None:
+    values = {**TIMM, **changes}
+    config = {"architecture": "any", **({"pretrained_cfg": values} if is_nested else values)}
+    statistics = {name: tuple(each) for name, each in IMAGENET.items()}
+    assert beside.timm_preprocess(config, "file") == replace(expected, **statistics)
+    assert beside.timm_preprocess({"model_type": "vit"}, "file") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_mode": "border"}, "has crop_mode 'border'; expected 'center' or 'squash'"),
+        ({"interpolation": "random"}, "resizes by 'random'"),
+        ({"input_size": [224, 224]}, "ValueError"),
+        ({"mean": None}, "TypeError"),
+    ],
+)
+def test_timm_that_jtl_cannot_follow_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        beside.timm_preprocess({"pretrained_cfg": {**TIMM, **changes}}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"id2label": {"1": "bee", "0": "ant"}}, ("ant", "bee")),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, None),
+        ({"id2label": {str(index): str(index) for index in range(12)}}, tuple(map(str, range(12)))),
+        ({"architecture": "x", "num_classes": 2, "label_names": ["ant", "bee"]}, ("ant", "bee")),
+        ({"num_classes": 2, "pretrained_cfg": {"label_names": ["ant", "bee"]}}, ("ant", "bee")),
+        ({"architecture": "x", "num_classes": 2}, None),
+        ({"architecture": "x", "num_classes": 0, "label_names": ["ant"]}, None),
+    ],
+)
+def test_names_of_classes(config: dict[str, Any], expected: tuple[str, ...] | None) -> None:
+    assert beside.label_names(config, "file") == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"id2label": {"0": "ant", "2": "bee"}}, "does not count from 0 to 1"),
+        (
+            {"architecture": "x", "num_classes": 3, "label_names": ["ant"]},
+            "names 1 classes and has num_classes 3",
+        ),
+    ],
+)
+def test_classes_counted_wrong_are_one_line(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        beside.label_names(config, "config.json")
+
+
+def hub_folder(folder: Path, config: Any, processor: Any = PROCESSOR, **names: str) -> str:
+    """Write a tiny ViT as transformers names it, with what the hub keeps beside it, and return the folder."""
+    leaves = writing.leaves_of("vit")
+    arrays = writing.named(FAMILIES["vit"].origins["huggingface"], leaves)
+    writing.save_safetensors(folder / "model.safetensors", arrays)
+    (folder / "config.json").write_text(json.dumps(config) if isinstance(config, dict) else config)
+    if processor:
+        (folder / names.get("name", "preprocessor_config.json")).write_text(json.dumps(processor))
+    return str(folder)
+
+
+def test_folder_tells_the_whole_model(tmp_path: Path) -> None:
+    found = recognise(hub_folder(tmp_path, VIT))
+    assert (found.family, found.num_outputs, found.label_names) == ("vit", 3, ("ant", "bee", "cat"))
+    # Shapes cannot tell heads and epsilon; the file of weights alone says what they can.
+    assert (found.config_fields["heads"], found.config_fields["layer_norm_epsilon"]) == (4, 1e-12)
+    alone = recognise(str(tmp_path / "model.safetensors"))
+    assert (alone.config_fields["heads"], alone.label_names) == (1, None)
+    assert "layer_norm_epsilon" not in alone.config_fields
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_load_brings_classes_and_pre_processing(tmp_path: Path, name: str) -> None:
+    processor = PROCESSOR if name.startswith("pre") else {"image_processor": PROCESSOR}
+    spec = hub_folder(tmp_path, VIT, processor, name=name)
+    config = MODELS["vit"].Config(**recognise(spec).config_fields)
+    params, model_state = writing.trees_of(writing.leaves_of("vit", config, seed=1))
+    loaded = load(
+        spec,
+        family="vit",
+        config=config,
+        model_params=params,
+        model_state=model_state,
+        settings=Config(head="load"),
+    )
+    assert loaded.label_names == ("ant", "bee", "cat")
+    assert loaded.preprocess == Preprocess((8, 8), resize_px=0, interpolation="bilinear")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"image_size": 12},
+            r"says image_px=12, and the tensors beside it are of image_px=8; get both again",
+        ),
+        ({"id2label": {"0": "ant", "1": "bee"}}, "names 2 classes, and the weights have 3 outputs"),
+    ],
+)
+def test_config_of_another_model_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"config.json in .* {message}") as caught:
+        recognise(hub_folder(tmp_path, {**VIT, **changes}))
+    assert "\n" not in str(caught.value)
+
+
+def test_config_of_an_unknown_model_leaves_the_tensors_to_tell(tmp_path: Path) -> None:
+    config = {"model_type": "unheard_of", "id2label": VIT["id2label"]}
+    found = recognise(hub_folder(tmp_path, config, None))
+    assert (found.family, found.config_fields["heads"]) == ("vit", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be understood .JSONDecodeError"),
+        ("[1]", "a list; expected an object"),
+        ("[" * 100_000, "RecursionError"),
+        (b"\xff\xfe".decode("latin-1"), "cannot be understood"),
+    ],
+)
+def test_damaged_config_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        recognise(hub_folder(tmp_path, text))
+    assert "give the file of weights itself to load without config.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_huge_config_is_not_read(tmp_path: Path) -> None:
+    spec = hub_folder(tmp_path, VIT)
+    with (tmp_path / "config.json").open("wb") as stream:
+        stream.truncate(1 << 32)
+    with pytest.raises(UserError, match="4294967296 bytes; expected at most"):
+        recognise(spec)
