@@ -13,9 +13,7 @@ from jtl.models import MODELS, Model, cifar_resnet, resnet, vit
 from jtl.rng import key
 from jtl.weights import FAMILIES
 from jtl.weights import Config as WeightsConfig
-from jtl.weights.contract import Op, Row
 from jtl.weights.load import load
-from jtl.weights.names import ops
 from jtl.weights.names.assign import assign
 from tests.goldens import draws
 
@@ -36,28 +34,6 @@ REAL = {
     "real/cifar_resnet_20": (cifar_resnet.Config(), "cifar10_resnets/resnet20-12fca82f.th", 10),
     "real/cifar_resnet_56": (cifar_resnet.Config(size="56"), "cifar10_resnets/resnet56-4bfd9763.th", 10),
 }
-MAP_HEAD, MAP_ATTENTION = "params/MAPHead_0", "params/MAPHead_0/MultiHeadDotProductAttention_0"
-
-
-def _layer(
-    source: str, target: str, kernel: Op, bias: Op = ops.SAME, leaf: str = "kernel"
-) -> tuple[Row, Row]:
-    return (
-        Row(f"attn_pool.{source}.weight", (f"{target}/{leaf}",), kernel),
-        Row(f"attn_pool.{source}.bias", (f"{target}/bias",), bias),
-    )
-
-
-TIMM_MAP_HEAD = (
-    Row("attn_pool.latent", (f"{MAP_HEAD}/probe",), ops.SAME),
-    *_layer("q", f"{MAP_ATTENTION}/query", ops.HEADS_KERNEL, ops.HEADS_BIAS),
-    *_layer("k", f"{MAP_ATTENTION}/key", ops.HEADS_KERNEL, ops.HEADS_BIAS),
-    *_layer("v", f"{MAP_ATTENTION}/value", ops.HEADS_KERNEL, ops.HEADS_BIAS),
-    *_layer("proj", f"{MAP_ATTENTION}/out", ops.OUT_KERNEL),
-    *_layer("norm", f"{MAP_HEAD}/LayerNorm_0", ops.SAME, leaf="scale"),
-    *_layer("mlp.fc1", f"{MAP_HEAD}/MlpBlock_0/Dense_0", ops.DENSE),
-    *_layer("mlp.fc2", f"{MAP_HEAD}/MlpBlock_0/Dense_1", ops.DENSE),
-)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +48,8 @@ def drawn(name: str, config: Any, goldens: dict[str, np.ndarray]) -> tuple[Model
     model = MODELS[family].build(config, draws.NUM_CLASSES)
     shapes = json.loads(str(goldens[f"{name}/shapes"]))
     tensors = {each: draws.tensor(name, each, tuple(shape)) for each, shape in shapes.items()}
-    for kind in ("weight", "bias"):
-        if (fused := tensors.pop(f"attn_pool.kv.{kind}", None)) is not None:
-            tensors[f"attn_pool.k.{kind}"], tensors[f"attn_pool.v.{kind}"] = np.split(fused, 2)
     origin = next(iter(FAMILIES[family].origins.values()))
-    assignment = assign(origin._replace(rows=(*origin.rows, *TIMM_MAP_HEAD)), tensors)
+    assignment = assign(origin, tensors)
     assert assignment.unknown == ()
     params, model_state = model.shapes()
     leaves = tree.flatten({"params": params, "model_state": model_state})

@@ -34,6 +34,7 @@ HEADS_OF_WIDTH: dict[int, int] = dict.fromkeys((1152, 1280, 1408, 1664), 16)
 HUGGING_FACE_DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 12,
     "image_size": 224,
+    "patch_size": 16,
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
 }
@@ -51,10 +52,11 @@ TIMM = re.compile(r"(vit|deit3?|flexivit|eva_large)_\w+")
 TIMM_POST_NORM = "_rpn_"
 TIMM_GELUS = (
     ("quickgelu", "quick"),
-    (r"_siglip_(gap_)?512|patch32_siglip|so400m_patch16_siglip|giantopt_", "tanh"),
+    (r"large_patch16_siglip_(gap_)?512|patch32_siglip|so400m_patch16_siglip|giantopt_", "tanh"),
     ("", "exact"),
 )
 TIMM_EPSILONS = (("_clip_", 1e-5), ("", 1e-6))
+TIMM_PATCH, FLEXI_PX = re.compile(r"patch(\d+)"), 16
 TIMM_HEADS = (("vit_giantopt_|vit_base_patch16_gap_", 16), ("", 0))
 
 
@@ -85,10 +87,10 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: it describes a ViT that jtl has not got.
     """
-    architecture = str(values.get("architecture", ""))
+    architecture = str(values.get("architecture"))
     if TIMM.fullmatch(architecture):
         return _of_timm(architecture, values)
-    defaults = HUGGING_FACE.get(values.get("model_type", ""))
+    defaults = HUGGING_FACE.get(str(values.get("model_type")))
     return clip.of_config(values) if defaults is None else _of_hugging_face({**defaults, **values})
 
 
@@ -98,14 +100,17 @@ def _of_timm(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json has architecture {architecture!r}, whose blocks normalise behind each branch; jtl "
             f"has ViTs that normalise before; choose other weights"
         )
-    fields = {
+    heads, patch = _first(TIMM_HEADS, architecture), TIMM_PATCH.search(architecture)
+    patch_px = int(patch[1]) if patch else FLEXI_PX
+    # Older files have all in one object.
+    given = values.get("pretrained_cfg", values)
+    input_size = given.get("input_size") if isinstance(given, Mapping) else None
+    return {
         "gelu": _first(TIMM_GELUS, architecture),
         "layer_norm_epsilon": _first(TIMM_EPSILONS, architecture),
-        "heads": _first(TIMM_HEADS, architecture),
+        **({"heads": heads} if heads else {}),
+        **({"image_px": _sides("input_size", input_size, patch_px)} if input_size else {}),
     }
-    input_size = (values.get("pretrained_cfg") or {}).get("input_size")
-    fields["image_px"] = tuple(input_size[1:]) if input_size else 0
-    return {name: value for name, value in fields.items() if value}
 
 
 def _first(patterns: tuple[tuple[str, Any], ...], name: str) -> Any:
@@ -113,17 +118,29 @@ def _first(patterns: tuple[tuple[str, Any], ...], name: str) -> Any:
 
 
 def _of_hugging_face(values: Mapping[str, Any]) -> dict[str, Any]:
-    gelu, image_px = clip.GELUS.get(values["hidden_act"]), values["image_size"]
-    if gelu is None:
+    activation, epsilon = values["hidden_act"], values["layer_norm_eps"]
+    if str(activation) not in clip.GELUS or not isinstance(epsilon, int | float):
         raise UserError(
-            f"config.json has hidden_act {values['hidden_act']!r}; jtl has ViTs with {', '.join(clip.GELUS)}"
+            f"config.json has hidden_act {activation!r} and layer_norm_eps {epsilon!r}; expected one of "
+            f"{', '.join(clip.GELUS)} and a number; choose other weights"
         )
     return {
-        "heads": values["num_attention_heads"],
-        "gelu": gelu,
-        "layer_norm_epsilon": float(values["layer_norm_eps"]),
-        "image_px": tuple(image_px) if isinstance(image_px, list) else image_px,
+        "heads": clip.number(values, "num_attention_heads"),
+        "gelu": clip.GELUS[activation],
+        "layer_norm_epsilon": float(epsilon),
+        "image_px": _sides("image_size", values["image_size"], clip.number(values, "patch_size")),
     }
+
+
+def _sides(name: str, given: Any, patch_px: int) -> int | tuple[int, int]:
+    """Return an image's sides, without what PyTorch's convolution does not read at the edges."""
+    sides = given[-2:] if isinstance(given, list) else [given, given]
+    if not all(type(side) is int and side >= patch_px for side in sides) or len(sides) != 2:
+        raise UserError(
+            f"config.json has {name} {given!r}; expected sides of {patch_px} or more; get it again"
+        )
+    height, width = (side - side % patch_px for side in sides)
+    return height if height == width else (height, width)
 
 
 def _widths(shapes: Shapes) -> dict[str, Any]:
