@@ -9,6 +9,7 @@ NUM_CLASSES = 10
 NUM_SAMPLES = 32
 RESNET_IMAGES, VIT_IMAGES = (4, 128, 128, 3), (2, 32, 48, 3)
 REAL_VIT_IMAGES, CIFAR_IMAGES = (2, 224, 224, 3), (8, 32, 32, 3)
+CONVNET_IMAGES = (4, 72, 50, 3)
 
 
 def generator(name: str) -> np.random.Generator:
@@ -38,3 +39,16 @@ def sampled(name: str, values: np.ndarray) -> np.ndarray:
     flat = np.asarray(values, np.float64).reshape(-1)
     places = generator(f"places of {name}").integers(0, flat.size, NUM_SAMPLES)
     return np.concatenate([flat[places], [np.mean(flat), np.sqrt(np.mean(flat**2))]])
+
+
+def keras_tensor(model: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the value of the Keras variable 'layer/variable', as `tensor` does for PyTorch's names."""
+    random = generator(f"{model}/{name}")
+    if name.endswith(("/gamma", "/moving_variance")):
+        return random.uniform(0.5, 1.5, shape).astype(np.float32)
+    if len(shape) == 1:
+        return 0.2 * random.standard_normal(shape, np.float32)
+    # Depthwise kernels are [height, width, channels, 1]: each output sees height x width values.
+    is_depthwise = len(shape) == 4 and shape[-1] == 1
+    fan_in = math.prod(shape[:2]) if is_depthwise else math.prod(shape[:-1])
+    return math.sqrt(1 / fan_in) * random.standard_normal(shape, np.float32)
