@@ -235,7 +235,7 @@ def facebook_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def mobilenets(timm: Any) -> Goldens:
-    """Return the goldens of MobileNetV2 from timm, torchvision's structure, and transformers (two paddings)."""
+    """Return the goldens of MobileNetV2 from timm, torchvision's structure, and transformers."""
     model = timm.create_model("mobilenetv2_035", num_classes=NUM_CLASSES)
     layers = {"root": model.bn1, **units(model.blocks), "final": model.bn2}
     goldens = one(model, "mobilenet_timm", layers)
