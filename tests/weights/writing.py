@@ -1,5 +1,7 @@
 """Writing a model's leaves under another library's names, for the tests of loading."""
 
+import json
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -14,6 +16,7 @@ from jtl import tree
 from jtl.models import MODELS
 from jtl.weights import convert
 from jtl.weights.contract import Origin
+from jtl.weights.safetensors_file import DTYPES
 
 NUM_CLASSES = 3
 CLIP = {"has_pre_norm": True, "has_patch_bias": False}
@@ -83,3 +86,18 @@ def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     np.savez(path, **arrays)
     return str(path)
+
+
+def save_raw(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write safetensors of any dtype, those among them that the library's numpy part has no name for."""
+    header, end = {}, 0
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": next(each for each, dtype in DTYPES.items() if dtype == array.dtype),
+            "shape": array.shape,
+            "data_offsets": (end, end := end + array.nbytes),
+        }
+    text = json.dumps(header).encode()
+    content = b"".join(array.tobytes() for array in arrays.values())
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content)
+    return path
