@@ -100,11 +100,15 @@ class Op(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of a table of names: a pattern of the source's names, the model's names it fills, and how."""
+    """One line of a table of names: a pattern of the source's names, the model's names it fills, and how.
+
+    `unneeded` says why the source may be left out by a model that has none of the targets; "": it may not.
+    """
 
     source: str
     targets: tuple[str, ...]
     op: Op
+    unneeded: str = ""
 
 
 class LeftOut(NamedTuple):

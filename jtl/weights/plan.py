@@ -101,7 +101,10 @@ def make(
     }
     for name, assigned in regular.items():
         if any(leaf not in target.leaves for leaf in assigned.targets):
-            unknown.append(name)
+            if assigned.row.unneeded and not any(leaf in target.leaves for leaf in assigned.targets):
+                left_out[name] = assigned.row.unneeded
+            else:
+                unknown.append(name)
             continue
         found = _fill(name, assigned, target, file, origin, source)
         if isinstance(found, Fill):

@@ -22,7 +22,7 @@ from torch import nn
 from tests.goldens import draws
 
 FILE, FOLDER = Path(__file__).parent / "clip.npz", Path(__file__).parent / "clip"
-IMAGES, NUM_TOKENS = (2, 32, 32, 3), 12
+IMAGES, OTHER_IMAGES, NUM_TOKENS = (2, 32, 32, 3), (2, 48, 64, 3), 12
 CORPUS = (
     "a photo of a cat", "a photo of a dog", "a photo of the small bird", "a picture of a tree",
     "it's a drawing of two cats and 3 dogs", "the old house by the river", "birds, flying over trees!",
@@ -79,7 +79,8 @@ def make_clip_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(vocab_size=300, end_of_word_suffix="</w>", initial_alphabet=alphabet)
     trained.train_from_iterator([*CORPUS, *alphabet], trainer)
     model = json.loads(trained.to_str())["model"]
-    pieces = [*model["vocab"], START, END]
+    # Sorted: the library numbers an alphabet in another order each time.
+    pieces = [*sorted(model["vocab"]), START, END]
     made = transformers.CLIPTokenizer(
         vocab={piece: index for index, piece in enumerate(pieces)},
         merges=[tuple(each) for each in model["merges"]],
@@ -146,9 +147,14 @@ def two_towers(model: Any, name: str, tokenizer: Any) -> dict[str, np.ndarray]:
     inputs = {"input_ids": torch.from_numpy(goldens[f"{name}/ids"]), "pixel_values": torch_images(name)}
     outputs, sampled = watched(lambda: model.eval()(**inputs), layers)
     goldens |= {f"{name}/layers/{layer}": values for layer, values in sampled.items()}
+    with torch.no_grad():
+        resized = model.get_image_features(
+            torch_images(name, OTHER_IMAGES), interpolate_pos_encoding=True
+        ).pooler_output
     logits = outputs.logits_per_image
     probabilities = torch.sigmoid(logits) if "siglip" in name else logits.softmax(-1)
     goldens |= {
+        f"{name}/resized_embeddings": nn.functional.normalize(resized, dim=-1).numpy(),
         f"{name}/image_embeddings": outputs.image_embeds.numpy(),
         f"{name}/text_embeddings": outputs.text_embeds.numpy(),
         f"{name}/logits": logits.numpy(),
@@ -204,9 +210,9 @@ def watched(run: Callable[[], Any], layers: Mapping[str, nn.Module]) -> tuple[An
     return outputs, found
 
 
-def torch_images(name: str) -> torch.Tensor:
+def torch_images(name: str, shape: tuple[int, ...] = IMAGES) -> torch.Tensor:
     """Return the drawn images channels first."""
-    return torch.from_numpy(draws.images(name, IMAGES)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(draws.images(name, shape)).permute(0, 3, 1, 2).contiguous()
 
 
 class Block(nn.Module):

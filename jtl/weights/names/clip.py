@@ -52,9 +52,12 @@ ORIGINS: dict[str, Origin] = {
             *towers.others(towers.HUGGING_FACE_CLIP_TEXT, OF_TEXT),
             *towers.HUGGING_FACE_COUNTERS,
         ),
+        position_embedding="bicubic_plain",
     ),
     "huggingface_clip_tower": Origin(
-        title="Hugging Face names of a CLIP image tower", rows=towers.hugging_face_clip_image("")
+        title="Hugging Face names of a CLIP image tower",
+        rows=towers.hugging_face_clip_image(""),
+        position_embedding="bicubic_plain",
     ),
     "huggingface_siglip": Origin(
         title="Hugging Face SigLIP names",
@@ -63,9 +66,12 @@ ORIGINS: dict[str, Origin] = {
             *towers.others(towers.HUGGING_FACE_SIGLIP_TEXT, OF_TEXT),
             *towers.HUGGING_FACE_COUNTERS,
         ),
+        position_embedding="bicubic_plain",
     ),
     "huggingface_siglip_tower": Origin(
-        title="Hugging Face names of a SigLIP image tower", rows=towers.hugging_face_siglip_image("")
+        title="Hugging Face names of a SigLIP image tower",
+        rows=towers.hugging_face_siglip_image(""),
+        position_embedding="bicubic_plain",
     ),
     "openai": Origin(
         title="OpenAI CLIP names",
@@ -142,7 +148,8 @@ def _image_fields(tower: Mapping[str, Any], kind: str) -> dict[str, Any]:
     patch_px, image_px = number(tower, "patch_size"), number(tower, "image_size")
     fields = {**shared_fields(tower), "patch_px": patch_px}
     sizes = {name: size for name, size in vit.SIZES.items() if name.startswith(kind)}
-    known = [name for name, size in sizes.items() if {**size, **fields} == {**fields, **size}]
+    widths = ("patch_px", *FIELDS)
+    known = [name for name, size in sizes.items() if all(size[each] == fields[each] for each in widths)]
     # PyTorch's convolution does not read what is left over at the edges (384 px of patches of 14).
     return {"size": (known or list(sizes))[0], **fields, "image_px": image_px - image_px % patch_px}
 

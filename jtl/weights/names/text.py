@@ -29,6 +29,7 @@ SIGLIP_DEFAULTS: dict[str, Any] = {
 # Before transformers 4.31 every CLIP said so, and the largest id was taken for the end of text.
 LEGACY_EOS_ID = 2
 HEAD_DIM = 64
+TITLES = {"clip": "CLIP", "siglip": "SigLIP"}
 
 ORIGINS: dict[str, Origin] = {
     "huggingface_clip": Origin(
@@ -95,7 +96,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], st
     fields = {"size": known[0]} if known else {"size": f"{kind}_b", **width, **heads}
     num_tokens = shapes[towers.POSITION_EMBEDDING][1]
     fields |= {"vocabulary": vocabulary, "num_tokens": num_tokens}
-    return fields, f"{kind.upper()} text tower of width {dim} and depth {width['depth']}"
+    return fields, f"{TITLES[kind]} text tower of width {dim} and depth {width['depth']}"
 
 
 def no_grid(config: Any) -> None:

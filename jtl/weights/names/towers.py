@@ -20,6 +20,8 @@ TOKEN_EMBEDDING = "params/token_embedding/embedding"
 NORM, PRE_NORM = "params/Transformer/encoder_norm", "params/Transformer/pre_norm"
 PROJECTION = "params/projection"
 LOGIT_SCALE, LOGIT_BIAS = "params/logit_scale", "params/logit_bias"
+NO_PROJECTION = "projection of the features; model.projection_dim is 0"
+NO_POOL = "attention pooling; model.pool is another"
 
 
 def _reshaped(num_new: int) -> Op:
@@ -72,6 +74,11 @@ def plain(source: str, target: str, *leaves: str) -> tuple[Row, ...]:
     return tuple(Row(f"{source}/{leaf}", (f"{target}/{leaf}",), ops.SAME) for leaf in leaves)
 
 
+def unneeded(rows: Iterable[Row], reason: str) -> tuple[Row, ...]:
+    """Return rows whose sources are left out where the model has no such leaves."""
+    return tuple(row._replace(unneeded=reason) for row in rows)
+
+
 def others(rows: Iterable[Row], reason: str) -> tuple[LeftOut, ...]:
     """Return the sources of rows as left out: they are for another model."""
     return tuple(LeftOut(row.source, reason) for row in rows)
@@ -116,12 +123,17 @@ def hugging_face_siglip_image(prefix: str) -> tuple[Row, ...]:
         *layer(f"{prefix}embeddings.patch_embedding", "params/embedding", ops.CONV),
         *hugging_face_blocks(prefix),
         *norm(f"{prefix}post_layernorm", NORM),
-        Row(f"{head}.probe", (f"{MAP_HEAD}/probe",), ops.SAME),
-        *fused(f"{head}.attention", MAP_ATTENTION),
-        *layer(f"{head}.attention.out_proj", f"{MAP_ATTENTION}/out", ops.OUT_KERNEL),
-        *norm(f"{head}.layernorm", f"{MAP_HEAD}/LayerNorm_0"),
-        *layer(f"{head}.mlp.fc1", f"{MAP_HEAD}/MlpBlock_0/Dense_0"),
-        *layer(f"{head}.mlp.fc2", f"{MAP_HEAD}/MlpBlock_0/Dense_1"),
+        *unneeded(
+            (
+                Row(f"{head}.probe", (f"{MAP_HEAD}/probe",), ops.SAME),
+                *fused(f"{head}.attention", MAP_ATTENTION),
+                *layer(f"{head}.attention.out_proj", f"{MAP_ATTENTION}/out", ops.OUT_KERNEL),
+                *norm(f"{head}.layernorm", f"{MAP_HEAD}/LayerNorm_0"),
+                *layer(f"{head}.mlp.fc1", f"{MAP_HEAD}/MlpBlock_0/Dense_0"),
+                *layer(f"{head}.mlp.fc2", f"{MAP_HEAD}/MlpBlock_0/Dense_1"),
+            ),
+            NO_POOL,
+        ),
     )
 
 
@@ -159,9 +171,25 @@ def big_vision_blocks(tower: str, encoder: str) -> tuple[Row, ...]:
     )
 
 
+def big_vision_pool(source: str) -> tuple[Row, ...]:
+    """Return the rows of big_vision's attention pooling."""
+    attention = f"{source}/MultiHeadDotProductAttention_0"
+    return (
+        *plain(source, MAP_HEAD, "probe"),
+        *(
+            row
+            for part in ("query", "key", "value", "out")
+            for row in plain(f"{attention}/{part}", f"{MAP_ATTENTION}/{part}", "kernel", "bias")
+        ),
+        *plain(f"{source}/LayerNorm_0", f"{MAP_HEAD}/LayerNorm_0", "scale", "bias"),
+        *plain(f"{source}/MlpBlock_0/Dense_0", f"{MAP_HEAD}/MlpBlock_0/Dense_0", "kernel", "bias"),
+        *plain(f"{source}/MlpBlock_0/Dense_1", f"{MAP_HEAD}/MlpBlock_0/Dense_1", "kernel", "bias"),
+    )
+
+
 HUGGING_FACE_CLIP_IMAGE = (
     *hugging_face_clip_image("vision_model."),
-    Row("visual_projection.weight", (f"{PROJECTION}/kernel",), ops.DENSE),
+    Row("visual_projection.weight", (f"{PROJECTION}/kernel",), ops.DENSE, NO_PROJECTION),
 )
 HUGGING_FACE_CLIP_TEXT = (
     Row("text_model.embeddings.token_embedding.weight", (TOKEN_EMBEDDING,), ops.SAME),
@@ -190,7 +218,7 @@ OPENAI_IMAGE = (
     *norm("visual.ln_pre", PRE_NORM),
     *openai_blocks("visual."),
     *norm("visual.ln_post", NORM),
-    Row("visual.proj", (f"{PROJECTION}/kernel",), ops.SAME),
+    Row("visual.proj", (f"{PROJECTION}/kernel",), ops.SAME, NO_PROJECTION),
 )
 OPENAI_TEXT = (
     Row("token_embedding.weight", (TOKEN_EMBEDDING,), ops.SAME),
@@ -206,20 +234,7 @@ OPENAI_COUNTERS = tuple(
 BIG_VISION_IMAGE = (
     *plain("img/embedding", "params/embedding", "kernel", "bias"),
     *big_vision_blocks("img", "Transformer"),
-    *plain("img/MAPHead_0", MAP_HEAD, "probe"),
-    *(
-        row
-        for part in ("query", "key", "value", "out")
-        for row in plain(
-            f"img/MAPHead_0/MultiHeadDotProductAttention_0/{part}",
-            f"{MAP_ATTENTION}/{part}",
-            "kernel",
-            "bias",
-        )
-    ),
-    *plain("img/MAPHead_0/LayerNorm_0", f"{MAP_HEAD}/LayerNorm_0", "scale", "bias"),
-    *plain("img/MAPHead_0/MlpBlock_0/Dense_0", f"{MAP_HEAD}/MlpBlock_0/Dense_0", "kernel", "bias"),
-    *plain("img/MAPHead_0/MlpBlock_0/Dense_1", f"{MAP_HEAD}/MlpBlock_0/Dense_1", "kernel", "bias"),
+    *unneeded(big_vision_pool("img/MAPHead_0"), NO_POOL),
 )
 BIG_VISION_TEXT = (
     Row("txt/Embed_0/embedding", (TOKEN_EMBEDDING,), ops.SAME),
