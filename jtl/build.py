@@ -76,7 +76,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     model, params, model_state, loaded = _model(config, task.head_size, stats.label_names)
     preprocess = _preprocess(config.preprocess, loaded, model)
     strategy_kind = STRATEGIES[config.strategy.name]
-    context = Context(model.layers, steps)
+    context = Context(model.layers, steps, model.linear)
     strategy = strategy_kind.build(config.strategy, context)
     extra = strategy.extra(rng.key(config.train.seed, "extra"), params)
     params = {**params, "extra": extra} if extra else params

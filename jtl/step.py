@@ -211,8 +211,8 @@ def _loss(
 
 
 def _bind(model: Model, model_state: Any, stats: frozenset[str]) -> Callable[..., Outputs]:
-    def apply(params: Any, inputs: Array, *, train: bool, key: Any) -> Outputs:
-        return model.apply(params, model_state, inputs, train=train, key=key, frozen_stats=stats)
+    def apply(params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any) -> Outputs:
+        return model.apply(params, model_state, inputs, train=train, key=key, frozen_stats=stats, **hooks)
 
     return apply
 

@@ -235,7 +235,8 @@ def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) 
         except UserError as error:
             ready.live.log(f"{error}; the last step is reported and exported in its place")
     params = jax.device_get(states.params_for_evaluation(state))
-    write_run_weights(ready.folder, params, jax.device_get(state.model_state))
+    merged = ready.built.parts.strategy.merged(params)
+    write_run_weights(ready.folder, merged, jax.device_get(state.model_state))
     scores: dict[str, Any] = {"step": int(state.step)}
     for split in ready.eval_batches:
         found = loop.evaluated(ready, state, split)

@@ -43,7 +43,7 @@ def make_parts(
     params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
     kind = TASKS[task]
     stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
-    context = Context(built.layers, num_steps)
+    context = Context(built.layers, num_steps, built.linear)
     strategy_kind = STRATEGIES[strategy]
     strategy_fields = FEW_PHASES.get(strategy, {}) | strategy_fields
     chosen = strategy_kind.build(replace(strategy_kind.Config(), **strategy_fields), context)

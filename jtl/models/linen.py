@@ -1,6 +1,7 @@
 """A Flax Linen module as the contract's pure functions over plain nested dicts."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.models import initial
+from jtl.models import initial, low_rank
 from jtl.models.contract import Model, Outputs, TokenGrid
 from jtl.preprocess import Preprocess
 
@@ -47,6 +48,7 @@ def as_model(
         train: bool = False,
         key: Array | None = None,
         frozen_stats: frozenset[str] = frozenset(),
+        updates: low_rank.Updates = MappingProxyType({}),
     ) -> Outputs:
         if inputs.shape[1:] != image_shape:
             raise UserError(
@@ -57,13 +59,18 @@ def as_model(
         )
         module = make_module(train, frozen_stats)
         variables, images = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
-        if not train:
-            return _outputs(module.apply(variables, images), model_state)
-        rngs = {} if key is None else {"dropout": key}
-        result, updated = module.apply(variables, images, rngs=rngs, mutable=list(model_state))
+        with low_rank.applied(updates):
+            if not train:
+                return _outputs(module.apply(variables, images), model_state)
+            rngs = {} if key is None else {"dropout": key}
+            result, updated = module.apply(variables, images, rngs=rngs, mutable=list(model_state))
         return _outputs(result, dict(updated))
 
-    return Model(init, apply, shapes, layers, preprocess, token_grid)
+    def linear() -> low_rank.Shapes:
+        inputs = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        return low_rank.shapes(make_module(False, frozenset()), inputs)
+
+    return Model(init, apply, shapes, linear, layers, preprocess, token_grid)
 
 
 def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:

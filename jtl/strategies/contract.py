@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from jtl.models import Outputs
 
+EXTRA = "extra"
 Forward = Callable[..., Outputs]
 
 
@@ -37,10 +38,11 @@ FROZEN = Group(multiplier=0.0)
 
 
 class Context(NamedTuple):
-    """What a strategy may depend on: the model's layers (`Model.layers`) and the run's number of steps."""
+    """What a strategy may depend on: `Model.layers`, the run's number of steps, and `Model.linear`."""
 
     layers: tuple[tuple[str, ...], ...]
     num_steps: int
+    linear: Callable[[], Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]] = dict
 
 
 def no_extra(key: Array, params: Any) -> dict[str, Any]:
@@ -48,10 +50,18 @@ def no_extra(key: Array, params: Any) -> dict[str, Any]:
     return {}
 
 
+def without_extra(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model's own parameters."""
+    return {name: leaf for name, leaf in params.items() if name != EXTRA}
+
+
 def plain_forward(
     apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any
 ) -> Outputs:
-    """Run the model as it is. `apply(params, inputs, *, train, key)` has the model's state bound."""
+    """Run the model as it is.
+
+    `apply(params, inputs, *, train, key, **hooks)` has the model's state bound; `hooks` are `Model.apply`'s.
+    """
     return apply(params, inputs, train=train, key=key)
 
 
@@ -61,13 +71,15 @@ class Strategy(NamedTuple):
     `groups(names)` → Group a leaf, by name. `extra(key, params)` → parameters the strategy adds.
     `forward(apply, params, inputs, *, train, key)` → Outputs, shared by training, evaluation and export.
     `penalty(forward, params, batch, outputs, step, key)` → (scalar added to the mean loss, metrics by name);
-    None adds nothing.
+    None adds nothing. `merged(params)` → the parameters to write and serve, where what was added is folded
+    into the model's own.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
     extra: Callable[[Array, Any], dict[str, Any]] = no_extra
     forward: Forward = plain_forward
     penalty: Callable[..., tuple[Array, dict[str, Array]]] | None = None
+    merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
 
 
 class StrategyKind(NamedTuple):
