@@ -93,14 +93,14 @@ class Config(head.Settings):
     "gap" (mean over the grid), "cls_gap" (both, one behind the other), "map" (attention pooling of the grid)
     or "distilled" (class and distillation token, each with a linear head of its own, averaged). There is a
     class token where `pool` reads one or `has_class_token`, behind it a distillation token where
-    `is_distilled` or `pool` says so, then `num_registers` tokens without position; `has_class_position` is
-    whether the first two have positions. `feature_norm` is where the final norm stands: on "tokens", or
-    behind the pooling ("pooled"). `projection_dim` > 0 projects the features to that width without bias;
-    `has_unit_features` scales them to length 1. `dropout` acts on embeddings and both residual branches;
-    `drop_path` is the last block's rate of stochastic depth, growing linearly from 0 at the first. `mlp` is
-    "gelu" or "swiglu" (`mlp_dim` wide after the gate), `gelu` "exact", "tanh" or "quick"; `has_qkv_bias`
-    gives query, key and value a bias, `has_patch_bias` the embedding; `has_layer_scale` scales every residual
-    branch by learned factors; `has_pre_norm` normalises before the first block.
+    `is_distilled` or `pool` says so, then `num_registers` tokens; `has_class_position` is whether the first
+    two have positions, `has_register_position` whether all have. `feature_norm` is where the final norm
+    stands: on "tokens", or behind the pooling ("pooled"). `projection_dim` > 0 projects the features to that
+    width without bias; `has_unit_features` scales them to length 1. `dropout` acts on embeddings and both
+    residual branches; `drop_path` is the last block's rate of stochastic depth, growing linearly from 0 at
+    the first. `mlp` is "gelu" or "swiglu" (`mlp_dim` wide after the gate), `gelu` "exact", "tanh" or "quick";
+    `has_qkv_bias` gives query, key and value a bias, `has_patch_bias` the embedding; `has_layer_scale` scales
+    every residual branch by learned factors; `has_pre_norm` normalises before the first block.
     """
 
     name: str = "vit"
@@ -117,6 +117,7 @@ class Config(head.Settings):
     has_class_token: bool = False
     is_distilled: bool = False
     has_class_position: bool = True
+    has_register_position: bool = False
     has_patch_bias: bool = True
     has_pre_norm: bool = False
     has_qkv_bias: bool = True
@@ -144,6 +145,11 @@ class Config(head.Settings):
         if self.layer_norm_epsilon < 0:
             raise UserError(
                 f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number"
+            )
+        if self.has_register_position and not self.has_class_position:
+            raise UserError(
+                "model.has_register_position is True and model.has_class_position False; expected registers "
+                "with positions only where class tokens have them; set one of the two otherwise"
             )
         if self.pool == "distilled" and self.projection_dim:
             raise UserError(
@@ -185,14 +191,15 @@ def grid(config: Config) -> tuple[int, int]:
     return height // patch_height, width // patch_width
 
 
-def num_class_tokens(config: Config) -> int:
-    """Return how many of class token and distillation token there are.
+def num_placed_tokens(config: Config) -> int:
+    """Return how many tokens before the grid have positions: the first ones.
 
-    >>> num_class_tokens(Config(pool="gap")), num_class_tokens(Config(is_distilled=True))
+    >>> num_placed_tokens(Config(pool="gap")), num_placed_tokens(Config(is_distilled=True))
     (0, 2)
     """
     full = resolve(config)
-    return int(full.has_class_token) + int(full.is_distilled)
+    num_class = full.has_class_position * (full.has_class_token + full.is_distilled)
+    return num_class + full.has_register_position * full.num_registers
 
 
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
@@ -238,9 +245,7 @@ class _ViT(nn.Module):
             config.dim, patch_px, config.has_patch_bias, dtype, name="embedding"
         )
         encoder = _Encoder(config, self.train, name="Transformer")
-        x, intermediates = encoder(
-            embed(images), self._tokens("cls", "distillation"), self._tokens("registers")
-        )
+        x, intermediates = encoder(embed(images), self._prefix())
         features = POOLS[config.pool].reduce(config, x)
         if config.feature_norm == "pooled":
             features = vit_layers.layer_norm(config, "feature_norm")(features)
@@ -255,10 +260,10 @@ class _ViT(nn.Module):
             config, self.num_outputs, self.train, features, intermediates, grid=lie, is_distilled=is_distilled
         )
 
-    def _tokens(self, *names: str) -> Float[Array, "1 extra dim"]:
-        """Return those of the named learned tokens that the model has, in order."""
-        counts, dim = _num_extra(self.config), self.config.dim
-        shapes = {name: (1, counts[name], dim) for name in names if counts[name]}
+    def _prefix(self) -> Float[Array, "1 extra dim"]:
+        """Return the learned tokens before the grid, in order."""
+        dim = self.config.dim
+        shapes = {name: (1, count, dim) for name, count in _num_extra(self.config).items() if count}
         tokens = [self.param(name, layers.declared, shape, jnp.float32) for name, shape in shapes.items()]
         return jnp.concatenate([jnp.zeros((1, 0, dim)), *tokens], axis=1)
 
@@ -270,21 +275,12 @@ class _Encoder(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self,
-        x: Tokens,
-        class_tokens: Float[Array, "1 classes dim"],
-        registers: Float[Array, "1 registers dim"],
-    ) -> tuple[AllTokens, dict[str, Array]]:
+    def __call__(self, x: Tokens, prefix: Float[Array, "1 extra dim"]) -> tuple[AllTokens, dict[str, Array]]:
         config = self.config
-        embed_positions = vit_layers.PositionEmbedding(name="posembed_input")
-        prefix = vit_layers.tiled(class_tokens, x)
-        if config.has_class_position:
-            placed = embed_positions(jnp.concatenate([prefix, x], axis=1))
-            prefix, x = jnp.split(placed, [prefix.shape[1]], axis=1)
-        else:
-            x = embed_positions(x)
-        x = jnp.concatenate([prefix, vit_layers.tiled(registers, x), x], axis=1)
+        prefix, num_placed = vit_layers.tiled(prefix, x), num_placed_tokens(config)
+        x = jnp.concatenate([prefix[:, :num_placed], x], axis=1)
+        x = vit_layers.PositionEmbedding(name="posembed_input")(x)
+        x = jnp.concatenate([x[:, :num_placed], prefix[:, num_placed:], x[:, num_placed:]], axis=1)
         x = nn.Dropout(config.dropout, deterministic=not self.train)(x)
         if config.has_pre_norm:
             x = vit_layers.layer_norm(config, "pre_norm")(x)

@@ -16,6 +16,8 @@ from jtl.weights.report import shorten
 
 PREFIX = "params/head/"
 SHOWN = 5
+# The leaves of a linear head, or of the two that a distilled model has.
+LINEAR = {f"{PREFIX}{leaf}" for leaf in ("kernel", "bias", "distilled/kernel", "distilled/bias")}
 
 Leaves = Mapping[str, Any]
 
@@ -74,7 +76,7 @@ def _map(
     label_names: Sequence[str],
 ) -> HeadPlan:
     by_target = {assigned.targets[0]: name for name, assigned in sources.items()}
-    if set(leaves) != {f"{PREFIX}kernel", f"{PREFIX}bias"} or f"{PREFIX}kernel" not in by_target:
+    if not set(by_target) <= set(leaves) <= LINEAR or f"{PREFIX}kernel" not in by_target:
         raise UserError(
             f"weights.head 'map' needs a linear head on both sides; the model has "
             f"{shorten(leaves, 4) or 'none'}, the weights {shorten(sources, 4) or 'none'}"

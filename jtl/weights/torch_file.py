@@ -25,7 +25,7 @@ MAGIC_NUMBER, PROTOCOL_VERSION = 0x1950A86A20F9469CFC6C, 1001
 COUNT_BYTES = 8
 MAX_PICKLE_BYTES = 1 << 28
 # Where training scripts keep the model's tensors, in the order of preference: averages first (as timm).
-CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
 MAX_DEPTH, MAX_TENSORS = 16, 50_000
 
 DTYPES: dict[str, np.dtype] = {

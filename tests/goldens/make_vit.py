@@ -38,6 +38,7 @@ VITS: dict[str, dict[str, Any]] = {
     "timm_dinov2_registers": {**SCALED, **WITH_REGISTERS, "mlp_layer": "SwiGLUPacked", "mlp_ratio": 3},
     "timm_mae_tuned": {"global_pool": "avg", "fc_norm": True},
     "timm_gap_registers": {**WITH_REGISTERS, "global_pool": "avg", "class_token": False},
+    "timm_placed_registers": {"reg_tokens": 3, "global_pool": "avg", "class_token": False, "fc_norm": False},
     "timm_map_registers": {**WITH_REGISTERS, "global_pool": "map", "class_token": False},
     "timm_clip": {"pre_norm": True, "act_layer": "quick_gelu", "norm_eps": 1e-5},
 }

@@ -42,6 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "timm_mae_tuned": ("timm", {"pool": "gap", "feature_norm": "pooled", "has_class_token": True}, {}),
     "timm_gap_registers": ("timm", {"pool": "gap", "feature_norm": "pooled", **REGISTERS}, {}),
+    "timm_placed_registers": ("timm", {"pool": "gap", "has_register_position": True, **REGISTERS}, {}),
     "timm_map_registers": ("timm", {"size": "siglip_b16", **REGISTERS}, {"gelu": "exact"}),
     "timm_clip": ("timm", {"size": "clip_b32"}, {}),
     "facebook_dinov2": (

@@ -80,7 +80,7 @@ BIG_VISION = Origin(
 
 def grid(config: vit.Config) -> Grid:
     """Return what the model's position embedding is a table of."""
-    return Grid(vit.num_class_tokens(config) * config.has_class_position, *vit.grid(config))
+    return Grid(vit.num_placed_tokens(config), *vit.grid(config))
 
 
 NAMES = FamilyNames(

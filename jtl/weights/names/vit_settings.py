@@ -194,13 +194,18 @@ def _tokens(shapes: Shapes) -> dict[str, Any]:
 
 
 def _positions(shapes: Shapes) -> dict[str, Any]:
-    """Return the side of a square image, and whether class tokens have positions, where shapes tell it."""
+    """Return the side of a square image, and which tokens before it have positions, where shapes tell it."""
     rows_px, columns_px, *_ = shapes[EMBEDDING_KERNEL]
     num_positions = shapes.get(vit_torch.POSITION_EMBEDDING, (1, 0, 0))[1]
     num_class = int(vit_torch.CLS in shapes) + int(vit_torch.DISTILLATION in shapes)
-    for without in dict.fromkeys((num_class, 0)):
-        side = math.isqrt(max(num_positions - without, 0))
-        if side and side * side == num_positions - without:
-            image_px = {"image_px": side * rows_px} if rows_px == columns_px else {}
-            return image_px if without == num_class else {**image_px, "has_class_position": False}
+    num_registers = shapes.get(vit_torch.REGISTERS, (1, 0))[1]
+    told: dict[int, dict[str, Any]] = {
+        num_class + num_registers: {"has_register_position": True},
+        0: {"has_class_position": False},
+        num_class: {},
+    }
+    for num_placed, fields in reversed(told.items()):
+        side = math.isqrt(max(num_positions - num_placed, 0))
+        if side and side * side == num_positions - num_placed:
+            return {**fields, "image_px": side * rows_px} if rows_px == columns_px else fields
     return {}

@@ -23,6 +23,9 @@ EMBEDDING, PRE_NORM = "params/embedding", "params/Transformer/pre_norm"
 POSITION_EMBEDDING = "params/Transformer/posembed_input/pos_embedding"
 NORM, POOLED_NORM = "params/Transformer/encoder_norm", "params/feature_norm"
 HEAD, DISTILLED_HEAD = "params/head", "params/head/distilled"
+# How most of these resample positions; DINOv2 with registers antialiases, as timm does.
+PLAIN = "bicubic_plain"
+PRE_TRAINING_HEAD = "head of self-supervised training"
 DECODER, POOLER = "decoder of masked pre-training", "pooler, which classification does not use"
 
 
@@ -118,10 +121,6 @@ def _is_plain(tensors: Mapping[str, Any]) -> bool:
     return not _is_gated(tensors)
 
 
-def _facebook(title: str, *rows: Row) -> Origin:
-    return Origin(title, (*TIMM_BODY, *rows), LEFT_OUT, position_embedding="bicubic_plain")
-
-
 TIMM_REGISTERS = Row("reg_token", (REGISTERS,), ops.SAME)
 TIMM_ROWS = (*TIMM_BODY, TIMM_REGISTERS, *TIMM_SCALES, *TIMM_MAP_HEAD)
 FACEBOOK_REGISTERS = Row("register_tokens", (REGISTERS,), ops.SAME)
@@ -183,13 +182,19 @@ HUGGING_FACE_DECODER = (
 )
 
 
-def _hugging_face(kind: str, prefix: str, *rows: Row, left_out: tuple[LeftOut, ...] = ()) -> Origin:
+def _hugging_face(
+    kind: str,
+    prefix: str,
+    *rows: Row,
+    left_out: tuple[LeftOut, ...] = (),
+    position_embedding: str = PLAIN,
+) -> Origin:
     return Origin(
         title=f"Hugging Face {kind}names",
         prefix=prefix,
         rows=(*HUGGING_FACE_BODY, *rows),
         left_out=(*HUGGING_FACE_LEFT_OUT, *left_out),
-        position_embedding="bicubic_plain",
+        position_embedding=position_embedding,
     )
 
 
@@ -205,6 +210,10 @@ DINOV2 = (
     *_gated(f"{HUGGING_FACE_BLOCK}.mlp.weights_in", f"{HUGGING_FACE_BLOCK}.mlp.weights_out"),
     *_scales(f"{HUGGING_FACE_BLOCK}.layer_scale1.lambda1", f"{HUGGING_FACE_BLOCK}.layer_scale2.lambda1"),
     *layer("classifier", HEAD),
+)
+DINO_HEADS = (
+    *others(layer("head.mlp.{i}", ""), PRE_TRAINING_HEAD),
+    *(LeftOut(f"head.last_layer.weight_{leaf}", PRE_TRAINING_HEAD) for leaf in "gv"),
 )
 
 # Where two origins know a file's names equally well, the first is taken.
@@ -232,9 +241,17 @@ ORIGINS: dict[str, Origin] = {
         "dinov2_with_registers.",
         *DINOV2,
         Row("embeddings.register_tokens", (REGISTERS,), ops.SAME),
+        position_embedding="bicubic",
     ),
-    "facebook_dinov2": _facebook(
-        "DINOv2 names", FACEBOOK_REGISTERS, *TIMM_SCALES, *TIMM_MLP, *_gated(W12, W3)
+    "facebook_dino": Origin(
+        "DINO names", (*TIMM_BODY, *TIMM_MLP), DINO_HEADS, prefix="backbone.", position_embedding=PLAIN
     ),
-    "facebook_deit3": _facebook("DeiT-3 names", *GAMMAS, *TIMM_MLP),
+    "facebook_dinov2": Origin(
+        "DINOv2 names",
+        (*TIMM_BODY, FACEBOOK_REGISTERS, *TIMM_SCALES, *TIMM_MLP, *_gated(W12, W3)),
+        (MASK_TOKEN,),
+    ),
+    "facebook_deit3": Origin(
+        "DeiT-3 names", (*TIMM_BODY, *GAMMAS, *TIMM_MLP), LEFT_OUT, position_embedding=PLAIN
+    ),
 }
