@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import optim, rng, sharding, tree
+from jtl import optim, rng, sharding, tree, zero_shot
 from jtl import state as states
 from jtl.config import Config, Pretrained
 from jtl.data import SOURCES, Labels, Source
@@ -146,15 +146,18 @@ def _model(
     params, model_state = model.init(rng.key(config.train.seed, "init"))
     if config.model.weights == NO_WEIGHTS:
         return model, params, model_state, None
+    is_zero_shot = config.weights.head == zero_shot.HEAD
     loaded = load(
         config.model.weights,
         family=config.model.name,
         config=config.model,
         model_params=params,
         model_state=model_state,
-        settings=config.weights,
+        settings=replace(config.weights, head="new") if is_zero_shot else config.weights,
         label_names=label_names,
     )
+    if is_zero_shot:
+        loaded = zero_shot.start(loaded, config.model, label_names, config.weights)
     return model, loaded.params, loaded.model_state, loaded
 
 

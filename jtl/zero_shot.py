@@ -15,12 +15,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32
 
-from jtl import tokens
+from jtl import tokens, tree
 from jtl.errors import UserError
 from jtl.weights import hub, text_towers
-from jtl.weights.contract import Config
+from jtl.weights.contract import Config, Loaded
+from jtl.weights.report import NEW
 
-PLACE = "{}"
+HEAD, PLACE = "zero_shot", "{}"
 TEMPLATES = (
     "a photo of a {}.",
     "a picture that shows the {}.",
@@ -30,38 +31,54 @@ TEMPLATES = (
     "a drawing of a {}.",
 )
 BATCH_SIZE = 64
-# What the image model needs beside what its file says.
+# What the image model's settings need beside what its file says.
 MODEL_FIELDS = {"has_unit_features": True}
 
 Embed = Callable[[Sequence[str]], Float32[np.ndarray, "texts dim"]]
 
 
 def head(
-    spec: str,
-    class_names: Sequence[str],
-    templates: Sequence[str] = TEMPLATES,
-    settings: Config | None = None,
-    tokenizer: str = "",
+    spec: str, class_names: Sequence[str], templates: Sequence[str] = (), settings: Config | None = None
 ) -> dict[str, np.ndarray]:
     """Return the head's leaves, "kernel" [dim, classes] and "bias" [classes], of a CLIP or SigLIP.
 
-    `templates` are prompts with one "{}" for the name. `tokenizer` is the path or spec of a tokenizer's file;
-    "" takes the one beside the weights.
+    `templates` are prompts with one "{}" for the name, none for `TEMPLATES`.
 
     Raises:
         UserError: weights or tokenizer cannot be had or read, or have no text tower; names or templates are
             empty, double or without a place.
     """
-    settings = settings or Config()
+    settings, templates = settings or Config(), templates or TEMPLATES
     check(class_names, templates)
-    # The text tower keeps nothing of a head, and its checksum was that of all weights.
     loaded = text_towers.load(spec, replace(settings, head="new", label_map={}))
-    opened = tokens.open_tokenizer(
-        _tokenizer_path(spec, loaded.path, settings, tokenizer), loaded.model.num_tokens
-    )
-    embed = embedder(loaded, opened)
+    tokenizer = tokens.open_tokenizer(_tokenizer_path(spec, loaded.path, settings), loaded.model.num_tokens)
     scale, bias = loaded.model.similarity(loaded.params)
-    return leaves(class_embeddings(embed, class_names, templates), scale, bias)
+    return leaves(class_embeddings(embedder(loaded, tokenizer), class_names, templates), scale, bias)
+
+
+def start(loaded: Loaded, model: Any, class_names: Sequence[str], settings: Config) -> Loaded:
+    """Return loaded weights whose fresh head is made of the class names; `model` is the model's settings.
+
+    Raises:
+        UserError: features are not of length 1, or the head is not one linear layer with an output a class;
+            and what `head` raises.
+    """
+    if not getattr(model, "has_unit_features", False):
+        raise UserError(
+            "weights.head is 'zero_shot' and the model's features are not of length 1; expected a ViT of "
+            "CLIP or SigLIP with model.has_unit_features=True"
+        )
+    fresh = {name: np.shape(leaf) for name, leaf in tree.flatten(loaded.params["head"]).items()}
+    made = head(loaded.source, class_names, settings.templates, settings)
+    if fresh != {name: leaf.shape for name, leaf in made.items()}:
+        raise UserError(
+            f"weights.head is 'zero_shot', which makes a linear head of {made['kernel'].shape} for "
+            f"{len(class_names)} classes; the model's is {fresh}: set model.head_widths=(), and "
+            f"model.projection_dim as the weights have it"
+        )
+    note = f"zero-shot, from {len(settings.templates or TEMPLATES)} prompts a class"
+    rows = tuple(row._replace(note=note) if row.status == NEW else row for row in loaded.report.rows)
+    return loaded._replace(params={**loaded.params, "head": made}, report=loaded.report._replace(rows=rows))
 
 
 def check(class_names: Sequence[str], templates: Sequence[str]) -> None:
@@ -77,24 +94,6 @@ def check(class_names: Sequence[str], templates: Sequence[str]) -> None:
             f"zero-shot templates are {wrong or list(templates)}; expected one or more, each with one "
             f"{PLACE!r} for the name of the class"
         )
-
-
-def read_names(classes: str) -> tuple[str, ...]:
-    """Return class names: those of a file, one a line, or those that commas separate.
-
-    >>> read_names("cat, small dog")
-    ('cat', 'small dog')
-
-    Raises:
-        UserError: the file is no text.
-    """
-    path = Path(classes).expanduser()
-    if not path.is_file():
-        return tuple(name.strip() for name in classes.split(","))
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{classes!r} is no text; expected the name of a class a line") from error
 
 
 def embedder(loaded: text_towers.LoadedText, tokenizer: tokens.Tokenizer) -> Embed:
@@ -146,15 +145,15 @@ def leaves(
     return {"kernel": kernel, "bias": np.full(len(embeddings), bias, np.float32)}
 
 
-def _tokenizer_path(spec: str, weights: Path, settings: Config, tokenizer: str) -> Path:
+def _tokenizer_path(spec: str, weights: Path, settings: Config) -> Path:
     """Return where the tokenizer's file is: as told, beside the weights, or in their repository.
 
     Raises:
         UserError: it is in none of these places.
     """
     without_sum = replace(settings, sha256="", head="new", label_map={})
-    if tokenizer:
-        found = hub.resolve(tokenizer, without_sum).path
+    if settings.tokenizer:
+        found = hub.resolve(settings.tokenizer, without_sum).path
         return next((found / name for name in tokens.NAMES if (found / name).is_file()), found)
     folder = weights if weights.is_dir() else weights.parent
     for name in tokens.NAMES:

@@ -5,17 +5,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
-from jtl import tokens, tree, zero_shot
+from jtl import build, config, tokens, train, tree, zero_shot
 from jtl.errors import UserError
 from jtl.models import vit
 from jtl.weights import Config, text_towers
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
-from jtl.weights.report import LEFT_OUT, LOADED
+from jtl.weights.report import LEFT_OUT, LOADED, NEW
 from tests.goldens import draws
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -48,7 +50,7 @@ def classifier(folder: Path, class_names: list[str], **options: Any) -> tuple[An
     found = recognise(str(folder))
     config = vit.Config(**{**found.config_fields, **zero_shot.MODEL_FIELDS})
     model = vit.build(config, len(class_names))
-    params, _ = model.init(draws_key())
+    params = tree.map_named(lambda _, leaf: np.zeros(leaf.shape, np.float32), model.shapes()[0])
     loaded = load(
         str(folder), family="vit", config=config, model_params=params, model_state={}, settings=Config()
     )
@@ -59,19 +61,13 @@ def classifier(folder: Path, class_names: list[str], **options: Any) -> tuple[An
     return model, {**loaded.params, "head": head}
 
 
-def draws_key() -> Any:
-    import jax
-
-    return jax.random.key(0)
-
-
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_zero_shot_probabilities_are_transformers(
     name: str, folders: dict[str, Path], goldens: dict[str, np.ndarray]
 ) -> None:
     texts = [str(text) for text in goldens["texts"]]
     model, params = classifier(folders[name], texts, templates=["{}"])
-    logits = np.asarray(model.apply(params, {}, draws.images(name, IMAGES)).logits, np.float64)
+    logits = np.asarray(jax.jit(model.apply)(params, {}, draws.images(name, IMAGES)).logits, np.float64)
     np.testing.assert_allclose(logits, goldens[f"{name}/logits"], rtol=0, atol=1e-4)
     powers = np.exp(logits)
     by_loss = {"clip": powers / powers.sum(-1, keepdims=True), "siglip": powers / (1 + powers)}
@@ -119,7 +115,7 @@ def test_tokenizer_may_lie_elsewhere(folders: dict[str, Path], tmp_path: Path) -
     path = str(GOLDENS / "clip" / "siglip.model")
     (tmp_path / "config.json").write_text((folders["siglip"] / "config.json").read_text())
     alone.rename(tmp_path / "model.safetensors")
-    found = zero_shot.head(str(tmp_path), ["cat", "dog"], tokenizer=path)
+    found = zero_shot.head(str(tmp_path), ["cat", "dog"], settings=Config(tokenizer=path))
     expected = zero_shot.head(str(folders["siglip"]), ["cat", "dog"])
     np.testing.assert_array_equal(found["kernel"], expected["kernel"])
 
@@ -139,14 +135,6 @@ def test_names_and_templates_are_checked(names: list[str], templates: list[str],
         zero_shot.check(names, templates)
 
 
-def test_names_are_read_from_a_file_or_between_commas(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("cat\n\n small dog \n")
-    assert zero_shot.read_names(str(tmp_path / "names.txt")) == ("cat", "small dog")
-    (tmp_path / "names.bin").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match="is no text"):
-        zero_shot.read_names(str(tmp_path / "names.bin"))
-
-
 def test_weights_without_texts_are_told(tmp_path: Path, folders: dict[str, Path]) -> None:
     save_file({"head.weight": np.ones((3, 4), np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="have no text tower jtl knows; expected CLIP or SigLIP"):
@@ -158,5 +146,59 @@ def test_weights_without_texts_are_told(tmp_path: Path, folders: dict[str, Path]
 
 
 def test_tokenizer_of_other_weights_is_told(folders: dict[str, Path]) -> None:
+    other = Config(tokenizer=str(folders["clip"]))
     with pytest.raises(UserError, match="the tokenizer has 225 tokens and the text tower 42"):
-        zero_shot.head(str(folders["siglip"]), ["cat", "dog"], tokenizer=str(folders["clip"]))
+        zero_shot.head(str(folders["siglip"]), ["cat", "dog"], settings=other)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 2 x 6 small images."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for name in ("cat", "small dog"):
+        (folder / name).mkdir()
+        for index in range(6):
+            pixels = random.integers(0, 256, (36, 36, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+def settings_of(folder: Path, data: Path, **changes: Any) -> config.Config:
+    overrides = {"data.path": data, "train.steps": 2, "train.batch_size": 4, "sharding.devices": 1, **changes}
+    spec = f"{Path(__file__).parents[1] / 'configs' / 'clip_ft.py'}:{folder}"
+    return config.read(spec, [(name, str(value)) for name, value in overrides.items()])
+
+
+def test_fine_tuning_begins_at_the_zero_shot_head(
+    folders: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(folders["clip"], data)
+    source = build.open_splits(settings)["train"]
+    built = build.build(settings, build.label_stats(settings, source), 2)
+    expected = zero_shot.head(str(folders["clip"]), ("cat", "small dog"))
+    np.testing.assert_array_equal(built.params["head"]["kernel"], expected["kernel"])
+    assert built.loaded is not None
+    notes = {row.note for row in built.loaded.report.of(NEW)}
+    assert notes == {f"zero-shot, from {len(zero_shot.TEMPLATES)} prompts a class"}
+    result = train.run(settings, tmp_path / "run")
+    assert (result["status"], result["steps"]) == ("finished", 2)
+    assert result["parameters"]["trainable"] == tree.num_values(built.params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.has_unit_features": False}, "expected a ViT of CLIP or SigLIP with model.has_unit_features"),
+        ({"model.head_widths": (8,)}, r"makes a linear head of \(24, 2\).*set model.head_widths=\(\)"),
+        ({"model.projection_dim": 0}, "model.projection_dim as the weights have it"),
+        ({"weights.templates": ("no place",)}, "each with one '{}'"),
+    ],
+)
+def test_model_that_no_zero_shot_head_fits_is_told(
+    folders: dict[str, Path], data: Path, changes: dict[str, Any], message: str
+) -> None:
+    settings = settings_of(folders["clip"], data, **changes)
+    source = build.open_splits(settings)["train"]
+    with pytest.raises(UserError, match=message):
+        build.build(settings, build.label_stats(settings, source), 2)

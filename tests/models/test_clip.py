@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -90,8 +91,8 @@ def test_both_towers_are_the_references_layer_by_layer(name: str, goldens: dict[
     model, words = vit.build(config, 0), text_tower.build(text_tower.Config(**of_text))
     params = filled(name, clip.ORIGINS[ORIGINS[name]], model.shapes()[0], goldens)
     text_params = filled(name, text.ORIGINS[ORIGINS[name]], words.shapes(), goldens)
-    seen = model.apply(params, {}, draws.images(name, IMAGES))
-    read = words.apply(text_params, goldens[f"{name}/ids"])
+    seen = jax.jit(model.apply)(params, {}, draws.images(name, IMAGES))
+    read = jax.jit(words.apply)(text_params, goldens[f"{name}/ids"])
     if name != "openai":
         assert_layers_match(f"{name}/layers/image/", seen.intermediates, goldens)
         assert_layers_match(f"{name}/layers/text/", read.intermediates, goldens)

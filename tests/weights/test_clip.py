@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -126,7 +127,7 @@ def test_other_resolution_is_transformers(name: str, goldens: dict[str, np.ndarr
     model = vit.build(config, 0)
     fresh = tree.map_named(lambda _, leaf: np.zeros(leaf.shape, np.float32), model.shapes()[0])
     loaded = load(spec, family="vit", config=config, model_params=fresh, model_state={}, settings=Config())
-    outputs = model.apply(loaded.params, {}, draws.images(name, (2, 48, 64, 3)))
+    outputs = jax.jit(model.apply)(loaded.params, {}, draws.images(name, (2, 48, 64, 3)))
     np.testing.assert_allclose(outputs.features, goldens[f"{name}/resized_embeddings"], rtol=0, atol=1e-5)
 
 
