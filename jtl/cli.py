@@ -143,6 +143,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="", metavar="FOLDER", help="also write metrics.json and confusion.png there"
     )
+    parser.add_argument(
+        "--zero-shot", action="store_true", help="make the head of the data's class names (CLIP, SigLIP)"
+    )
     parser.epilog = "--config.SECTION.NAME=VALUE changes a setting, such as --config.data.max_unreadable=5"
 
 
@@ -153,7 +156,14 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     from jtl import evaluate
 
     request = evaluate.Request(
-        args.run, args.weights, args.data, args.split, args.batch_size, args.out, overrides
+        args.run,
+        args.weights,
+        args.zero_shot,
+        args.data,
+        args.split,
+        args.batch_size,
+        args.out,
+        overrides,
     )
     result = evaluate.run(request)
     if args.json:
@@ -187,7 +197,10 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument(
-        "--classes", default="", metavar="NAMES", help="names of the outputs: a,b,c or a file, one a line"
+        "--classes",
+        default="",
+        metavar="NAMES",
+        help="names of the outputs, or for CLIP and SigLIP the classes to tell apart: a,b,c or a file",
     )
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to show of each image")
     parser.add_argument("--out", default="", metavar="FILE", help="also write a .csv or .jsonl file")
@@ -308,7 +321,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "--against", required=True, metavar="DATA", help="labelled images: a folder, a table or a .npz"
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
-    parser.set_defaults(run=None, data="", split="", out="")
+    parser.set_defaults(run=None, zero_shot=False, data="", split="", out="")
 
 
 def _verify(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

@@ -14,7 +14,7 @@ from jtl.errors import UserError, nearest
 from jtl.report import confusion, summary, tables
 from jtl.state import State
 from jtl.step import Batch, make_eval_step
-from jtl.tasks import Task
+from jtl.tasks import LabelStats, Task
 
 DEVICE_FIELDS = ("image", "label", "mask")
 MAX_PENDING = 4
@@ -22,10 +22,14 @@ SPLITS_BY_PREFERENCE = ("test", "val", "train")
 
 
 class Request(NamedTuple):
-    """What `jtl evaluate` was asked: a run folder or weights, and the data to measure it on."""
+    """What `jtl evaluate` was asked: a run folder or weights, and the data to measure it on.
+
+    With `is_zero_shot` the head of CLIP or SigLIP weights is made of the data's class names.
+    """
 
     run_folder: str | None
     weights: str | None
+    is_zero_shot: bool
     data: str
     split: str
     batch_size: int
@@ -76,11 +80,7 @@ def run(request: Request) -> dict[str, Any]:
     Raises:
         UserError: run, weights, data or labels do not fit together.
     """
-    settings, stats = _model_of(request)
-    if request.data:
-        settings = build.with_data(settings, request.data)
-    settings = config.with_overrides(settings, request.overrides)
-    splits = build.open_splits(settings, stats.label_names)
+    settings, stats, splits = _opened(request)
     split = _chosen_split(request.split, splits)
     checked = preflight.inspect({split: splits[split]}, settings.data)
     source = checked.splits[split]
@@ -122,6 +122,21 @@ def write(
     summary.write_json(folder / "metrics.json", result)
     if found.confusion is not None:
         confusion.plot(found.confusion, label_names, folder / "confusion.png")
+
+
+def _opened(request: Request) -> tuple[config.Config, LabelStats, dict[str, Source]]:
+    """Return settings, labels and splits; a zero-shot head takes its classes from the data."""
+    if not request.is_zero_shot:
+        settings, stats = _model_of(request)
+        settings = build.with_data(settings, request.data) if request.data else settings
+        settings = config.with_overrides(settings, request.overrides)
+        return settings, stats, build.open_splits(settings, stats.label_names)
+    if not request.weights or not request.data:
+        raise UserError("--zero-shot needs --weights of CLIP or SigLIP, and --data whose classes have names")
+    settings = build.with_data(trained.zero_shot_settings(request.weights), request.data)
+    settings = config.with_overrides(settings, request.overrides)
+    splits = build.open_splits(settings)
+    return settings, build.label_stats(settings, next(iter(splits.values()))), splits
 
 
 def _model_of(request: Request) -> trained.Trained:

@@ -25,7 +25,8 @@ DEVICE_FIELDS = ("image",)
 class Request(NamedTuple):
     """What `jtl predict` was asked: a run folder or weights, images, and how many classes of each to show.
 
-    `classes` are names for the weights' outputs: separated by commas, or the path of a file with one a line.
+    `classes` are names, separated by commas or a line each in the file of that path: of the weights' outputs,
+    or where they have none (CLIP, SigLIP), of the classes of a zero-shot head.
     """
 
     run_folder: str | None
@@ -79,8 +80,15 @@ def class_names(text: str) -> tuple[str, ...]:
 
     >>> class_names("ant, bee")
     ('ant', 'bee')
+
+    Raises:
+        UserError: the file is no text.
     """
-    lines = Path(text).read_text(encoding="utf-8").splitlines() if Path(text).is_file() else text.split(",")
+    path = Path(text).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--classes {text!r} is no text; expected the name of a class a line") from error
     return tuple(name.strip() for name in lines if name.strip())
 
 
@@ -116,11 +124,14 @@ def _rows(
 
 def _of_weights(request: Request) -> trained.Trained:
     assert request.weights is not None, "the command line takes a run or weights"
+    found = trained.of_weights(request.weights, needs_head=not request.classes)
+    if request.classes and not found.stats.label_names:
+        settings, names = trained.zero_shot_settings(request.weights), class_names(request.classes)
+        return trained.Trained(settings, trained.label_stats(settings, names))
     if request.classes:
-        return trained.with_names(trained.of_weights(request.weights), class_names(request.classes))
-    found = trained.of_weights(request.weights)
+        return trained.with_names(found, class_names(request.classes))
     names = trained.imagenet_names()
-    if trained.has_names(found) or not found.stats.label_names:
+    if trained.has_names(found):
         return found
     if len(found.stats.label_names) == len(names):
         sys.stderr.write("1000 outputs without names: shown as those of ImageNet-1k\n")

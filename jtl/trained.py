@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import build, config, sharding
+from jtl import build, config, sharding, zero_shot
 from jtl.build import Built
 from jtl.config import Config
 from jtl.errors import UserError
@@ -65,13 +65,28 @@ def of_weights(spec: str, *, needs_head: bool = True) -> Trained:
     if found.num_outputs < MIN_OUTPUTS:
         if needs_head:
             raise UserError(
-                f"{spec!r} has no classification head; give a run folder with --run instead, or class names "
-                f"for zero-shot classification (CLIP, SigLIP) with --classes"
+                f"{spec!r} has no classification head; give a run folder with --run instead, or ask for "
+                f"zero-shot classification (CLIP, SigLIP): predict --classes NAMES, evaluate --zero-shot"
             )
         return Trained(replace(settings, model=replace(settings.model, weights=spec)), LabelStats((), 0))
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
-    stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
-    return Trained(_with_own_head(settings, spec), stats)
+    return Trained(_with_own_head(settings, spec), label_stats(settings, names))
+
+
+def zero_shot_settings(spec: str) -> Config:
+    """Return the settings of a CLIP or SigLIP whose head is made of class names.
+
+    Raises:
+        UserError: the weights are of no model jtl knows.
+    """
+    found = recognise(spec)
+    fields = {**found.config_fields, **zero_shot.MODEL_FIELDS, "name": found.family, "weights": spec}
+    return config.from_dict({"model": fields, "weights": {"head": zero_shot.HEAD}})
+
+
+def label_stats(settings: Config, names: tuple[str, ...]) -> LabelStats:
+    """Return what the task needs to know of classes of which there are no examples but the names."""
+    return TASKS[settings.task.name].stats(np.arange(len(names)), names)
 
 
 def ready(settings: Config, stats: LabelStats) -> Ready:
