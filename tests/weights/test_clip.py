@@ -11,7 +11,7 @@ import pytest
 from jtl import tree
 from jtl.errors import UserError
 from jtl.models import text_tower, vit
-from jtl.weights import Config, convert, text_towers
+from jtl.weights import FAMILIES, Config, convert, text_towers
 from jtl.weights.load import load
 from jtl.weights.names import clip, text
 from jtl.weights.names.assign import assign, best_origin
@@ -238,6 +238,18 @@ def test_text_tower_of_every_size_is_recognised_from_its_shapes(size: str) -> No
     assert fields["size"] == size
     assert text_tower.resolve(text_tower.Config(**fields)) == text_tower.resolve(text_tower.Config(size=size))
     assert title.startswith("CLIP" if size.startswith("clip") else "SigLIP")
+
+
+@pytest.mark.parametrize("size", [size for size in vit.SIZES if size.startswith(("clip", "siglip"))])
+def test_image_tower_of_every_size_is_recognised_from_pytorchs_shapes(size: str) -> None:
+    leaves = tree.flatten({"params": vit.build(vit.Config(size=size), 0).shapes()[0]})
+    # PyTorch keeps the heads together.
+    shapes = {
+        name: (leaf.shape[0], 1, leaf.shape[0]) if name.endswith("/query/kernel") else tuple(leaf.shape)
+        for name, leaf in leaves.items()
+    }
+    fields, _ = FAMILIES["vit"].recognise(shapes) or ({}, "")
+    assert fields == {"size": size, "image_px": 224}
 
 
 @pytest.mark.parametrize(
