@@ -24,6 +24,7 @@ from tests.weights import writing
 
 TINY = vit.tiny()
 POSITIONS = "params/Transformer/posembed_input/pos_embedding"
+APART = {"has_class_position": False}
 SMALL = {"patch_px": 8, "dim": 128, "depth": 2, "heads": 2, "mlp_dim": 256}
 
 
@@ -222,3 +223,22 @@ def test_dinos_teacher_is_its_backbone() -> None:
     recognised = NAMES.recognise(model_shapes(found.filled, files))
     assert recognised is not None
     assert recognised[0] == {"size": "ti16", **SMALL, "image_px": 32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_outputs", "num_parameters"),
+    [
+        ({"size": "s8"}, 0, 21_670_272),
+        ({"size": "s14", "has_layer_scale": True}, 0, 22_056_192),
+        ({"size": "b14", "has_layer_scale": True, **APART, "num_registers": 4}, 0, 86_582_016),
+        ({"size": "g14", "has_layer_scale": True}, 0, 1_136_479_232),
+        ({"size": "b16", "pool": "distilled"}, 1000, 87_338_192),
+        ({"size": "s16", "has_layer_scale": True, **APART}, 1000, 22_059_496),
+    ],
+    ids=["dino_s8", "dinov2_s14", "dinov2_b14_reg4", "dinov2_g14", "deit_b16_distilled", "deit3_s16"],
+)  # fmt: skip
+def test_sizes_have_timms_number_of_parameters(
+    changes: dict[str, Any], num_outputs: int, num_parameters: int
+) -> None:
+    model = vit.build(vit.Config(**changes), num_outputs)
+    assert tree.num_values(model.shapes()[0]) == num_parameters
