@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
-from jtl.models import head, initial, layers, linen, resnet
+from jtl.models import depthwise, head, initial, layers, linen, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
 from jtl.preprocess import Preprocess
@@ -59,7 +59,7 @@ RULES: initial.Rules = (
     (r"/gamma$", initial.constant(1e-6)),
     (r"/bias$", initial.zeros),
 )
-ROOT_PX, MLP_RATIO, GRN_EPSILON = 4, 4, 1e-6
+ROOT_PX, KERNEL_PX, MLP_RATIO, GRN_EPSILON = 4, 7, 4, 1e-6
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class _Unit(nn.Module):
     @nn.compact
     def __call__(self, x: Activations) -> Activations:
         config, width = self.config, x.shape[-1]
-        y = resnet.conv(x, width, 7, 1, "conv_depthwise", groups=width, has_bias=True)
+        y = depthwise.Conv(KERNEL_PX, has_bias=True, name="conv_depthwise")(x)
         y = _LayerNorm(config.norm_epsilon, name="norm")(y)
         y = layers.GELUS[config.gelu](_Pointwise(MLP_RATIO * width, config.mlp, name="fc1")(y))
         if config.version == 2:

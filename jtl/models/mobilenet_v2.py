@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from jtl.errors import UserError
-from jtl.models import head, layers, linen, resnet
+from jtl.models import depthwise, head, layers, linen, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Mode, Transformed
 from jtl.preprocess import Preprocess
@@ -198,7 +198,8 @@ class _Unit(nn.Module):
         wide = x.shape[-1] * self.expansion
         if self.expansion > 1:
             y = _relu6(resnet.conv_norm(y, wide, 1, 1, "_expand", mode))
-        y = resnet.conv(y, wide, 3, self.stride, "conv_depthwise", groups=wide, padding=self.padding)
+        is_same = self.padding is not None
+        y = depthwise.Conv(3, self.stride, is_same, name="conv_depthwise")(y)
         y = _relu6(resnet.norm(y, mode, "bn_depthwise"))
         y = resnet.conv_norm(y, self.channels, 1, 1, "_project", mode)
         return x + y if self.stride == 1 and x.shape[-1] == self.channels else y

@@ -210,7 +210,6 @@ def conv(
     stride: int,
     name: str,
     *,
-    groups: int = 1,
     padding: str | list[tuple[int, int]] | None = None,
     has_bias: bool = False,
 ) -> Transformed:
@@ -222,7 +221,6 @@ def conv(
         (size, size),
         stride,
         padding,
-        feature_group_count=groups,
         dtype=x.dtype,
         name=name,
         **declared,

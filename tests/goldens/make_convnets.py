@@ -1,4 +1,4 @@
-"""The script that made `convnets.npz` and `convnet_sizes.json.xz`: convolutional networks of other libraries.
+"""The script that made `convnets.npz`: convolutional networks of other libraries, layer by layer.
 
 Run as `python -m tests.goldens.make_convnets` with torch 2.13.0, timm 1.0.31, transformers 5.23.0 and keras
 3.15.1 on JAX. `draws.py` draws weights and inputs by the libraries' own names. torchvision's MobileNetV2 and
@@ -6,11 +6,10 @@ the pieces of other networks that no library here has are written out below.
 """
 
 import json
-import lzma
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,13 @@ from tests.goldens import draws
 from tests.goldens.make_models import drawn, evaluated, import_timm, trained
 
 FILE = Path(__file__).parent / "convnets.npz"
-SIZES_FILE = FILE.with_name("convnet_sizes.json.xz")
 IMAGES = draws.CONVNET_IMAGES
 NUM_CLASSES = draws.NUM_CLASSES
 Goldens = dict[str, np.ndarray]
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the goldens."""
     timm = import_timm()
     goldens: Goldens = {}
     for make in (resnets, bits, convnexts, mobilenets, keras_models):
@@ -51,9 +49,7 @@ def main() -> None:
     }
     goldens["made_with"] = np.array(json.dumps(made_with))
     np.savez_compressed(FILE, **goldens)
-    SIZES_FILE.write_bytes(lzma.compress(json.dumps(sizes(timm), sort_keys=True).encode(), preset=9))
-    for file in (FILE, SIZES_FILE):
-        sys.stdout.write(f"{file.name}: {file.stat().st_size} bytes\n")
+    sys.stdout.write(f"{len(goldens)} arrays, {FILE.stat().st_size} bytes, {made_with}\n")
 
 
 class Logits(nn.Module):
@@ -361,74 +357,6 @@ def keras_one(model: Any, name: str, layers: Mapping[str, str]) -> Goldens:
     goldens[f"{name}/logits"] = np.asarray(model([images], training=False))
     goldens[f"{name}/shapes"] = np.array(json.dumps(shapes))
     return goldens
-
-
-def sizes(timm: Any) -> dict[str, dict[str, Any]]:
-    """Return names and shapes of every size of every library, by jtl's family, size and library."""
-    found: dict[str, dict[str, Any]] = {}
-
-    def keep(family: str, size: str, library: str, build: Callable[[], nn.Module]) -> None:
-        with torch.device("meta"):
-            state = build().state_dict()
-        found[f"{family}/{size}/{library}"] = {key: list(value.shape) for key, value in state.items()}
-
-    for size in ("10t", "14t", "18", "18d", "26", "26d", "26t", "34", "34d", "50", "50d", "101", "101d",
-                 "152", "152d", "200d"):  # fmt: skip
-        keep("resnet", size, "timm", partial(timm.create_model, f"resnet{size}"))
-    for size, kind, depths in (
-        ("18", "basic", [2, 2, 2, 2]), ("34", "basic", [3, 4, 6, 3]), ("50", "bottleneck", [3, 4, 6, 3]),
-        ("101", "bottleneck", [3, 4, 23, 3]), ("152", "bottleneck", [3, 8, 36, 3]),
-    ):  # fmt: skip
-        hidden = [64, 128, 256, 512] if kind == "basic" else [256, 512, 1024, 2048]
-        config = transformers.ResNetConfig(depths=depths, layer_type=kind, hidden_sizes=hidden)
-        keep("resnet", size, "huggingface", partial(transformers.ResNetForImageClassification, config))
-    for size in ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4"):
-        keep("bit", size, "timm", partial(timm.create_model, f"resnetv2_{size}_bit"))
-    config = transformers.BitConfig()
-    keep("bit", "50x1", "huggingface", partial(transformers.BitForImageClassification, config))
-    dims = {"atto": 40, "femto": 48, "pico": 64, "nano": 80, "tiny": 96, "small": 96, "base": 128,
-            "large": 192, "xlarge": 256, "huge": 352}  # fmt: skip
-    for size, dim in dims.items():
-        depths = {"nano": [2, 2, 8, 2], "tiny": [3, 3, 9, 3]}.get(size, [3, 3, 27, 3])
-        depths = [2, 2, 6, 2] if size in ("atto", "femto", "pico") else depths
-        settings = {"depths": depths, "hidden_sizes": [dim, 2 * dim, 4 * dim, 8 * dim]}
-        if size != "huge":
-            keep("convnext", size, "timm", partial(timm.create_model, f"convnext_{size}"))
-            config = transformers.ConvNextConfig(**settings)
-            build = partial(transformers.ConvNextForImageClassification, config)
-            keep("convnext", size, "huggingface", build)
-        if size != "xlarge":
-            keep("convnext", f"v2_{size}", "timm", partial(timm.create_model, f"convnextv2_{size}"))
-            config = transformers.ConvNextV2Config(**settings)
-            build = partial(transformers.ConvNextV2ForImageClassification, config)
-            keep("convnext", f"v2_{size}", "huggingface", build)
-    for size in ("035", "050", "075", "100", "110d", "120d", "140"):
-        keep("mobilenet_v2", size, "timm", partial(timm.create_model, f"mobilenetv2_{size}"))
-        if not size.endswith("d"):
-            config = transformers.MobileNetV2Config(depth_multiplier=int(size) / 100, num_labels=1001)
-            build = partial(transformers.MobileNetV2ForImageClassification, config)
-            keep("mobilenet_v2", size, "huggingface", build)
-    keep("mobilenet_v2", "100", "torchvision", partial(TorchvisionMobileNet, 1.0))
-    return found | keras_sizes()
-
-
-def keras_sizes() -> dict[str, dict[str, Any]]:
-    """Return names and shapes of the Keras applications."""
-    import keras
-
-    builds = {
-        f"resnet/keras{depth}": getattr(keras.applications, f"ResNet{depth}") for depth in (50, 101, 152)
-    }
-    for size in ("035", "050", "075", "100", "130", "140"):
-        builds[f"mobilenet_v2/{size}"] = partial(keras.applications.MobileNetV2, alpha=int(size) / 100)
-    return {
-        f"{key}/keras": {
-            f"{layer.name}/{variable.name}": list(variable.shape)
-            for layer in build(weights=None).layers
-            for variable in layer.weights
-        }
-        for key, build in builds.items()
-    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.models import MODELS, bit, convnext, mobilenet_v2, resnet
+from jtl.models import MODELS, bit, convnext, depthwise, mobilenet_v2, resnet
 from jtl.models.layers import layer_of
 from jtl.weights import FAMILIES
 from jtl.weights.contract import Op, Tensor
@@ -317,3 +317,25 @@ def test_response_norm_of_a_dark_channel_has_a_finite_gradient() -> None:
     variables = {"params": {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}}
     grad = jax.grad(lambda x: module.apply(variables, x).sum())(x)
     assert np.all(np.isfinite(grad))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [(7, 1, ((3, 3), (3, 3))), (3, 2, ((0, 1), (1, 1))), (3, 2, ((1, 1), (0, 0)))],
+)
+def test_shifted_products_are_the_grouped_convolution_with_its_gradients(
+    size: int, stride: int, padding: depthwise.Padding
+) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 8, 5, 3)).astype(np.float32)
+    kernel = random.standard_normal((size, size, 1, 3)).astype(np.float32)
+
+    def loss(x: Any, kernel: Any, convolve: Any) -> Any:
+        return (convolve(x, kernel, stride, padding) ** 3).sum()
+
+    both = [
+        jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)(x, kernel, convolve)
+        for convolve in (depthwise.shifted, depthwise._grouped)
+    ]
+    for found, expected in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

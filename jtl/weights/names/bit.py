@@ -82,6 +82,7 @@ GOOGLE = Origin(
     ),
 )
 
+MODEL_TYPE = "bit"
 TIMM_ARCHITECTURE = re.compile(r"resnetv2_\d+x\d_bit")
 # What transformers' BiT can be that is none: post-activation, TensorFlow's padding, dilation.
 HUGGING_FACE_SETTINGS = {
@@ -104,7 +105,7 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: it describes one that jtl has not got.
     """
-    if values.get("model_type") == "bit":
+    if values.get("model_type") == MODEL_TYPE:
         hub_config.refuse_others(values, HUGGING_FACE_SETTINGS, "BiTs")
         return {"num_groups": int(values.get("num_groups", NUM_GROUPS))}
     is_known = TIMM_ARCHITECTURE.fullmatch(str(values.get("architecture", "")))

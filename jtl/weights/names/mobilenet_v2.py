@@ -146,6 +146,7 @@ KERAS = Origin(
     ),
 )
 
+MODEL_TYPE = "mobilenet_v2"
 TIMM_ARCHITECTURE = re.compile(r"mobilenetv2_\d+d?")
 # What transformers' MobileNetV2 can be that is none, or that no published weights are.
 HUGGING_FACE_SETTINGS = {
@@ -169,7 +170,7 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: it describes one that jtl has not got.
     """
-    if values.get("model_type") == "mobilenet_v2":
+    if values.get("model_type") == MODEL_TYPE:
         hub_config.refuse_others(values, HUGGING_FACE_SETTINGS, "MobileNetV2s")
         fields: dict[str, Any] = {"padding": "same" if values.get("tf_padding", True) else "torch"}
         fields["norm_epsilon"] = float(values.get("layer_norm_eps", 1e-3))

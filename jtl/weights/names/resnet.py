@@ -88,6 +88,7 @@ KERAS = Origin(
     ),
 )
 # Architectures of timm whose every difference is one of jtl's settings or seen in the tensors.
+MODEL_TYPE = "resnet"
 TIMM_ARCHITECTURE = re.compile(r"resnet\d+[dt]?")
 
 
@@ -101,7 +102,7 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: it describes a ResNet that jtl has not got.
     """
-    if values.get("model_type") == "resnet":
+    if values.get("model_type") == MODEL_TYPE:
         expected = {"hidden_act": "relu", "downsample_in_first_stage": False}
         hub_config.refuse_others(values, expected, "ResNets")
         return {"is_v1": True} if values.get("downsample_in_bottleneck", False) else {}
