@@ -128,11 +128,18 @@ def any_file(tensors: Mapping[str, Any]) -> bool:
     return True
 
 
+def no_reason(leaves: Mapping[str, Any]) -> str:
+    """Return "": a library has a model for all leaves that it has names for."""
+    return ""
+
+
 class Origin(NamedTuple):
     """How one library names the tensors of one family.
 
     `prefix` is optional in front of every name. `position_embedding` is the resampling that library uses.
-    `is_of(tensors)` is whether tensors of these shapes can be of this origin, where names do not tell it.
+    `is_of(tensors)` is whether tensors of these shapes can be of this origin, where names do not tell it;
+    `refuses(leaves)` is why the library has no model for a model's leaves although it has names for them, ""
+    where it has one.
     """
 
     title: str
@@ -141,6 +148,7 @@ class Origin(NamedTuple):
     prefix: str = ""
     position_embedding: str = "bicubic"
     is_of: Callable[[Mapping[str, Any]], bool] = any_file
+    refuses: Callable[[Mapping[str, Any]], str] = no_reason
 
 
 class Grid(NamedTuple):

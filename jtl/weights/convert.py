@@ -136,12 +136,19 @@ def named(family: str, libraries: tuple[str, ...], leaves: Leaves) -> tuple[str,
     origins = FAMILIES[family].origins
     keys = [key for library in libraries for key in (*origins, OWN) if key.startswith(library)]
     missing: dict[str, list[str]] = {}
+    reasons: list[str] = []
     for key in keys:
         if key == OWN:
             return "jtl names", {name: np.array(leaf, order="C") for name, leaf in leaves.items()}
         arrays, missing[key] = to_origin(origins[key], leaves)
-        if not missing[key]:
+        if missing[key]:
+            continue
+        reason = origins[key].refuses(leaves)
+        if not reason:
             return origins[key].title, arrays
+        reasons.append(f"{origins[key].title} have a place for every leaf, and yet {reason}")
+    if reasons:
+        raise UserError(f"{reasons[0]}; choose another --to")
     if not keys:
         raise UserError(
             f"family {family!r} has no names of {' or '.join(libraries)}; found: {', '.join((*origins, OWN))}"

@@ -241,3 +241,41 @@ def test_sides_of_a_config_are_whole_patches() -> None:
     flat = {"architecture": "vit_large_patch14_clip_336", "input_size": [3, 340, 340]}
     expected = {"gelu": "exact", "layer_norm_epsilon": 1e-5, "image_px": 336}
     assert NAMES.of_config(flat) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "libraries", "message"),
+    [
+        ("hf_dinov2_registers", "timm", "timm's class tokens have no position beside registers, and this"),
+        ("hf_dinov2_swiglu", "timm", "timm's heads do not read class token and grid together, as this"),
+        ("hf_deit", "timm", "timm's ViTs with a distillation token have two heads, and this model has one"),
+        (
+            "timm_deit3",
+            "huggingface",
+            "transformers' ViTs have a class token with a position, and this model",
+        ),
+        ("facebook_dinov2", "huggingface", "their heads read class token and grid together, and this"),
+    ],
+)
+def test_a_library_that_has_names_but_no_such_model_is_refused(
+    name: str, libraries: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=f"names have a place for every leaf, and yet {message}"):
+        convert.named("vit", (libraries,), variant(name).leaves)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "title"),
+    [
+        ("hf_vit", "timm", "timm names"),
+        ("hf_deit_teacher", "timm", "timm names"),
+        ("timm_dino", "huggingface", "Hugging Face names"),
+        ("timm_distilled", "huggingface", "Hugging Face distilled DeiT names"),
+        ("timm_dinov2", "huggingface", "Hugging Face DINOv2 names"),
+        ("hf_dinov2_registers", "huggingface", "Hugging Face DINOv2 with registers names"),
+    ],
+)
+def test_weights_are_written_for_the_model_of_a_library_that_fits(
+    name: str, library: str, title: str
+) -> None:
+    assert convert.named("vit", (library,), variant(name).leaves)[0] == title

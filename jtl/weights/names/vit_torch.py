@@ -5,7 +5,8 @@ MAE's names are timm's, DINOv2's and DeiT-3's their own); the hub's files of Hug
 5.23 still writes.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jtl.weights.contract import LeftOut, Op, Origin, Row
@@ -121,6 +122,43 @@ def _is_plain(tensors: Mapping[str, Any]) -> bool:
     return not _is_gated(tensors)
 
 
+def _reads_both(leaves: Mapping[str, Any]) -> bool:
+    """Return whether the head reads class token and grid together."""
+    kernel = leaves.get(f"{HEAD}/kernel")
+    return kernel is not None and kernel.shape[0] == 2 * leaves[f"{EMBEDDING}/kernel"].shape[-1]
+
+
+def _has_class_position(leaves: Mapping[str, Any]) -> bool:
+    """Return whether the table has positions beside those of a square grid."""
+    num_positions = leaves[POSITION_EMBEDDING].shape[1]
+    return CLS in leaves and math.isqrt(num_positions) ** 2 != num_positions
+
+
+def _not_in_timm(leaves: Mapping[str, Any]) -> str:
+    """Return why timm has no ViT with these leaves."""
+    if REGISTERS in leaves and _has_class_position(leaves):
+        return "timm's class tokens have no position beside registers, and this model's has one"
+    if _reads_both(leaves):
+        return "timm's heads do not read class token and grid together, as this model's does"
+    if DISTILLATION in leaves and f"{HEAD}/kernel" in leaves and f"{DISTILLED_HEAD}/kernel" not in leaves:
+        return "timm's ViTs with a distillation token have two heads, and this model has one"
+    return ""
+
+
+def _not_in_transformers(has_joint_head: bool) -> Callable[[Mapping[str, Any]], str]:
+    """Return the function that says why transformers has no ViT with given leaves."""
+
+    def refuses(leaves: Mapping[str, Any]) -> str:
+        if not _has_class_position(leaves):
+            return "transformers' ViTs have a class token with a position, and this model has none"
+        if f"{HEAD}/kernel" in leaves and _reads_both(leaves) != has_joint_head:
+            reads = "class token and grid together" if has_joint_head else "the class token alone"
+            return f"their heads read {reads}, and this model's does not"
+        return ""
+
+    return refuses
+
+
 TIMM_REGISTERS = Row("reg_token", (REGISTERS,), ops.SAME)
 TIMM_ROWS = (*TIMM_BODY, TIMM_REGISTERS, *TIMM_SCALES, *TIMM_MAP_HEAD)
 FACEBOOK_REGISTERS = Row("register_tokens", (REGISTERS,), ops.SAME)
@@ -195,6 +233,7 @@ def _hugging_face(
         rows=(*HUGGING_FACE_BODY, *rows),
         left_out=(*HUGGING_FACE_LEFT_OUT, *left_out),
         position_embedding=position_embedding,
+        refuses=_not_in_transformers(has_joint_head="dinov2" in prefix),
     )
 
 
@@ -218,8 +257,10 @@ DINO_HEADS = (
 
 # Where two origins know a file's names equally well, the first is taken.
 ORIGINS: dict[str, Origin] = {
-    "timm": Origin("timm names", (*TIMM_ROWS, *TIMM_MLP), LEFT_OUT, is_of=_is_plain),
-    "timm_swiglu": Origin("timm names", (*TIMM_ROWS, *TIMM_GATED_MLP), LEFT_OUT, is_of=_is_gated),
+    "timm": Origin("timm names", (*TIMM_ROWS, *TIMM_MLP), LEFT_OUT, is_of=_is_plain, refuses=_not_in_timm),
+    "timm_swiglu": Origin(
+        "timm names", (*TIMM_ROWS, *TIMM_GATED_MLP), LEFT_OUT, is_of=_is_gated, refuses=_not_in_timm
+    ),
     "huggingface": _hugging_face(
         "",
         "vit.",
