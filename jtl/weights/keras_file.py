@@ -25,6 +25,8 @@ LEGACY_NAMES, NAME = "layer_names", "name"
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 MAX_DEPTH, MAX_ITEMS = 32, 100_000
 MAX_EXPANSION, FREE_BYTES = 16, 1 << 28
+# What h5py raises for damaged content.
+FAULTS = (OSError, ValueError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError)
 INSTALL = "reading Keras files needs h5py: pip install 'jtl[keras]'"
 
 
@@ -35,23 +37,35 @@ def open_keras(path: Path) -> TensorFile:
         UserError: it is damaged, no Keras file, or leads outside of itself; or h5py is not installed.
     """
     with _opened(path) as file:
-        is_whole = WHOLE in tuple(file) and _is_own(file, WHOLE)
-        root = file[WHOLE] if is_whole else file
-        is_legacy = is_whole or LEGACY_NAMES in file.attrs
-        found = dict(_datasets(root, str(path)))
-        is_keras_3 = not is_legacy and any(key.split("/")[-2:-1] == [VARIABLES] for key in found)
-        if not is_legacy and not is_keras_3:
+        try:
+            return _open(file, path)
+        except UserError:
+            raise
+        except FAULTS as error:
             raise UserError(
-                f"{str(path)!r} is an HDF5 file, but not one of Keras: it holds "
-                f"{shorten(map(repr, file), 4) or 'nothing'}; expected layers with their weights"
-            )
-        names = _unique(_keras_3_names(root, found) if is_keras_3 else _legacy_names(found))
-        prefix = f"{root.name.rstrip('/')}/"
-        tensors = {
-            names[key]: Tensor(dataset.shape, dataset.dtype.name, partial(_read, path, prefix + key))
-            for key, dataset in found.items()
-            if key in names
-        }
+                f"{str(path)!r} ({path.stat().st_size} bytes) is a damaged HDF5 file: {one_line(error)}; get "
+                f"it again"
+            ) from error
+
+
+def _open(file: Any, path: Path) -> TensorFile:
+    is_whole = WHOLE in tuple(file) and _is_own(file, WHOLE)
+    root = file[WHOLE] if is_whole else file
+    is_legacy = is_whole or LEGACY_NAMES in file.attrs
+    found = dict(_datasets(root, str(path)))
+    is_keras_3 = not is_legacy and any(key.split("/")[-2:-1] == [VARIABLES] for key in found)
+    if not is_legacy and not is_keras_3:
+        raise UserError(
+            f"{str(path)!r} is an HDF5 file, but not one of Keras: it holds "
+            f"{shorten(map(repr, file), 4) or 'nothing'}; expected layers with their weights"
+        )
+    names = _unique(_keras_3_names(root, found) if is_keras_3 else _legacy_names(found))
+    prefix = f"{root.name.rstrip('/')}/"
+    tensors = {
+        names[key]: Tensor(dataset.shape, dataset.dtype.name, partial(_read, path, prefix + key))
+        for key, dataset in found.items()
+        if key in names
+    }
     return TensorFile(path, "Keras weights" if is_keras_3 else "Keras legacy HDF5", tensors)
 
 
@@ -62,7 +76,7 @@ def _opened(path: Path) -> Any:
         raise UserError(f"{str(path)!r} is an HDF5 (Keras) file; {INSTALL}") from error
     try:
         return h5py.File(path, "r", locking=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except FAULTS as error:
         raise UserError(
             f"{str(path)!r} ({path.stat().st_size} bytes) is no sound HDF5 file: {one_line(error)}; get it "
             f"again"
@@ -73,7 +87,7 @@ def _read(path: Path, key: str) -> np.ndarray:
     with _opened(path) as file:
         try:
             return file[key][()]
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except FAULTS as error:
             raise UserError(f"tensor {key!r} of {str(path)!r} cannot be read: {one_line(error)}") from error
 
 
@@ -92,18 +106,9 @@ def _datasets(root: Any, where: str) -> Iterator[tuple[str, Any]]:
                 raise UserError(f"{where!r} nests its groups without end; no Keras file does")
             if depth == 0 and key in TRAINING:
                 continue
-            try:
-                if not _is_own(group, key):
-                    raise UserError(
-                        f"{where!r} has the link {prefix + key!r} to elsewhere; it is not followed"
-                    )
-                item = group[key]
-            except (KeyError, OSError, ValueError, RuntimeError) as error:
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(
-                    f"entry {prefix + key!r} of {where!r} is damaged: {one_line(error)}; get it again"
-                ) from error
+            if not _is_own(group, key):
+                raise UserError(f"{where!r} has the link {prefix + key!r} to elsewhere; it is not followed")
+            item = group[key]
             if isinstance(item, h5py.Group):
                 pending.append((f"{prefix}{key}/", item, depth + 1))
                 continue
@@ -124,6 +129,8 @@ def _is_own(group: Any, key: str) -> bool:
 def _check_plain(dataset: Any, key: str, where: str) -> None:
     """Raise UserError unless a dataset is numbers, kept in this file, compressed by HDF5's own filters."""
     what = f"dataset {key!r} of {where!r}"
+    if not hasattr(dataset, "shape"):
+        raise UserError(f"{what} is a named type, which no Keras file has")
     if dataset.shape is None or dataset.dtype.kind not in "fiub":
         raise UserError(f"{what} holds {dataset.dtype}, which is no tensor of numbers")
     if dataset.external or dataset.is_virtual:
@@ -172,13 +179,20 @@ def _keras_3_names(root: Any, datasets: Mapping[str, Any]) -> dict[str, str]:
         own = group.removesuffix(VARIABLES).rstrip("/").rpartition("/")[2]
         if own.startswith(SEED):
             continue
-        name = root[group].attrs.get(NAME, own) if group else own
-        layer = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        layer = _layer_name(root[group].attrs if group else {}, own)
         keys = sorted(keys, key=lambda key: (len(key), key))
         variables = _variables(tuple(datasets[key].ndim for key in keys))
         numbers = [key.rpartition("/")[2] for key in keys]
         names |= {key: f"{layer}/{each}" for key, each in zip(keys, variables or numbers, strict=True)}
     return names
+
+
+def _layer_name(attributes: Any, otherwise: str) -> str:
+    """Return the name that Keras gave a layer; a damaged attribute can promise text without end."""
+    if NAME not in attributes or attributes.get_id(NAME).shape != ():
+        return otherwise
+    name = attributes[NAME]
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def _variables(ranks: tuple[int, ...]) -> tuple[str, ...]:
