@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from jtl.weights.contract import Tensor, TensorFile
 from jtl.weights.report import shorten
 
 METADATA, OCDBT = "_METADATA", "manifest.ocdbt"
+COMPLETE = "store_array_data_equal_to_fill_value"
 # What an item is called: alone, in a CheckpointManager's Composite, and in jtl's own.
 ITEMS = ("", "default", "params", "state", "model", "train_state")
 ARRAYS = ("jax.Array", "np.ndarray", "scalar")
@@ -50,8 +51,8 @@ def open_orbax(item: Path) -> TensorFile:
     Raises:
         UserError: its metadata are damaged, or an array is missing or of a kind that is no number.
     """
-    has_zarr3, paths = _metadata(item)
-    tensors = {"/".join(path): _tensor(item, path, has_zarr3) for path in paths}
+    layout, paths = _metadata(item)
+    tensors = {"/".join(path): _tensor(item, path, layout) for path in paths}
     if len(tensors) != len(paths):
         raise UserError(f"Orbax checkpoint {str(item)!r} has leaves that differ only by a '/' in their names")
     total = sum(
@@ -66,14 +67,22 @@ def open_orbax(item: Path) -> TensorFile:
     return TensorFile(item, f"Orbax{container}", {name: tensors[source] for name, source in names.items()})
 
 
-def _metadata(item: Path) -> tuple[bool, list[tuple[str, ...]]]:
-    """Return whether the arrays are zarr 3, and the path of every leaf that is an array."""
+class _Layout(NamedTuple):
+    """How arrays are kept: as zarr 3 or 2, and whether even what equals the fill value is written."""
+
+    has_zarr3: bool
+    is_complete: bool
+
+
+def _metadata(item: Path) -> tuple[_Layout, list[tuple[str, ...]]]:
+    """Return how the arrays are kept, and the path of every leaf that is an array."""
     path = item / METADATA
     try:
         if path.stat().st_size > MAX_METADATA_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes; expected at most {MAX_METADATA_BYTES}")
         content = json.loads(path.read_bytes())
-        return bool(content.get("use_zarr3", False)), list(_paths(content["tree_metadata"]))
+        has_zarr3, is_complete = content.get("use_zarr3", False), content.get(COMPLETE, False)
+        return _Layout(bool(has_zarr3), bool(is_complete)), list(_paths(content["tree_metadata"]))
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise UserError(
             f"{METADATA} of Orbax checkpoint {str(item)!r} is damaged ({type(error).__name__}: "
@@ -90,20 +99,20 @@ def _paths(leaves: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             yield path
 
 
-def _tensor(item: Path, path: tuple[str, ...], has_zarr3: bool) -> Tensor:
-    array = _open(item, path, has_zarr3)
+def _tensor(item: Path, path: tuple[str, ...], layout: _Layout) -> Tensor:
+    array = _open(item, path, layout)
     dtype = np.dtype(array.dtype.numpy_dtype)
-    return Tensor(tuple(array.shape), dtype.name, partial(_read, item, path, has_zarr3))
+    return Tensor(tuple(array.shape), dtype.name, partial(_read, item, path, layout))
 
 
-def _read(item: Path, path: tuple[str, ...], has_zarr3: bool) -> np.ndarray:
+def _read(item: Path, path: tuple[str, ...], layout: _Layout) -> np.ndarray:
     try:
-        return np.asarray(_open(item, path, has_zarr3).read().result())
+        return np.asarray(_open(item, path, layout).read().result())
     except ValueError as error:
         raise _unreadable(item, path, error) from error
 
 
-def _open(item: Path, path: tuple[str, ...], has_zarr3: bool) -> Any:
+def _open(item: Path, path: tuple[str, ...], layout: _Layout) -> Any:
     """Open a leaf's array: its metadata are read, its values are not."""
     import tensorstore
 
@@ -114,7 +123,12 @@ def _open(item: Path, path: tuple[str, ...], has_zarr3: bool) -> Any:
         if (item / OCDBT).is_file()
         else {"driver": "file", "path": folder + _inside(name)}
     )
-    spec = {"driver": "zarr3" if has_zarr3 else "zarr", "kvstore": store}
+    spec = {
+        "driver": "zarr3" if layout.has_zarr3 else "zarr",
+        "kvstore": store,
+        # Else a part that was lost reads as zeros.
+        "fill_missing_data_reads": not layout.is_complete,
+    }
     try:
         array = tensorstore.open(spec, open=True, read=True).result()
     except ValueError as error:
