@@ -139,7 +139,7 @@ class Origin(NamedTuple):
     `prefix` is optional in front of every name. `position_embedding` is the resampling that library uses.
     `is_of(tensors)` is whether tensors of these shapes can be of this origin, where names do not tell it;
     `refuses(leaves)` is why the library has no model for a model's leaves although it has names for them, ""
-    where it has one.
+    where it has one. `config_fields` are settings that all models of the library have and no tensor tells.
     """
 
     title: str
@@ -149,6 +149,7 @@ class Origin(NamedTuple):
     position_embedding: str = "bicubic"
     is_of: Callable[[Mapping[str, Any]], bool] = any_file
     refuses: Callable[[Mapping[str, Any]], str] = no_reason
+    config_fields: Mapping[str, Any] = {}
 
 
 class Grid(NamedTuple):

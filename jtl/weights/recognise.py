@@ -89,6 +89,7 @@ def _as_family(file: TensorFile, family: str) -> tuple[int, Recognised] | None:
     if found is None:
         return None
     fields, title = found
+    fields = {**fields, **origins[key].config_fields}
     heads = [shapes[name] for name in ("params/head/kernel", "params/head/out/kernel") if name in shapes]
     num_outputs = heads[0][-1] if heads else 0
     title = f"{title} with {num_outputs or 'no'} outputs and {origins[key].title}"

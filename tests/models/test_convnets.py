@@ -3,6 +3,7 @@
 import json
 import lzma
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,12 @@ from jtl.models import MODELS, bit, convnext, depthwise, mobilenet_v2, resnet
 from jtl.models.layers import layer_of
 from jtl.weights import FAMILIES
 from jtl.weights.contract import Op, Tensor
+from jtl.weights.convert import to_origin
 from jtl.weights.names import assign, rows
+from jtl.weights.recognise import recognise
 from tests.goldens import draws
 from tests.models.test_goldens import GOLDENS, assert_layers_match
+from tests.weights import writing
 
 FILE, SIZES_FILE = GOLDENS.with_name("convnets.npz"), GOLDENS.with_name("convnet_sizes.json.xz")
 NUM_OUTPUTS = draws.NUM_CLASSES
@@ -339,3 +343,20 @@ def test_shifted_products_are_the_grouped_convolution_with_its_gradients(
     ]
     for found, expected in zip(*map(jax.tree.leaves, both), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("timm", {}),
+        ("huggingface", {"padding": "same", "norm_epsilon": 1e-3}),
+        ("keras", {"padding": "same", "norm_epsilon": 1e-3, "norm_momentum": 0.999}),
+    ],
+)
+def test_file_alone_tells_the_librarys_padding(origin: str, expected: Any, tmp_path: Path) -> None:
+    tensors, _ = to_origin(FAMILIES["mobilenet_v2"].origins[origin], writing.leaves_of("mobilenet_v2"))
+    found = recognise(writing.save_safetensors(tmp_path / "weights.safetensors", tensors))
+    config = mobilenet_v2.Config(**found.config_fields)
+    settings = mobilenet_v2.Config(**expected)
+    for name in ("padding", "norm_epsilon", "norm_momentum"):
+        assert getattr(config, name) == getattr(settings, name)

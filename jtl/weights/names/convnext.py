@@ -66,9 +66,19 @@ HUGGING_FACE_ROWS = (
 HUGGING_FACE_GRN = _response_norm(
     f"{HUGGING_FACE_UNIT}.grn.weight", f"{HUGGING_FACE_UNIT}.grn.bias", rows.VECTOR
 )
-HUGGING_FACE = Origin(title="Hugging Face names", prefix="convnext.", rows=HUGGING_FACE_ROWS)
+# transformers' own default, of the last normalisation alone.
+HUGGING_FACE_FIELDS = {"final_norm_epsilon": 1e-12}
+HUGGING_FACE = Origin(
+    title="Hugging Face names",
+    prefix="convnext.",
+    rows=HUGGING_FACE_ROWS,
+    config_fields=HUGGING_FACE_FIELDS,
+)
 HUGGING_FACE_V2 = Origin(
-    title="Hugging Face names of V2", prefix="convnextv2.", rows=(*HUGGING_FACE_ROWS, *HUGGING_FACE_GRN)
+    title="Hugging Face names of V2",
+    prefix="convnextv2.",
+    rows=(*HUGGING_FACE_ROWS, *HUGGING_FACE_GRN),
+    config_fields=HUGGING_FACE_FIELDS,
 )
 
 FACEBOOK_UNIT = "stages.{s}.{u}"
@@ -112,8 +122,8 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     if values.get("model_type") in MODEL_TYPES:
         hub_config.refuse_others(values, {"hidden_act": "gelu"}, "ConvNeXts")
-        # transformers takes the setting for the last normalisation alone.
-        return {"final_norm_epsilon": float(values.get("layer_norm_eps", 1e-12))}
+        stated = values.get("layer_norm_eps", HUGGING_FACE_FIELDS["final_norm_epsilon"])
+        return {"final_norm_epsilon": float(stated)}
     is_known = TIMM_ARCHITECTURE.fullmatch(str(values.get("architecture", "")))
     return hub_config.timm_image_px(values) if is_known else None
 

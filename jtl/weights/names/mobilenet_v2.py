@@ -110,11 +110,11 @@ HUGGING_FACE = Origin(
         *(f"conv_stem.{layer}.normalization" for layer in ("first_conv", *HUGGING_FACE_LAYERS)),
         *(f"layer.{{i}}.{layer}.normalization" for layer in HUGGING_FACE_LAYERS),
     ),
+    config_fields={"padding": "same", "norm_epsilon": 1e-3},
 )
 
 
 def _keras_unit(source: str, target: str) -> tuple[Row, ...]:
-    depthwise = f"{target}/conv_depthwise"
     return (
         *(
             row
@@ -122,9 +122,7 @@ def _keras_unit(source: str, target: str) -> tuple[Row, ...]:
             for row in rows.keras_batch_norm(f"{source}_{layer}_BN", f"{target}/bn_{layer}")
         ),
         _kernel(f"{source}_expand/kernel", f"{target}/conv_expand", ops.SAME),
-        # Keras 3's name, then Keras 2's.
-        _kernel(f"{source}_depthwise/kernel", depthwise, rows.DEPTHWISE),
-        _kernel(f"{source}_depthwise/depthwise_kernel", depthwise, rows.DEPTHWISE),
+        _kernel(f"{source}_depthwise/kernel", f"{target}/conv_depthwise", rows.DEPTHWISE),
         _kernel(f"{source}_project/kernel", f"{target}/conv_project", ops.SAME),
     )
 
@@ -144,6 +142,7 @@ KERAS = Origin(
         *rows.keras_batch_norm("Conv_1_bn", "bn_final"),
         *rows.keras_layer("predictions", "head"),
     ),
+    config_fields={"padding": "same", "norm_epsilon": 1e-3, "norm_momentum": 0.999},
 )
 
 MODEL_TYPE = "mobilenet_v2"
