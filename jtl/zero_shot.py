@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32
 
 from jtl import tokens, tree
 from jtl.errors import UserError
-from jtl.weights import hub, text_towers
+from jtl.weights import catalogue, hub, text_towers
 from jtl.weights.contract import Config, Loaded
 from jtl.weights.report import NEW
 
@@ -167,7 +167,7 @@ def _tokenizer_path(spec: str, weights: Path, settings: Config) -> Path:
         except UserError as error:
             faults.append(str(error))
     if faults:
-        raise UserError(f"{spec!r} has no tokenizer: {faults[0]}")
+        raise UserError(f"{spec!r} has no tokenizer ({faults[0]}); or give one as weights.tokenizer")
     raise UserError(
         f"no tokenizer lies beside {str(weights)!r}; expected {' or '.join(tokens.NAMES)} there, or its path "
         f"as weights.tokenizer"
@@ -176,6 +176,8 @@ def _tokenizer_path(spec: str, weights: Path, settings: Config) -> Path:
 
 def _repository(spec: str) -> str | None:
     """Return the spec of a file beside a hub's weights, with a place for its name; None for other specs."""
+    if spec in catalogue.entries() and not Path(spec).exists():
+        spec = catalogue.entries()[spec].spec
     scheme, separator, rest = spec.partition("://")
     if scheme != "hf" or not separator:
         return None

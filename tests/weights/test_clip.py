@@ -1,6 +1,8 @@
 """Files of CLIP and SigLIP: both towers in one, other resolutions, what config.json says of them."""
 
 import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from jtl import tree
+from jtl import tree, zero_shot
 from jtl.errors import UserError
 from jtl.models import text_tower, vit
-from jtl.weights import FAMILIES, Config, convert, text_towers
+from jtl.weights import FAMILIES, Config, catalogue, convert, text_towers
 from jtl.weights.load import load
 from jtl.weights.names import clip, text
 from jtl.weights.names.assign import assign, best_origin
 from jtl.weights.recognise import recognise
 from jtl.weights.report import LEFT_OUT
 from tests.goldens import draws
-from tests.weights import writing
+from tests.weights import serving, writing
+from tests.weights.serving import Server
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "clip.npz"
 TWO_TOWERS = sorted(text.ORIGINS.keys() & clip.ORIGINS.keys())
@@ -272,3 +275,37 @@ def test_names_of_a_scalar_and_tables_keep_their_shapes() -> None:
     assert arrays["vision_model.embeddings.class_embedding"].shape == (16,)
     assert arrays["text_model.embeddings.position_embedding.weight"].shape == (8, 16)
     assert assign(clip.ORIGINS["huggingface_clip"], arrays).left_out.keys() >= {"logit_scale"}
+
+
+@pytest.mark.parametrize("tokenizer", ["clip.json", "siglip.model"])
+def test_tokenizer_comes_from_the_repository_of_the_weights(
+    tokenizer: str, hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, suffix = tokenizer.split(".")
+    with np.load(GOLDENS) as goldens:
+        shapes, stated = json.loads(str(goldens[f"{name}/shapes"])), str(goldens[f"{name}/config"])
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    state = {key: np.asarray(draws.tensor(name, key, tuple(shape))) for key, shape in shapes.items()}
+    writing.save_safetensors(folder / "model.safetensors", state)
+    (folder / "config.json").write_text(stated)
+    file = {"json": "tokenizer.json", "model": "spiece.model"}[suffix]
+    shutil.copy(GOLDENS.parent / "clip" / tokenizer, folder / file)
+    expected = zero_shot.head(str(folder), ("cat", "dog"))
+    serving.publish(hugging_face, {each.name: each.read_bytes() for each in folder.iterdir()})
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    entry = catalogue.entries()["clip-vit-base-patch16"]._replace(spec="hf://org/name@main")
+    monkeypatch.setattr(catalogue, "entries", lambda: {"well-known": entry})
+    for spec in ("hf://org/name", "well-known"):
+        found = zero_shot.head(spec, ("cat", "dog"), settings=Config(cache_dir=str(tmp_path / "cache")))
+        np.testing.assert_array_equal(found["kernel"], expected["kernel"])
+
+
+def test_repository_without_tokenizer_is_told(hugging_face: Server, tmp_path: Path) -> None:
+    arrays = both_towers("openai")[0]
+    weights = Path(writing.save_safetensors(tmp_path / "x", arrays)).read_bytes()
+    serving.publish(hugging_face, {"model.safetensors": weights})
+    with pytest.raises(
+        UserError, match=r"'hf://org/name' has no tokenizer \(org/name at 'main' has no tokenizer.json"
+    ):
+        zero_shot.head("hf://org/name", ("cat", "dog"), settings=Config(cache_dir=str(tmp_path / "cache")))
