@@ -279,3 +279,10 @@ def test_weights_are_written_for_the_model_of_a_library_that_fits(
     name: str, library: str, title: str
 ) -> None:
     assert convert.named("vit", (library,), variant(name).leaves)[0] == title
+
+
+def test_the_decoder_of_masked_training_is_left_out_under_its_older_names_too() -> None:
+    block = "decoder.decoder_layers.7"
+    names = ("decoder.mask_token", f"{block}.attention.attention.key.bias", f"{block}.layernorm_after.weight")
+    found = assign.assign(NAMES.origins["huggingface"], names)
+    assert found.left_out.keys() == set(names)
