@@ -309,3 +309,10 @@ def test_repository_without_tokenizer_is_told(hugging_face: Server, tmp_path: Pa
         UserError, match=r"'hf://org/name' has no tokenizer \(org/name at 'main' has no tokenizer.json"
     ):
         zero_shot.head("hf://org/name", ("cat", "dog"), settings=Config(cache_dir=str(tmp_path / "cache")))
+
+
+def test_catalogue_prepares_images_as_the_sizes_of_towers_do() -> None:
+    entries = [each for each in catalogue.entries().values() if each.size.startswith(("clip", "siglip"))]
+    assert len(entries) >= 4
+    for entry in entries:
+        assert vit.build(vit.Config(size=entry.size), 0).preprocess == entry.preprocess, entry.name
