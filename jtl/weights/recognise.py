@@ -134,7 +134,8 @@ def _stated(
         says = ", ".join(f"{name}={stated[name]!r}" for name in wrong)
         found = ", ".join(f"{name}={of_tensors[name]!r}" for name in wrong)
         raise UserError(f"{where} says {says}, and the tensors beside it are of {found}; {cure}")
-    return fields
+    same = {name for name in of_tensors if name in stated and name not in (*differing, "size")}
+    return {name: value for name, value in fields.items() if name in told or name not in same}
 
 
 def _fits(

@@ -237,6 +237,8 @@ def test_load_brings_classes_and_pre_processing(tmp_path: Path, name: str) -> No
             {"image_size": 12},
             r"says image_px=12, and the tensors beside it are of image_px=8; get both again",
         ),
+        ({"num_hidden_layers": 3}, "says depth=3, and the tensors beside it are of depth=2; get both again"),
+        ({"hidden_size": 24}, "says dim=24, and the tensors beside it are of dim=16"),
         ({"id2label": {"0": "ant", "1": "bee"}}, "names 2 classes, and the weights have 3 outputs"),
     ],
 )

@@ -124,7 +124,10 @@ def _of_hugging_face(values: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json has hidden_act {activation!r} and layer_norm_eps {epsilon!r}; expected one of "
             f"{', '.join(clip.GELUS)} and a number; choose other weights"
         )
+    # What tensors tell too: a file of another depth lies beside the wrong weights.
+    told = {"dim": "hidden_size", "depth": "num_hidden_layers"}
     return {
+        **{name: clip.number(values, key) for name, key in told.items() if key in values},
         "heads": clip.number(values, "num_attention_heads"),
         "gelu": clip.GELUS[activation],
         "layer_norm_epsilon": float(epsilon),
