@@ -69,11 +69,14 @@ def start(loaded: Loaded, model: Any, class_names: Sequence[str], settings: Conf
             "CLIP or SigLIP with model.has_unit_features=True"
         )
     fresh = {name: np.shape(leaf) for name, leaf in tree.flatten(loaded.params["head"]).items()}
-    made = head(loaded.source, class_names, settings.templates, settings)
+    num_classes = len(class_names)
+    # Before the text tower is read and compiled.
+    is_linear = fresh.keys() == {"kernel", "bias"} and fresh["bias"] == (num_classes,)
+    made = head(loaded.source, class_names, settings.templates, settings) if is_linear else {}
     if fresh != {name: leaf.shape for name, leaf in made.items()}:
         raise UserError(
-            f"weights.head is 'zero_shot', which makes a linear head of {made['kernel'].shape} for "
-            f"{len(class_names)} classes; the model's is {fresh}: set model.head_widths=(), and "
+            f"weights.head is 'zero_shot' and the model's head is {fresh}; expected a kernel and a bias of "
+            f"{num_classes} classes on embeddings as the texts have: set model.head_widths=(), and "
             f"model.projection_dim as the weights have it"
         )
     note = f"zero-shot, from {len(settings.templates or TEMPLATES)} prompts a class"

@@ -190,7 +190,10 @@ def test_fine_tuning_begins_at_the_zero_shot_head(
     ("changes", "message"),
     [
         ({"model.has_unit_features": False}, "expected a ViT of CLIP or SigLIP with model.has_unit_features"),
-        ({"model.head_widths": (8,)}, r"makes a linear head of \(24, 2\).*set model.head_widths=\(\)"),
+        (
+            {"model.head_widths": (8,)},
+            r"head is .*hidden0.*kernel and a bias of 2 .*set model.head_widths=\(\)",
+        ),
         ({"model.projection_dim": 0}, "model.projection_dim as the weights have it"),
         ({"weights.templates": ("no place",)}, "each with one '{}'"),
     ],
