@@ -38,8 +38,8 @@ class Conv(nn.Module):
         padding = ((half, half), (half, half))
         if self.is_same:
             window, strides = (self.size,) * 2, (self.stride,) * 2
-            low, high = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, "SAME")
-            padding = (tuple(low), tuple(high))
+            rows, columns = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, "SAME")
+            padding = ((rows[0], rows[1]), (columns[0], columns[1]))
         y = convolve(x, kernel, self.stride, padding)
         if self.has_bias:
             bias = self.param("bias", layers.declared, (channels,), jnp.float32)
