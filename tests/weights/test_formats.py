@@ -230,6 +230,24 @@ def test_keras_layers_of_one_name_keep_their_paths(tmp_path: Path) -> None:
     assert set(file.tensors) == {"forward/cell/kernel", "backward/cell/kernel", "top/bias"}
 
 
+def test_keras_3_numbers_become_names_where_they_are_certain(tmp_path: Path) -> None:
+    vector, kernel = np.ones(2, np.float32), np.ones((2, 2), np.float32)
+    path = save_hdf5(
+        tmp_path / "x.h5",
+        {
+            "layers/dense/vars/0": kernel,
+            "layers/dense/vars/1": vector,
+            **{f"layers/batch_normalization/vars/{index}": vector for index in range(3)},
+            # Earlier releases kept the states of random layers.
+            "layers/dropout/seed_generator/vars/0": np.ones(2, np.uint32),
+        },
+    )
+    with h5py.File(path, "r+") as file:
+        file["layers/dense/vars"].attrs["name"] = "top"
+    expected = {"top/kernel", "top/bias", *(f"batch_normalization/{index}" for index in range(3))}
+    assert set(open_file(path).tensors) == expected
+
+
 def test_keras_needs_h5py_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match=r"needs h5py: pip install 'jtl\[keras\]'"):

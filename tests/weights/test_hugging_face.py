@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -216,7 +217,16 @@ def test_hub_that_is_away_leaves_a_cache_that_others_filled_of_use(
     serving.publish(hugging_face, {"pytorch_model.bin": CONTENT})
     path = resolve(tmp_path, "hf://org/name/pytorch_model.bin").path
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    asked, download = [], huggingface_hub.hf_hub_download
+
+    def counting(repo: str, name: str, **settings: Any) -> str:
+        asked.append(name)
+        return download(repo, name, **settings)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", counting)
     assert resolve(tmp_path) == hub.Resolved(path.parent, SHA256)
+    # Each of these waits for the hub.
+    assert asked == ["model.safetensors", "config.json"]
 
 
 def test_shards_are_fetched_beside_their_index(hugging_face: Server, tmp_path: Path) -> None:
