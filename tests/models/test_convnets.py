@@ -147,12 +147,29 @@ ORIGINS = {
 }
 
 
-@cache
-def size_leaves(family: str, size: str, num_outputs: int) -> dict[str, tuple[int, ...]]:
-    """Return the leaves' shapes of a model of that size by full name."""
-    model = MODELS[family].build(MODELS[family].Config(size=size), num_outputs)
+def leaves_of(config: Any, num_outputs: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's leaves by full name."""
+    model = MODELS[config.name].build(config, num_outputs)
     leaves = tree.flatten(dict(zip(("params", "model_state"), model.shapes(), strict=True)))
     return {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+
+
+@cache
+def size_leaves(family: str, size: str, num_outputs: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a size's leaves; units after a stage's second are taken as alike, to trace few."""
+    units = MODELS[family].sizes[size]["units"]
+    config = MODELS[family].Config(size=size, units=tuple(min(count, 2) for count in units))
+    leaves = leaves_of(config, num_outputs)
+    for stage, count in enumerate(units, 1):
+        second = {name: shape for name, shape in leaves.items() if f"/block{stage}/unit2/" in name}
+        for unit in range(3, count + 1):
+            leaves |= {name.replace("/unit2/", f"/unit{unit}/"): each for name, each in second.items()}
+    return leaves
+
+
+@pytest.mark.parametrize("config", [bit.Config(), convnext.Config(), mobilenet_v2.Config(), resnet.Config()])
+def test_units_after_a_stages_second_are_alike(config: Any) -> None:
+    assert leaves_of(config, 10) == size_leaves(config.name, config.size, 10)
 
 
 PUBLISHED = json.loads(lzma.decompress(SIZES_FILE.read_bytes()))
