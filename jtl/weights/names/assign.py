@@ -1,7 +1,7 @@
 """Finding, for every tensor of a file, the one row of a table that says where it goes."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from jtl.weights.names import ops, pattern
 
 # A file whose names fit a table less than this is another model, not a variant of this one.
 MIN_COVERAGE = 0.5
+EntryT = TypeVar("EntryT", Row, LeftOut)
 
 
 class Assigned(NamedTuple):
@@ -32,24 +33,26 @@ def assign(origin: Origin, names: Iterable[str]) -> Assignment:
     filled: dict[str, Assigned] = {}
     left_out: dict[str, LeftOut] = {}
     unknown: list[str] = []
-    # jtl's own files have a plain row for every tensor: looking each up keeps the search linear.
+    # Looking rows up keeps the search linear; jtl's own files have a plain one for every tensor.
     plain = {row.source: row for row in origin.rows if not pattern.PLACE.search(row.source)}
     numbered = [row for row in origin.rows if row.source not in plain]
+    rows, reasons = _by_outline(numbered), _by_outline(origin.left_out)
     assert len(plain) + len(numbered) == len(origin.rows), f"the table of {origin.title} has a row twice"
     for name in names:
         bare = name.removeprefix(origin.prefix)
+        outline = pattern.outline(bare)
         found = [
             Assigned(row, tuple(pattern.render(target, numbers) for target in row.targets))
-            for row in numbered
+            for row in rows.get(outline, ())
             if (numbers := pattern.match(row.source, bare)) is not None
         ]
         found += [Assigned(plain[bare], plain[bare].targets)] if bare in plain else []
-        reasons = [each for each in origin.left_out if pattern.match(each.source, bare) is not None]
-        assert len(found) + len(reasons) <= 1, f"{name} fits several rows of the table of {origin.title}"
+        why = [each for each in reasons.get(outline, ()) if pattern.match(each.source, bare) is not None]
+        assert len(found) + len(why) <= 1, f"{name} fits several rows of the table of {origin.title}"
         if found:
             filled[name] = found[0]
-        elif reasons:
-            left_out[name] = reasons[0]
+        elif why:
+            left_out[name] = why[0]
         else:
             unknown.append(name)
     return Assignment(filled, left_out, tuple(unknown))
@@ -93,3 +96,11 @@ def target_shapes(
         return tuple(array.shape for array in row.op.forward(stand_in, expected))
     except (ValueError, IndexError):
         return None
+
+
+def _by_outline(entries: Iterable[EntryT]) -> dict[str, list[EntryT]]:
+    """Return rows or reasons by their sources' outline."""
+    found: dict[str, list[EntryT]] = {}
+    for each in entries:
+        found.setdefault(pattern.outline(each.source), []).append(each)
+    return found

@@ -4,6 +4,7 @@ import re
 from functools import cache
 
 PLACE = re.compile(r"\{([a-z])([+-]\d+)?\}")
+NUMBERS = re.compile(rf"(?:{PLACE.pattern}|\d)+")
 
 
 def match(pattern: str, name: str) -> dict[str, int] | None:
@@ -26,6 +27,15 @@ def render(pattern: str, numbers: dict[str, int]) -> str:
     'layer2.0.bias'
     """
     return PLACE.sub(lambda place: str(numbers[place[1]] + int(place[2] or 0)), pattern)
+
+
+def outline(text: str) -> str:
+    """Return a name or a pattern without its numbers and places: a name has the outline of what it fits.
+
+    >>> outline("layer{s}.{u+1}.bias"), outline("layer2.10.bias")
+    ('layer#.#.bias', 'layer#.#.bias')
+    """
+    return NUMBERS.sub("#", text)
 
 
 @cache
