@@ -99,10 +99,7 @@ def _read(path: Path, shape: tuple[int, ...], parts: tuple[_Place, ...]) -> np.n
         for part in parts:
             first, end = end, end + _count(part.shape)
             stream.seek(part.start)
-            if (
-                stream.readinto(values[first:end].view(np.uint8).data)
-                != (end - first) * dtype.itemsize
-            ):
+            if stream.readinto(values[first:end].view(np.uint8).data) != (end - first) * dtype.itemsize:
                 raise UserError(f"{str(path)!r} is cut: it has changed since it was opened; repeat")
     return values.reshape(shape)
 

@@ -1,7 +1,8 @@
 """Reading Keras's HDF5 files: legacy weights and whole models (`.h5`), and Keras 3's `.weights.h5`.
 
 Tensors are called "<layer>/<variable>". Keras 3 numbers the variables of a layer; their names follow from
-what the layer is. Keras 3.15.1 wrote the files that this was checked with.
+what the layer is. Keras 3.15.1 wrote the files that this was checked with. What h5py reads is bounded here;
+a heap of text whose free space has a wrong size makes HDF5's library itself (h5py 3.16) loop without end.
 """
 
 from collections import Counter
