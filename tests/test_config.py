@@ -12,6 +12,7 @@ SMOKE = "configs/smoke.py"
 @pytest.mark.parametrize(
     "spec",
     [
+        "configs/clip_ft.py:embedded://vit_mini",
         "configs/ft.py",
         "configs/ft.py:embedded://vit_mini",
         "configs/vit_ft.py",
