@@ -138,7 +138,7 @@ def test_config_file_with_a_fault_of_its_own_is_named(tmp_path: Path) -> None:
 
 def test_model_auto_is_the_one_its_weights_are_of() -> None:
     read = config.read("configs/ft.py", [("model.image_px", "28"), ("optim.learning_rate", "1e-4")])
-    assert (read.model.name, read.model.size, read.model.depth) == ("vit", "mini", 6)
+    assert (read.model.name, read.model.size) == ("vit", "mini")
     assert read.model.weights == "embedded://vit_mini"
     assert read.model.image_px == 28
 

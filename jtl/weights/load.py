@@ -1,6 +1,7 @@
 """Loading weights into a freshly initialised model, every source tensor and every leaf accounted for."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,21 @@ import numpy as np
 from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
+from jtl.models.head import Settings
 from jtl.weights import FAMILIES, hub, plan, problems
 from jtl.weights.contract import Config, Grid, Loaded, TensorFile
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
 from jtl.weights.recognise import of_family, origins_of
 from jtl.weights.report import LoadReport
+
+# What may differ from what the weights were made with: it changes what is read out, or training alone.
+MAX_EPSILON = 1e-5
+FREE_FIELDS = {
+    *(each.name for each in fields(Settings)),
+    *("pool", "feature_norm", "projection_dim", "has_unit_features"),
+    *("dropout", "drop_path", "norm_momentum"),
+}
 
 
 def load(
@@ -46,6 +56,9 @@ def load(
     planned = plan.make(target, file, origin, assignment, label_names, _source_grid(file, family))
     if not planned.is_sound:
         raise UserError(problems.misfit(spec, file, family, origin, planned))
+    described = {**origin.config_fields, **file.stated.get(family, {}), **_of_run(file, family)}
+    if differing := _differing(family, config, described):
+        raise UserError(problems.other_settings(spec, differing))
     fitted = tree.unflatten(
         {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | read(file, planned, leaves)).items()}
     )
@@ -81,6 +94,28 @@ def read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dic
             filled[leaf] = np.array(fill.change(part), np.float32, order="C")
             assert filled[leaf].shape == shape, (leaf, filled[leaf].shape, shape)
     return filled
+
+
+def _of_run(file: TensorFile, family: str) -> Mapping[str, Any]:
+    return file.config_fields if file.family == family else {}
+
+
+def _differing(family: str, config: Any, described: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that no tensor tells, in which a model differs from its weights': (its, theirs)."""
+    own = MODELS[family].resolve(config)
+    settled = {name: value for name, value in described.items() if name not in FREE_FIELDS and value}
+    return {
+        name: (getattr(own, name), value)
+        for name, value in settled.items()
+        if not _is_same(getattr(own, name), value)
+    }
+
+
+def _is_same(own: Any, theirs: Any) -> bool:
+    """Return whether two values of a setting compute the same, up to epsilons below float32's rounding."""
+    if isinstance(own, float) and isinstance(theirs, float):
+        return abs(own - theirs) <= MAX_EPSILON
+    return own in (theirs, (theirs, theirs))
 
 
 def _source_grid(file: TensorFile, family: str) -> Grid | None:

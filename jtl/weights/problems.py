@@ -1,5 +1,8 @@
 """What is wrong with weights that do not fit a model, in one line."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jtl.weights.contract import Origin, TensorFile
 from jtl.weights.head import PREFIX
 from jtl.weights.plan import Plan
@@ -31,6 +34,16 @@ def misfit(spec: str, file: TensorFile, family: str, origin: Origin, plan: Plan)
     return (
         f"weights {spec!r} ({file.format}, {origin.title}) do not fit the model: {cure}; of "
         f"{len(file.tensors)} tensors {len(plan.fills)} fit; {'; '.join(parts)}"
+    )
+
+
+def other_settings(spec: str, differing: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return the message for weights that fit a model which would compute something else with them."""
+    found = ", ".join(f"model.{name}={own!r}" for name, (own, _) in differing.items())
+    wanted = ", ".join(f"model.{name}={theirs!r}" for name, (_, theirs) in differing.items())
+    return (
+        f"weights {spec!r} fit the model, but were made with {wanted}; found {found}: set what they were "
+        f"made with, or model.name='auto'"
     )
 
 

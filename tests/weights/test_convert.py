@@ -109,7 +109,7 @@ def test_nothing_is_overwritten_and_unknown_targets_say_the_nearest(tmp_path: Pa
 def test_recognised_file_comes_back_under_every_origin(family: str, key: str, tmp_path: Path) -> None:
     """A model built from the file alone takes every tensor and gives it back."""
     path = tmp_path / "original.safetensors"
-    leaves = writing.leaves_of(family)
+    leaves = writing.leaves_of(family, **writing.model_of(family, key))
     arrays, missing = convert.to_origin(FAMILIES[family].origins[key], leaves)
     assert not missing
     save_file(arrays, path)

@@ -346,3 +346,26 @@ def test_weights_of_another_family_are_named(tmp_path: Path, family: str, other:
 def test_settings_are_checked(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Config(**fields)
+
+
+def test_settings_that_no_tensor_tells_must_be_those_of_the_weights(tmp_path: Path) -> None:
+    """Keras pads MobileNetV2 as TensorFlow does: its tensors fit, and would give other activations."""
+    leaves = writing.leaves_of("mobilenet_v2")
+    arrays = writing.named(FAMILIES["mobilenet_v2"].origins["keras"], leaves)
+    spec = writing.save_safetensors(tmp_path / "keras.safetensors", arrays)
+    tiny = MODELS["mobilenet_v2"].tiny()
+    params, model_state = writing.trees_of(leaves)
+
+    def loaded(config: Any) -> Loaded:
+        return load(
+            spec,
+            family="mobilenet_v2",
+            config=config,
+            model_params=params,
+            model_state=model_state,
+            settings=Config(head="load"),
+        )
+
+    with pytest.raises(UserError, match=r"made with model.padding='same', .*; found model.padding='torch'"):
+        loaded(tiny)
+    loaded(replace(tiny, padding="same", norm_epsilon=1e-3))

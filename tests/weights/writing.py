@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from jtl import tree
 from jtl.models import MODELS
-from jtl.weights import convert
+from jtl.weights import FAMILIES, convert
 from jtl.weights.contract import Origin
 from jtl.weights.safetensors_file import DTYPES
 
@@ -42,7 +42,8 @@ CHANGES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
 def model_of(family: str, key: str) -> dict[str, Any]:
     """Return the config and the number of outputs of a tiny model that an origin has all names for."""
     changes, num_outputs = CHANGES.get((family, key), ({}, NUM_CLASSES))
-    return {"config": replace(MODELS[family].tiny(), **changes), "num_outputs": num_outputs}
+    fields = {**changes, **FAMILIES[family].origins[key].config_fields}
+    return {"config": replace(MODELS[family].tiny(), **fields), "num_outputs": num_outputs}
 
 
 def leaves_of(
