@@ -67,7 +67,9 @@ def origins_of(file: TensorFile, family: str) -> Mapping[str, Origin]:
 
     Some of them without "params/": flat archives and trees of parameters alone lose it when they are opened.
     """
-    if all(name.startswith(OWN_PREFIXES) for name in file.tensors):
+    # Flax's own collections may be called so too.
+    has_own = FAMILIES[family].input_kernel in file.tensors
+    if has_own and all(name.startswith(OWN_PREFIXES) for name in file.tensors):
         return {"jtl": assign.own_origin(file.tensors)}
     origins = FAMILIES[family].origins
     is_bare = FAMILIES[family].input_kernel.removeprefix(OWN_PREFIXES[0]) in file.tensors

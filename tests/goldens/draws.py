@@ -42,9 +42,9 @@ def sampled(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def keras_tensor(model: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the value of the Keras variable 'layer/variable', as `tensor` does for PyTorch's names."""
+    """Return the value of the variable 'layer/variable' of Keras or Flax, as `tensor` does for PyTorch's."""
     random = generator(f"{model}/{name}")
-    if name.endswith(("/gamma", "/moving_variance")):
+    if name.endswith(("/gamma", "/moving_variance", "/scale", "/var")):
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
     if len(shape) == 1:
         return 0.2 * random.standard_normal(shape, np.float32)

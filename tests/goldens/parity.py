@@ -18,8 +18,11 @@ import pytest
 TESTS_FOLDER = Path(__file__).parents[1]
 README = TESTS_FOLDER.parent / "README.md"
 BEGIN, END = "<!-- parity: python -m tests.goldens.parity -->", "<!-- parity ends -->"
-NAMES = ("test_clip", "test_convnets", "test_goldens", "test_vit_variants")
-TESTS = [str(TESTS_FOLDER / "models" / f"{name}.py") for name in NAMES]
+NAMES = (
+    *("models/test_clip", "models/test_convnets", "models/test_goldens", "models/test_vit_variants"),
+    "weights/test_flax_hub",
+)
+TESTS = [str(TESTS_FOLDER / f"{name}.py") for name in NAMES]
 COMPARING = "layer_by_layer or public_weights or in_training or is_the_librarys_with_its_statistics"
 TRAINING = re.compile("training")
 
@@ -79,6 +82,7 @@ def place(golden: str) -> Place:
     """Return the family and the origin's key that a golden is of."""
     # Not before pytest has put its type checks around jtl.
     from tests.models import test_clip, test_convnets, test_goldens, test_vit_variants
+    from tests.weights import test_flax_hub
 
     if golden in test_convnets.CASES:
         origin, config = test_convnets.CASES[golden]
@@ -87,6 +91,8 @@ def place(golden: str) -> Place:
         return Place("vit", test_vit_variants.VARIANTS[golden][0])
     if golden in test_clip.ORIGINS:
         return Place("vit and text tower", test_clip.ORIGINS[golden])
+    if golden in test_flax_hub.CLASSIFIERS:
+        return Place(test_flax_hub.CLASSIFIERS[golden], golden)
     if golden in test_goldens.RESNETS:
         return Place("resnet", "torchvision")
     if golden in test_goldens.VITS:

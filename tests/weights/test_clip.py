@@ -28,6 +28,7 @@ TWO_TOWERS = sorted(text.ORIGINS.keys() & clip.ORIGINS.keys())
 SIGLIP_TEXT = {"size": "siglip_b", "vocabulary": 64, "num_tokens": 8, "dim": 16, "depth": 2, "heads": 2}
 TEXT = {
     "huggingface_clip": text_tower.tiny(),
+    "flax_clip": text_tower.tiny(),
     "openai": text_tower.tiny(),
     **dict.fromkeys(
         ("huggingface_siglip", "big_vision_siglip"),

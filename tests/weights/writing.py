@@ -25,6 +25,8 @@ DINOV2 = {"has_layer_scale": True, "mlp": "swiglu"}
 CHANGES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("vit", "huggingface_clip"): ({**CLIP, "projection_dim": 12}, 0),
     ("vit", "huggingface_clip_tower"): (CLIP, 0),
+    ("vit", "flax_clip"): ({**CLIP, "projection_dim": 12}, 0),
+    ("vit", "flax_dinov2"): ({**DINOV2, "pool": "cls_gap"}, NUM_CLASSES),
     ("vit", "huggingface_siglip"): ({"pool": "map"}, 0),
     ("vit", "huggingface_siglip_tower"): ({"pool": "map"}, 0),
     ("vit", "openai"): ({**CLIP, "projection_dim": 12}, 0),
@@ -36,6 +38,7 @@ CHANGES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("vit", "huggingface_dinov2_registers"): ({**DINOV2, "num_registers": 2}, NUM_CLASSES),
     ("vit", "facebook_dinov2"): ({**DINOV2, "num_registers": 2}, NUM_CLASSES),
     ("vit", "facebook_deit3"): ({"has_layer_scale": True, "has_class_position": False}, NUM_CLASSES),
+    ("resnet", "flax_resnet_basic"): ({"unit": "basic"}, NUM_CLASSES),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from jtl.errors import UserError
 from jtl.models import vit
 from jtl.weights.contract import Origin
-from jtl.weights.names import towers
+from jtl.weights.names import flax_hub, towers
 
 OF_TEXT = "text tower, which images do not need"
 # As `transformers.CLIPVisionConfig` and `SiglipVisionConfig` begin (5.23): files name only what differs.
@@ -53,6 +53,15 @@ ORIGINS: dict[str, Origin] = {
             *towers.HUGGING_FACE_COUNTERS,
         ),
         position_embedding="bicubic_plain",
+    ),
+    "flax_clip": flax_hub.origin(
+        Origin(
+            title="",
+            rows=towers.HUGGING_FACE_CLIP_IMAGE,
+            left_out=towers.others(towers.HUGGING_FACE_CLIP_TEXT, OF_TEXT),
+            position_embedding="bicubic_plain",
+        ),
+        "CLIP ",
     ),
     "huggingface_clip_tower": Origin(
         title="Hugging Face names of a CLIP image tower",

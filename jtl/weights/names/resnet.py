@@ -6,7 +6,7 @@ from typing import Any
 
 from jtl.models import cifar_resnet, resnet
 from jtl.weights.contract import FamilyNames, Origin, Row
-from jtl.weights.names import hub_config, rows
+from jtl.weights.names import flax_hub, hub_config, rows
 
 INPUT_KERNEL = "params/conv_root/kernel"
 IMAGENET_ROOT_PX, DEEP_ROOT_PX, CIFAR_ROOT_PX = 7, 3, 3
@@ -69,6 +69,12 @@ HUGGING_FACE = Origin(
         f"{EMBEDDER}.normalization", f"{LAYER}.layer.{{c}}.normalization", f"{LAYER}.shortcut.normalization"
     ),
 )
+
+# Flax's classes call the layers of a basic unit otherwise than those of a bottleneck.
+BASIC_ROWS = tuple(
+    row._replace(source=row.source.replace(".layer.{c}.", ".layer.layer_{c}.")) for row in HUGGING_FACE.rows
+)
+BASIC = HUGGING_FACE._replace(rows=BASIC_ROWS)
 
 KERAS_UNIT, KERAS_TARGET = "conv{s+1}_block{u+1}", "block{s}/unit{u+1}"
 KERAS = Origin(
@@ -164,7 +170,14 @@ def _stages(shapes: Mapping[str, tuple[int, ...]], root_px: int) -> tuple[str, t
 
 
 RESNET = FamilyNames(
-    origins={"torchvision": TORCH, "torchvision_d": TIMM_D, "huggingface": HUGGING_FACE, "keras": KERAS},
+    origins={
+        "torchvision": TORCH,
+        "torchvision_d": TIMM_D,
+        "huggingface": HUGGING_FACE,
+        "flax_resnet": flax_hub.origin_with_statistics(HUGGING_FACE, "", "resnet/"),
+        "flax_resnet_basic": flax_hub.origin_with_statistics(BASIC, "", "resnet/"),
+        "keras": KERAS,
+    },
     input_kernel=INPUT_KERNEL,
     position_embedding="",
     grid=no_grid,

@@ -5,7 +5,7 @@ from typing import Any
 
 from jtl.models import text_tower
 from jtl.weights.contract import FamilyNames, Origin
-from jtl.weights.names import clip, towers
+from jtl.weights.names import clip, flax_hub, towers
 
 OF_IMAGES = "image tower, which texts do not need"
 # As `transformers.CLIPTextConfig` and `SiglipTextConfig` begin (5.23).
@@ -39,6 +39,14 @@ ORIGINS: dict[str, Origin] = {
             *towers.others(towers.HUGGING_FACE_CLIP_IMAGE, OF_IMAGES),
             *towers.HUGGING_FACE_COUNTERS,
         ),
+    ),
+    "flax_clip": flax_hub.origin(
+        Origin(
+            title="",
+            rows=towers.HUGGING_FACE_CLIP_TEXT,
+            left_out=towers.others(towers.HUGGING_FACE_CLIP_IMAGE, OF_IMAGES),
+        ),
+        "CLIP ",
     ),
     "huggingface_siglip": Origin(
         title="Hugging Face SigLIP names",

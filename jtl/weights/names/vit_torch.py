@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jtl.weights.contract import LeftOut, Op, Origin, Row
-from jtl.weights.names import ops
+from jtl.weights.names import flax_hub, ops
 from jtl.weights.names.towers import layer, norm, others
 
 BLOCK = "params/Transformer/encoderblock_{i}"
@@ -295,4 +295,8 @@ ORIGINS: dict[str, Origin] = {
     "facebook_deit3": Origin(
         "DeiT-3 names", (*TIMM_BODY, *GAMMAS, *TIMM_MLP), LEFT_OUT, position_embedding=PLAIN
     ),
+}
+ORIGINS |= {
+    "flax_vit": flax_hub.origin(ORIGINS["huggingface"]),
+    "flax_dinov2": flax_hub.origin(ORIGINS["huggingface_dinov2"], "DINOv2 "),
 }
