@@ -4,6 +4,7 @@ PYTHON ?= python3
 CONFIG ?= configs/vit_ft.py
 FLAGS ?=
 TESTS ?=
+PROCESSES ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -14,8 +15,9 @@ STAMP := .venv/.made
 run: $(STAMP)  ## fine-tune by CONFIG; further flags in FLAGS, such as FLAGS="--config.train.seed=1"
 	@$(BIN)/python -m jtl.main --config $(CONFIG) $(FLAGS)
 
-test: $(STAMP)  ## the tests, or those that TESTS names
-	@$(BIN)/python -m pytest -q $(TESTS)
+# Files stay whole, so that what a module's tests share is made once.
+test: $(STAMP)  ## the tests, or those that TESTS names, in PROCESSES processes
+	@$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile $(TESTS)
 
 check: $(STAMP)  ## lint, format and types
 	@$(BIN)/ruff check
