@@ -97,11 +97,19 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     return Built(parts, params, model_state, loaded)
 
 
-def backbone(config: Config) -> tuple[Model, Any, Any, Preprocess]:
-    """Return model, params, model state and pre-processing of a configuration's weights, without a head."""
+def preprocess_text(preprocess: Preprocess, loaded: Loaded | None) -> str:
+    """Return the pre-processing in one line, and whose it is."""
+    is_known = loaded is not None and loaded.preprocess is not None
+    whose = "of the weights" if is_known else "the family's own: the weights came without any"
+    return f"pre-processing: {preprocess.described()} ({whose})"
+
+
+def backbone(config: Config) -> tuple[Model, Loaded, Preprocess]:
+    """Return the model, the values and the pre-processing of a configuration's weights, without a head."""
     settings = replace(config, weights=replace(config.weights, head="new", label_map={}))
-    model, params, model_state, loaded = _model(settings, 0, ())
-    return model, params, model_state, _preprocess(config.preprocess, loaded, model)
+    model, _, _, loaded = _model(settings, 0, ())
+    assert loaded is not None, "a backbone has weights"
+    return model, loaded, _preprocess(config.preprocess, loaded, model)
 
 
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:

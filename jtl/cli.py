@@ -109,12 +109,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from pathlib import Path
+
     from jtl import runtime
 
     runtime.prepare()
     from jtl import config, train
 
-    resolved = config.read(args.config, overrides)
+    resolved = config.read(args.config, overrides, Path(args.workdir) if args.workdir else None)
     summary = train.run(resolved, train.run_folder(resolved, args.config, args.workdir))
     if args.json:
         _print_json(summary)
@@ -226,6 +228,7 @@ def _predict(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     if args.json:
         _print_json(result)
+    predict.check_readable(result)
     return 0
 
 
@@ -236,7 +239,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         "--features",
         default="",
         metavar="NAMES",
-        help="layers such as block6,stage3 (default: what enters the head)",
+        help="layers such as block6,stage3 (default: pre_head, the backbone's own features)",
     )
     parser.add_argument(
         "--pool", default="mean", metavar="HOW", help="mean, cls or cls_mean of tokens; none keeps whole maps"
@@ -296,7 +299,7 @@ def _inspect(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="SPEC", help="a file, a run folder, hf://, https://, gs://")
     parser.add_argument(
-        "--to", required=True, metavar="KIND", help="safetensors-timm, safetensors-hf, npz, orbax, …"
+        "--to", required=True, metavar="KIND", help="safetensors-timm, -hf or -jtl, npz, orbax"
     )
     parser.add_argument("--out", required=True, metavar="PATH", help="what to write")
 

@@ -7,6 +7,7 @@ are put together. An unknown key is an error, from the file and from the command
 import ast
 import importlib.util
 import inspect
+import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -127,10 +128,11 @@ RESUMABLE = (
 )
 
 
-def read(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | None = None) -> Config:
     """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
 
-    Model "auto" is the one its weights are of: they are fetched and looked at.
+    Model "auto" is the one its weights are of: they are fetched and looked at, unless the run folder says
+    what they were when it began.
 
     Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's
     type.
@@ -139,7 +141,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
     values = _to_dict(_load(spec))
-    return from_dict(_recognised(_overridden(values, overrides)))
+    return from_dict(_recognised(_overridden(values, overrides), folder))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -251,7 +253,7 @@ def _overridden(values: dict[str, Any], overrides: Sequence[tuple[str, str]]) ->
     return values
 
 
-def _recognised(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
     """Return the values with model "auto" replaced by the family and settings that its weights are of."""
     model = values.get("model")
     if not isinstance(model, Mapping) or model.get("name") != AUTO:
@@ -262,8 +264,22 @@ def _recognised(values: Mapping[str, Any]) -> Mapping[str, Any]:
             f"model.name is {AUTO!r} and model.weights {spec!r}; expected weights to tell the family from, "
             f"or a name: {', '.join(MODELS)}"
         )
+    if folder is not None and (begun := _begun_with(folder, spec)) is not None:
+        return {**values, "model": {**begun, **model, "name": begun["name"]}}
     found = recognise(spec, _section(Weights, values.get("weights", {}), "weights"))
     return {**values, "model": {**found.config_fields, **model, "name": found.family}}
+
+
+def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
+    """Return the model's settings in a run folder that began with these weights."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        model = json.loads(path.read_text())["model"]
+        return model if model["weights"] == spec else None
+    except (ValueError, KeyError, TypeError):
+        return None  # a damaged folder is refused when it is opened
 
 
 def _override(values: dict[str, Any], name: str, value: str) -> None:

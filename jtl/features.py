@@ -58,7 +58,7 @@ def run(request: Request) -> dict[str, Any]:
     splits = build.open_splits(settings)
     extractor = _of_run(settings, found) if request.run_folder else _of_weights(settings)
     layers = request.features or (OWN,)
-    check_layers(extractor, layers)
+    check_layers(extractor, layers, request.pool)
     tables = [
         {"split": np.full(len(source), name), **extract(extractor, source, layers, request, settings)}
         for name, source in splits.items()
@@ -99,8 +99,8 @@ def extract(
     return {"path": paths, "label": source.labels(), **features}
 
 
-def check_layers(extractor: Extractor, layers: tuple[str, ...]) -> None:
-    """Raise UserError unless the model has every layer."""
+def check_layers(extractor: Extractor, layers: tuple[str, ...], pool: str) -> None:
+    """Raise UserError unless the model has every layer, and each can be pooled so."""
     shape = (1, *extractor.preprocess.image_px, extractor.preprocess.num_channels)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     known: Mapping[str, Any] = jax.eval_shape(extractor.apply, extractor.arrays, images).intermediates
@@ -110,6 +110,12 @@ def check_layers(extractor: Extractor, layers: tuple[str, ...]) -> None:
                 f"--features names {name!r}, which is no layer; nearest: {nearest(name, known)}; all: "
                 f"{', '.join(known)}"
             )
+        grid = extractor.model.token_grid
+        has_token = known[name].ndim != 4 and (
+            known[name].ndim == 2 or (grid is not None and grid.prefix > 0)
+        )
+        if pool not in (WHOLE, "mean") and not has_token:
+            raise UserError(f"--pool is {pool!r} and layer {name!r} has no class token; set --pool mean")
 
 
 def _of_run(settings: config.Config, found: trained.Trained) -> Extractor:
@@ -123,12 +129,13 @@ def _of_run(settings: config.Config, found: trained.Trained) -> Extractor:
 
 
 def _of_weights(settings: config.Config) -> Extractor:
-    model, params, model_state, preprocess = build.backbone(settings)
+    model, loaded, preprocess = build.backbone(settings)
+    sys.stderr.write(build.preprocess_text(preprocess, loaded) + "\n")
 
     def apply(arrays: Any, inputs: jax.Array) -> Outputs:
         return model.apply(arrays[0], arrays[1], inputs, train=False)
 
-    return Extractor(model, (params, model_state), apply, preprocess)
+    return Extractor(model, (loaded.params, loaded.model_state), apply, preprocess)
 
 
 def _pooled(activations: jax.Array, model: Model, how: str) -> jax.Array:

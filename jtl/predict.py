@@ -43,7 +43,7 @@ def run(request: Request) -> dict[str, Any]:
     """Predict each image; print a table to stderr and return one JSON-ready result.
 
     Raises:
-        UserError: model and images cannot be had, or, when all others are done, some images cannot be read.
+        UserError: model and images cannot be had. Single images that cannot be read have an "error" instead.
     """
     if request.top < 1:
         raise UserError(f"--top is {request.top}; expected 1 or more")
@@ -56,12 +56,16 @@ def run(request: Request) -> dict[str, Any]:
     if write is not None:
         write(rows)
     sys.stderr.write(tables.aligned(_table(rows), left=(0, 1)) + "\n")
-    faults = [row["error"] for row in rows if "error" in row]
-    if faults:
+    return {"model": request.run_folder or request.weights, "images": rows}
+
+
+def check_readable(result: dict[str, Any]) -> None:
+    """Raise UserError if an image of the result could not be read."""
+    rows = result["images"]
+    if faults := [row["error"] for row in rows if "error" in row]:
         raise UserError(
             f"{len(faults)} of {len(rows)} images cannot be read (the others are predicted): {faults[0]}"
         )
-    return {"model": request.run_folder or request.weights, "images": rows}
 
 
 def ranked(values: np.ndarray, label_names: Sequence[str], top: int) -> list[dict[str, Any]]:
@@ -85,6 +89,8 @@ def class_names(text: str) -> tuple[str, ...]:
         UserError: the file is no text.
     """
     path = Path(text).expanduser()
+    if "," not in text and not path.is_file():
+        raise UserError(f"--classes {text!r} is no file; expected one, with a name a line, or names: a,b,c")
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
     except UnicodeDecodeError as error:

@@ -145,6 +145,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     if built.loaded is not None:
         live.log(built.loaded.report.text())
+    live.log(build.preprocess_text(built.parts.preprocess, built.loaded))
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     monitor = _monitor(settings, built, splits)
     _claim(folder, settings, built, stats)

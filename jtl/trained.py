@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -90,8 +91,9 @@ def label_stats(settings: Config, names: tuple[str, ...]) -> LabelStats:
 
 
 def ready(settings: Config, stats: LabelStats) -> Ready:
-    """Build the model with its values, for evaluation."""
+    """Build the model with its values, for evaluation, and say how it sees images."""
     built = build.build(settings, stats, steps=1)
+    sys.stderr.write(build.preprocess_text(built.parts.preprocess, built.loaded) + "\n")
     mesh = sharding.mesh(settings.sharding)
     state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
     return Ready(built, state, mesh)
@@ -104,10 +106,8 @@ def with_names(found: Trained, names: tuple[str, ...]) -> Trained:
         UserError: there are not as many as it has outputs.
     """
     count = len(found.stats.label_names)
-    if len(names) != count or len(set(names)) != count:
-        raise UserError(
-            f"{len(set(names))} different class names are given; expected one for each of {count} outputs"
-        )
+    if len(names) != count:
+        raise UserError(f"{len(names)} class names are given; expected one for each of {count} outputs")
     return found._replace(stats=found.stats._replace(label_names=names))
 
 

@@ -161,3 +161,14 @@ def test_model_auto_without_weights_to_tell_from_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         config.read("configs/ft.py", overrides)
+
+
+def test_model_auto_of_a_run_that_began_is_what_it_was_then(tmp_path: Path) -> None:
+    """The weights may be gone, or others under the same name, when a command is repeated."""
+    gone = str(tmp_path / "gone.safetensors")
+    stored = config.to_dict(config.read("configs/ft.py", [("model.name", "vit"), ("model.weights", gone)]))
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    read = config.read("configs/ft.py", [("model.weights", gone)], tmp_path)
+    assert read.model == config.from_dict(stored).model
+    with pytest.raises(UserError, match="are not there"):
+        config.read("configs/ft.py", [("model.weights", str(tmp_path / "other"))], tmp_path)

@@ -81,8 +81,10 @@ def test_outputs_take_the_names_given(weights: str, photos: Path, tmp_path: Path
     for classes in ("ant,bee, cow", str(file)):
         row = predict.run(_predict(weights, str(photos / "ants" / "1.png"), classes=classes))["images"][0]
         assert all(each["label"] == ("ant", "bee", "cow")[each["index"]] for each in row["predictions"])
-    with pytest.raises(UserError, match="2 different class names are given; expected one for each of 3"):
+    with pytest.raises(UserError, match="2 class names are given; expected one for each of 3"):
         predict.run(_predict(weights, str(photos), classes="ant,bee"))
+    with pytest.raises(UserError, match=r"--classes 'missing.txt' is no file; expected one, with a name"):
+        predict.run(_predict(weights, str(photos), classes="missing.txt"))
 
 
 def test_thousand_unnamed_outputs_are_shown_as_imagenets() -> None:
@@ -98,8 +100,10 @@ def test_unreadable_images_are_named_after_the_others_are_predicted(
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     good, out = photos / "bees" / "0.png", tmp_path / "out.csv"
+    found = predict.run(_predict(weights, str(tmp_path / "broken.png"), str(good), out=str(out)))
+    assert [row["path"] for row in found["images"] if "predictions" in row] == [str(good)]
     with pytest.raises(UserError, match=r"1 of 2 images cannot be read .*broken.png"):
-        predict.run(_predict(weights, str(tmp_path / "broken.png"), str(good), out=str(out)))
+        predict.check_readable(found)
     with out.open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["path"] for row in rows if row["rank"] == "1"] == [str(good)]
@@ -161,6 +165,12 @@ def test_whole_maps_are_kept_where_asked(weights: str, photos: Path, tmp_path: P
         ((), "max", "x.npz", "--pool is 'max'; expected one of mean, cls, cls_mean, none"),
         ((), "mean", "x.csv", r"ends in '.csv'; expected .npz or .parquet"),
         ((), "none", "x.parquet", "need an --out ending in .npz"),
+        (
+            ("stage1",),
+            "cls",
+            "x.npz",
+            "--pool is 'cls' and layer 'stage1' has no class token",
+        ),
     ],
 )
 def test_features_that_cannot_be_had_are_refused(
@@ -180,3 +190,10 @@ def test_backbone_without_a_head_gives_features(photos: Path, tmp_path: Path) ->
     assert done["features"] == {"pre_head": [NUM_IMAGES, MODELS["vit"].tiny().dim]}
     with pytest.raises(UserError, match="has no classification head"):
         predict.run(_predict(str(tmp_path / "vit.safetensors"), str(photos)))
+
+
+def test_how_images_are_seen_is_said(weights: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict.run(_predict(weights, str(photos / "ants" / "1.png")))
+    shown = capsys.readouterr().err
+    assert "pre-processing: short side to 16 px (bicubic), centre 16x16" in shown
+    assert "(the family's own: the weights came without any)" in shown

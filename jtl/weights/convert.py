@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +11,18 @@ import numpy as np
 from jtl import tree
 from jtl.errors import UserError, nearest
 from jtl.models import MODELS
+from jtl.models.head import Settings
 from jtl.weights import FAMILIES, hub, plan, problems
 from jtl.weights.contract import Config, LeftOut, Origin, Recognised, Row, TensorFile
 from jtl.weights.head import PREFIX
 from jtl.weights.names import assign, pattern
 from jtl.weights.open import open_path
-from jtl.weights.recognise import described, origins_of
+from jtl.weights.recognise import described, of_file, origins_of
 from jtl.weights.report import shorten
 
 SHOWN = 4
+# Settings that are no part of a model's weights.
+UNTOLD = {each.name for each in fields(Settings)} - {"image_px"} | {"dropout", "drop_path"}
 OWN = "jtl"
 # PyTorch counts the batches that a normalisation's statistics have seen, and strict loading asks for it.
 STATISTIC, COUNTER = ".running_var", ".num_batches_tracked"
@@ -38,7 +42,11 @@ class Target(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What a conversion wrote; `left_out` are source tensors without a leaf in the model, with reasons."""
+    """What a conversion wrote.
+
+    `left_out` are source tensors without a leaf in the model, with reasons; `lost` says what the source told
+    and the file written cannot: settings, class names, pre-processing.
+    """
 
     path: Path
     source: Recognised
@@ -46,14 +54,15 @@ class Converted(NamedTuple):
     num_tensors: int
     num_values: int
     left_out: Mapping[str, str]
+    lost: tuple[str, ...]
 
 
 def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Converted:
-    """Write a spec's weights under other names, every value and dtype kept.
+    """Write a spec's weights under other names, every value and dtype kept (but PyTorch's batch counters: 0).
 
     Raises:
         UserError: the weights are of no model jtl knows, the target has no names for the family or for one of
-            its leaves, or the output is there already.
+            its leaves, or the output is there already, or its folder is not.
     """
     if to not in TARGETS:
         raise UserError(
@@ -61,16 +70,17 @@ def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Co
         )
     if out.exists():
         raise UserError(f"--out {str(out)!r} is there already; give another path, or remove it")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {str(out)!r}: folder {str(out.parent)!r} is not there; make it first")
     file = open_path(hub.resolve(spec, settings or Config()).path)
     source = described(file, spec)
     leaves, left_out = read_leaves(file, source, spec)
     title, arrays = named(source.family, TARGETS[to].libraries, leaves)
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial_path = out.with_name(f".{out.name}.{os.getpid()}.part")
     TARGETS[to].write(partial_path, arrays)
     partial_path.replace(out)
     num_values = sum(array.size for array in leaves.values())
-    return Converted(out, source, title, len(arrays), num_values, left_out)
+    return Converted(out, source, title, len(arrays), num_values, left_out, _lost(file, source, out))
 
 
 def as_json(done: Converted) -> dict[str, Any]:
@@ -82,6 +92,7 @@ def as_json(done: Converted) -> dict[str, Any]:
         "num_tensors": done.num_tensors,
         "num_values": done.num_values,
         "left_out": dict(done.left_out),
+        "lost": list(done.lost),
     }
 
 
@@ -94,7 +105,25 @@ def text(done: Converted) -> list[str]:
     for reason in dict.fromkeys(done.left_out.values()):
         names = [name for name, each in done.left_out.items() if each == reason]
         lines.append(f"left out {len(names)} ({reason}): {shorten(names, SHOWN)}")
-    return lines
+    return [*lines, *(f"not in the new file: {each}" for each in done.lost)]
+
+
+def _lost(file: TensorFile, source: Recognised, out: Path) -> tuple[str, ...]:
+    """Return what is told of the source and not of the file written: that is read again, and compared."""
+    written = of_file(open_path(out))
+    assert written is not None, "what was written is of the same family"
+    models = [MODELS[each.family] for each in (source, written)]
+    told, left = (
+        vars(model.resolve(model.Config(**each.config_fields)))
+        for model, each in zip(models, (source, written), strict=True)
+    )
+    differing = [name for name, value in told.items() if name not in UNTOLD and left[name] != value]
+    lost = [f"model.{name}={told[name]!r} (it will be taken for {left[name]!r})" for name in differing]
+    if file.label_names:
+        lost.append(f"the names of {len(file.label_names)} classes")
+    if file.preprocess:
+        lost.append(f"the pre-processing: {file.preprocess.described()}")
+    return tuple(lost)
 
 
 def read_leaves(
@@ -118,7 +147,7 @@ def read_leaves(
     )
     planned = plan.make(target, file, origin, assignment, (), names.grid(config))
     if not planned.is_sound:
-        raise UserError(problems.misfit(spec, file, family, origin, planned))
+        raise UserError(problems.misfit(spec, file, MODELS[family].resolve(config), origin, planned))
     leaves: dict[str, np.ndarray] = {}
     for name, fill in planned.fills.items():
         expected = tuple(tuple(shapes[leaf].shape) for leaf in fill.assigned.targets)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jtl.models import MODELS
 from jtl.weights import hub
 from jtl.weights.contract import Config, Recognised, TensorFile
 from jtl.weights.names import assign
@@ -100,6 +101,10 @@ def text(found: Inspection) -> list[str]:
         lines.append(f"  classes: {shorten(file.label_names, SHOWN_NAMES)}")
     if file.preprocess:
         lines.append(f"  pre-processing: {file.preprocess.described()}")
+    else:
+        family = MODELS[model.family]
+        default = family.build(family.Config(**model.config_fields), 0).preprocess
+        lines.append(f"  pre-processing: none came with it; the family's own is {default.described()}")
     for place in sorted(set(found.places.values())):
         if place == UNKNOWN or place.startswith("left out"):
             names = [name for name, each in found.places.items() if each == place]

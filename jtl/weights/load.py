@@ -11,14 +11,14 @@ from jtl.errors import UserError
 from jtl.models import MODELS
 from jtl.models.head import Settings
 from jtl.weights import FAMILIES, hub, plan, problems
-from jtl.weights.contract import Config, Grid, Loaded, TensorFile
+from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
 from jtl.weights.recognise import of_family, origins_of
 from jtl.weights.report import LoadReport
 
 # What may differ from what the weights were made with: it changes what is read out, or training alone.
-MAX_EPSILON = 1e-5
+MAX_EPSILON = 1e-6
 FREE_FIELDS = {
     *(each.name for each in fields(Settings)),
     *("pool", "feature_norm", "projection_dim", "has_unit_features"),
@@ -55,9 +55,8 @@ def load(
     target = plan.Target(names, leaves, names.grid(config), settings)
     planned = plan.make(target, file, origin, assignment, label_names, _source_grid(file, family))
     if not planned.is_sound:
-        raise UserError(problems.misfit(spec, file, family, origin, planned))
-    described = {**origin.config_fields, **file.stated.get(family, {}), **_of_run(file, family)}
-    if differing := _differing(family, config, described):
+        raise UserError(problems.misfit(spec, file, MODELS[family].resolve(config), origin, planned))
+    if differing := differing_settings(family, config, _described(file, family, origin)):
         raise UserError(problems.other_settings(spec, differing))
     fitted = tree.unflatten(
         {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | read(file, planned, leaves)).items()}
@@ -96,11 +95,14 @@ def read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dic
     return filled
 
 
-def _of_run(file: TensorFile, family: str) -> Mapping[str, Any]:
-    return file.config_fields if file.family == family else {}
+def _described(file: TensorFile, family: str, origin: Origin) -> Mapping[str, Any]:
+    """Return the settings that a library, a config.json or a run says its weights were made with."""
+    if file.family == family:
+        return vars(MODELS[family].resolve(MODELS[family].Config(**file.config_fields)))
+    return {**origin.config_fields, **file.stated.get(family, {})}
 
 
-def _differing(family: str, config: Any, described: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differing_settings(family: str, config: Any, described: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings that no tensor tells, in which a model differs from its weights': (its, theirs)."""
     own = MODELS[family].resolve(config)
     settled = {name: value for name, value in described.items() if name not in FREE_FIELDS and value}
@@ -112,7 +114,7 @@ def _differing(family: str, config: Any, described: Mapping[str, Any]) -> dict[s
 
 
 def _is_same(own: Any, theirs: Any) -> bool:
-    """Return whether two values of a setting compute the same, up to epsilons below float32's rounding."""
+    """Return whether two values of a setting are one; epsilons of 1e-6 or less count as equal."""
     if isinstance(own, float) and isinstance(theirs, float):
         return abs(own - theirs) <= MAX_EPSILON
     return own in (theirs, (theirs, theirs))

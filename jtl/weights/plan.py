@@ -136,7 +136,10 @@ def _fill(
     if found is None:
         return misfit
     if assigned.targets[0] == target.names.position_embedding:
-        return _position_fill(assigned, found[0], target, origin, source) or misfit
+        grown = _position_fill(assigned, found[0], target, origin, source)
+        return (
+            grown or f"{misfit} (places that form no square: set model.image_px to what they were made for)"
+        )
     if assigned.targets[0] == target.names.input_kernel and found != expected:
         num_source, num_channels = found[0][2], expected[0][2]
         if found[0][:2] + found[0][3:] != expected[0][:2] + expected[0][3:]:

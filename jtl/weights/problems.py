@@ -22,15 +22,18 @@ def wrong_family(spec: str, file: TensorFile, family: str) -> str:
     )
 
 
-def misfit(spec: str, file: TensorFile, family: str, origin: Origin, plan: Plan) -> str:
-    """Return the message for a file whose names fit the family and whose tensors do not fit the model."""
+def misfit(spec: str, file: TensorFile, config: Any, origin: Origin, plan: Plan) -> str:
+    """Return the message for a file whose names fit the family and whose tensors do not fit the model.
+
+    `config` are the model's settings, resolved.
+    """
     faults = {
         "do not fit": tuple(plan.misfits.values()),
         "have no place in the model": plan.unknown,
         "leaves of the model are not filled": plan.unfilled,
     }
     parts = [f"{len(names)} {what}: {shorten(names, SHOWN)}" for what, names in faults.items() if names]
-    cure = "for a fresh head set weights.head='new'" if _is_head(plan) else _looks(file, family)
+    cure = "for a fresh head set weights.head='new'" if _is_head(plan) else _looks(file, config.name, config)
     return (
         f"weights {spec!r} ({file.format}, {origin.title}) do not fit the model: {cure}; of "
         f"{len(file.tensors)} tensors {len(plan.fills)} fit; {'; '.join(parts)}"
@@ -47,13 +50,14 @@ def other_settings(spec: str, differing: Mapping[str, tuple[Any, Any]]) -> str:
     )
 
 
-def _looks(file: TensorFile, family: str) -> str:
-    """Return what the file looks like, and the settings for it."""
+def _looks(file: TensorFile, family: str, config: Any = None) -> str:
+    """Return what the file looks like, and the settings for it that the model has not got."""
     found = of_file(file)
     if found is None:
         return "they look like no model jtl knows"
     settings = {} if found.family == family else {"name": found.family}
     settings |= {key: value for key, value in found.config_fields.items() if key not in UNSHOWN_FIELDS}
+    settings = {key: value for key, value in settings.items() if getattr(config, key, None) != value}
     wanted = ", ".join(f"model.{key}={value!r}" for key, value in settings.items())
     return f"they look like a {found.title}" + (f" (set {wanted})" if wanted else "")
 

@@ -1,5 +1,7 @@
 """The way back: what jtl writes under another library's names is, bit for bit, what it read."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import ml_dtypes
@@ -8,11 +10,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from jtl.errors import UserError
+from jtl.models import MODELS
+from jtl.preprocess import Preprocess
 from jtl.weights import FAMILIES, convert
 from jtl.weights.contract import Op, Origin, Row
 from jtl.weights.names import ops
 from jtl.weights.open import open_path
 from jtl.weights.recognise import recognise
+from jtl.weights.run_folder import META_NAME, write_run_weights
 from tests.weights import writing
 
 ORIGINS = [(family, key) for family in FAMILIES for key in FAMILIES[family].origins]
@@ -126,3 +131,32 @@ def test_two_rows_for_one_leaf_are_written_once() -> None:
     arrays, missing = convert.to_origin(Origin("a table", rows), {"params/a": np.ones(2, np.float32)})
     assert list(arrays) == ["a"]
     assert not missing
+
+
+def test_what_the_new_file_cannot_tell_is_said(tmp_path: Path) -> None:
+    """Class names, pre-processing, and what shapes do not tell: the number of heads, and a grid."""
+    config = replace(MODELS["vit"].tiny(), image_px=(12, 20))
+    params, model_state = writing.trees_of(writing.leaves_of("vit", config))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_run_weights(run, params, model_state)
+    meta = {
+        "family": "vit",
+        "model": asdict(config),
+        "label_names": ["a", "b", "c"],
+        "preprocess": asdict(Preprocess((12, 20), 12)),
+    }
+    (run / META_NAME).write_text(json.dumps(meta))
+    done = convert.convert(str(run), "safetensors-timm", tmp_path / "timm.safetensors")
+    lost = "; ".join(done.lost)
+    assert "model.heads=2 (it will be taken for 1)" in lost
+    assert "model.image_px=(12, 20)" in lost
+    assert "the names of 3 classes" in lost
+    assert "the pre-processing: short side to 12 px" in lost
+    assert "not in the new file: the names of 3 classes" in convert.text(done)
+    assert convert.convert(str(tmp_path / "timm.safetensors"), "npz", tmp_path / "b.npz").lost == ()
+
+
+def test_output_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"folder .*nowhere' is not there; make it first"):
+        convert.convert("embedded://vit_mini", "npz", tmp_path / "nowhere" / "x.npz")
