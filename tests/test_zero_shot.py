@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from jtl import build, config, tokens, train, tree, zero_shot
+from jtl import build, config, evaluate, tokens, train, tree, zero_shot
 from jtl.errors import UserError
 from jtl.models import vit
 from jtl.weights import Config, text_towers
@@ -184,6 +184,12 @@ def test_fine_tuning_begins_at_the_zero_shot_head(
     result = train.run(settings, tmp_path / "run")
     assert (result["status"], result["steps"]) == ("finished", 2)
     assert result["parameters"]["trainable"] == tree.num_values(built.params)
+    run = str(tmp_path / "run")
+    request = evaluate.Request(run, None, False, "", "val", 4, "", [("sharding.devices", "1")])
+    found = evaluate.run(request)["metrics"]["accuracy"]
+    assert found == pytest.approx(result["best"]["val/accuracy"])
+    again = config.read("configs/ft.py", [("model.weights", run)])
+    assert again.model.has_unit_features
 
 
 @pytest.mark.parametrize(
