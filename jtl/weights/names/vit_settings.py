@@ -26,9 +26,13 @@ PRE_NORM_SCALE, PROBE = f"{vit_torch.PRE_NORM}/scale", f"{vit_torch.MAP_HEAD}/pr
 BASES = {PRE_NORM_SCALE: "clip_b32", PROBE: "siglip_b16"}
 BASE = "ti16"
 WIDTHS = ("patch_px", "dim", "depth", "heads", "mlp_dim")
-# In all public ViTs heads are 64 wide, but for these widths, which have 16 (timm 1.0.31).
+# In all public ViTs heads are 64 wide, but for these widths, which have 16 (timm 1.0.31), and jtl's own mini.
 HEAD_DIM = 64
-HEADS_OF_WIDTH: dict[int, int] = dict.fromkeys((1152, 1280, 1408, 1664), 16)
+MINI = vit.SIZES["mini"]
+HEADS_OF_WIDTH: dict[int, int] = {
+    **dict.fromkeys((1152, 1280, 1408, 1664), 16),
+    MINI["dim"]: MINI["heads"],
+}
 
 # As `transformers.ViTConfig` and those of the others begin (5.23): files may name only what differs.
 HUGGING_FACE_DEFAULTS: dict[str, Any] = {
