@@ -39,7 +39,8 @@ def open_index(path: Path, open_shard: Open) -> TensorFile:
                 f"index {str(path)!r} says that shard {shard!r} holds {shorten(missing, SHOWN)}, which it "
                 f"does not; get index and shards again, of one version"
             )
-        foreign = [name for name in file.tensors if name not in set(names)]
+        listed = set(names)
+        foreign = [name for name in file.tensors if name not in listed]
         if foreign:
             raise UserError(
                 f"shard {shard!r} holds {shorten(foreign, SHOWN)}, which index {str(path)!r} does not list; "

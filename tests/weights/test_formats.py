@@ -16,8 +16,8 @@ import pytest
 
 from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.weights import FAMILIES, Config, hub, variables
-from jtl.weights.contract import TensorFile
+from jtl.weights import FAMILIES, Config, hub, sharded, variables
+from jtl.weights.contract import Tensor, TensorFile
 from jtl.weights.files import open_file
 from jtl.weights.load import load
 from jtl.weights.open import digest, open_path
@@ -298,6 +298,28 @@ def test_shards_are_one_file_by_index_and_by_folder(tmp_path: Path) -> None:
         assert file.format == "safetensors in 2 shards"
         assert_holds(file, {name: np.full(2, ord(name), np.float32) for name in "abc"})
     assert hub.resolve(str(index), Config()).sha256 == hub.resolve(str(tmp_path), Config()).sha256
+
+
+class Hashed(str):
+    """A name that counts how often one of them is hashed."""
+
+    count = 0
+
+    def __hash__(self) -> int:
+        Hashed.count += 1
+        return super().__hash__()
+
+
+def test_shards_of_many_tensors_take_time_in_proportion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [Hashed(index) for index in range(100)]
+    tensors = {name: Tensor((), "float32", lambda: np.ones(())) for name in names}
+    monkeypatch.setattr(sharded, "weight_map", lambda path: dict.fromkeys(names, "1.safetensors"))
+    Hashed.count = 0
+    found = sharded.open_index(tmp_path / "i", lambda path: TensorFile(path, "safetensors", tensors))
+    assert found.tensors.keys() == tensors.keys()
+    assert Hashed.count < 20 * len(names)
 
 
 def test_wrapper_of_names_is_taken_off_shards_together(tmp_path: Path) -> None:
