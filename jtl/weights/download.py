@@ -9,6 +9,7 @@ import http.client
 import sys
 import urllib.error
 import urllib.request
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ CHUNK_BYTES = 1 << 20
 MAX_ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
 MAX_NAME_CHARS = 100
+MAX_REMEMBERED = 4096
 TOO_LONG, LOCKED = 416, (401, 403)
 
 
@@ -67,7 +69,16 @@ def cache_path(url: str, folder: Path) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes, read once while the file stays as it is."""
+    stat = path.stat()
+    return _sha256_of(path.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+# One command resolves its weights up to four times, and gigabytes take seconds each; the file's marks are
+# part of the key, so that one that changed is read again.
+@lru_cache(MAX_REMEMBERED)
+def _sha256_of(path: Path, *marks: int) -> str:
+    del marks
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

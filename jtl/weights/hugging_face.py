@@ -6,8 +6,8 @@ Of a repository the weights are fetched and what describes them (`beside`), all 
 import http.client
 import os
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from jtl.weights.open import NAMES, joined_digest
 SPEC = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[^@]+))?(@(?P<revision>[\w./-]+))?")
 # The hub's mark of a large file is its sha256, and the cache calls its copy by it.
 SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_REMEMBERED = 64
 LOCKED = (http.client.UNAUTHORIZED, http.client.FORBIDDEN)
 
 Fetch = Callable[[str, str], Path]
@@ -31,17 +32,40 @@ def resolve(rest: str, settings: Config) -> Cached:
     Raises:
         UserError: it cannot be had, is damaged, or is not there.
     """
+    asked = (rest, _cache_dir(settings), *_surroundings())
+    found = _found(*asked)
+    if not all(each.is_file() for each in found.files):
+        _found.cache_clear()
+        found = _found(*asked)
+    digests = tuple(map(_verified, found.files))
+    return Cached(found.path, joined_digest(digests) if found.is_sharded else digests[0])
+
+
+class _Found(NamedTuple):
+    """What a spec led to: the folder or file to open, and the files of its weights."""
+
+    path: Path
+    files: tuple[Path, ...]
+    is_sharded: bool
+
+
+# One command resolves its weights up to four times: asking once keeps it to one commit of the branch, and
+# waits once for a hub that is away. A process that lives on keeps that commit; what fails is not remembered.
+@lru_cache(MAX_REMEMBERED)
+def _found(rest: str, cache: Path | None, endpoint: str, is_offline: bool) -> _Found:
+    """Return where a spec's files are, asking the hub of `endpoint` unless `is_offline`."""
     match = SPEC.fullmatch(rest)
     if match is None:
         raise UserError(f"weights 'hf://{rest}': expected hf://org/name, hf://org/name/file or …@revision")
     revision, named = match["revision"] or "main", match["file"]
-    fetch = _fetch(rest, match["repo"], settings)
+    repo = match["repo"]
+    fetch = _fetch(rest, repo, cache, endpoint)
     names = (named,) if named else NAMES
     missing: list[UserError] = []
     for name in names:
         try:
             # A hub that is away is waited for once.
-            path = fetch(revision, name) if not missing else _cached(match["repo"], revision, name, settings)
+            path = fetch(revision, name) if not missing else _cached(repo, revision, name, cache)
         except _NotThere:
             continue
         except _NotCached as error:
@@ -51,15 +75,14 @@ def resolve(rest: str, settings: Config) -> Cached:
         # All of the same commit, whatever the branch has become meanwhile.
         of_commit = partial(fetch, folder.name)
         files = _shards(path, name, of_commit)
-        if not named:
-            _fetch_beside(of_commit)
-        digest = joined_digest(tuple(map(_verified, files))) if files else _verified(path)
-        return Cached(path if named else folder, digest)
+        if not named and not missing:
+            unsettled = [each for each in beside.NAMES if not _is_settled(repo, folder.name, each, cache)]
+            _fetch_beside(unsettled, of_commit)
+        return _Found(path if named else folder, files or (path,), bool(files))
     if missing:
         raise missing[0]
     raise UserError(
-        f"{match['repo']} at {revision!r} has no {' and no '.join(names)}; name its file: "
-        f"hf://{match['repo']}/FILE"
+        f"{repo} at {revision!r} has no {' and no '.join(names)}; name its file: hf://{repo}/FILE"
     )
 
 
@@ -85,13 +108,17 @@ class _Asked(NamedTuple):
     name: str
 
 
-def _fetch(rest: str, repo: str, settings: Config) -> Fetch:
-    """Return the function that gives the cached path of a revision's file."""
+def _surroundings() -> tuple[str, bool]:
+    """Return the hub's address and whether the client may not ask it."""
     # Imported here: it costs a third of a second, which `jtl --help` has not got.
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import constants
 
-    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-    cache = _cache_dir(settings)
+    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT, constants.HF_HUB_OFFLINE
+
+
+def _fetch(rest: str, repo: str, cache: Path | None, endpoint: str) -> Fetch:
+    """Return the function that gives the cached path of a revision's file."""
+    from huggingface_hub import errors, hf_hub_download
 
     def fetch(revision: str, name: str) -> Path:
         try:
@@ -143,11 +170,18 @@ def _status_of(error: BaseException) -> int:
     return 0 if response is None else response.status_code
 
 
-def _cached(repo: str, revision: str, name: str, settings: Config) -> Path:
+def _is_settled(repo: str, commit: str, name: str, cache: Path | None) -> bool:
+    """Return whether the cache has a commit's file, or the hub's word that the commit has none; both stay."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return try_to_load_from_cache(repo, name, cache_dir=cache, revision=commit) is not None
+
+
+def _cached(repo: str, revision: str, name: str, cache: Path | None) -> Path:
     """Return the path of a file in the cache; nobody is asked."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, name, cache_dir=_cache_dir(settings), revision=revision)
+    found = try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision)
     if not isinstance(found, str):
         raise _NotThere
     return Path(found)
@@ -175,12 +209,12 @@ def _shards(path: Path, name: str, fetch: Callable[[str], Path]) -> tuple[Path, 
     return sharded.shards(path)
 
 
-def _fetch_beside(fetch: Callable[[str], Path]) -> None:
+def _fetch_beside(names: Iterable[str], fetch: Callable[[str], Path]) -> None:
     """Fetch what describes the weights; a repository need not have it.
 
     Where the hub is away, what the cache has of it is in the snapshot's folder already.
     """
-    for name in beside.NAMES:
+    for name in names:
         try:
             fetch(name)
         except _NotThere:

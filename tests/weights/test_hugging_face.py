@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,14 @@ def test_hub_that_is_away_leaves_a_cache_that_others_filled_of_use(
     serving.publish(hugging_face, {"pytorch_model.bin": CONTENT})
     path = resolve(tmp_path, "hf://org/name/pytorch_model.bin").path
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    asked = counted_asks(monkeypatch)
+    assert resolve(tmp_path) == hub.Resolved(path.parent, SHA256)
+    # Each of these would wait for the hub.
+    assert asked == ["model.safetensors"]
+
+
+def counted_asks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list that grows by the name of each file the client is asked for."""
     asked, download = [], huggingface_hub.hf_hub_download
 
     def counting(repo: str, name: str, **settings: Any) -> str:
@@ -224,9 +233,36 @@ def test_hub_that_is_away_leaves_a_cache_that_others_filled_of_use(
         return download(repo, name, **settings)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", counting)
-    assert resolve(tmp_path) == hub.Resolved(path.parent, SHA256)
-    # Each of these waits for the hub.
-    assert asked == ["model.safetensors", "config.json"]
+    return asked
+
+
+def test_what_the_hub_said_a_commit_lacks_is_not_asked_for_again(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS, "config.json": b"{}"})
+    found = resolve(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    asked = counted_asks(monkeypatch)
+    assert resolve(tmp_path) == found
+    assert asked == ["model.safetensors"]
+
+
+def test_hub_is_asked_once_while_its_files_are_there(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    found = resolve(tmp_path)
+    hugging_face.requests.clear()
+    assert resolve(tmp_path) == found
+    assert hugging_face.requests == []
+    shutil.rmtree(tmp_path)
+    assert resolve(tmp_path) == found
+    assert fetched(hugging_face) == [f"{RESOLVE}/main/model.safetensors"]
+
+
+def test_refusal_is_not_remembered(hugging_face: Server, tmp_path: Path) -> None:
+    hugging_face.answers["*"] = {"status": 500, "body": b""}
+    refusal(tmp_path)
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
+    assert resolve(tmp_path).sha256 == hashlib.sha256(WEIGHTS).hexdigest()
 
 
 def test_shards_are_fetched_beside_their_index(hugging_face: Server, tmp_path: Path) -> None:
