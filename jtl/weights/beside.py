@@ -18,6 +18,7 @@ from jtl.weights.contract import TensorFile
 NAMES = ("config.json", "preprocessor_config.json", "processor_config.json")
 CONFIG_NAME, PROCESSOR_NAME, PROCESSORS_NAME = NAMES
 MAX_JSON_BYTES = 16_000_000
+MAX_NAME_CHARS = 60
 # Pillow's numbers, as the processors give them.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 SUFFIXES = ("Fast", "Pil", "ImageProcessor", "FeatureExtractor")
@@ -73,22 +74,35 @@ def describe(file: TensorFile, folder: Path) -> TensorFile:
     Raises:
         UserError: one of the folder's files is damaged, or asks for what jtl does not do.
     """
-    config = _json(folder / CONFIG_NAME)
-    processor = _json(folder / PROCESSOR_NAME)
+    config = read_object(folder / CONFIG_NAME)
+    processor = read_object(folder / PROCESSOR_NAME)
     if processor is None:
-        processor = (_json(folder / PROCESSORS_NAME) or {}).get("image_processor")
+        processor = (read_object(folder / PROCESSORS_NAME) or {}).get("image_processor")
     if config is not None:
         families = {key: names.of_config(config) for key, names in FAMILIES.items()}
         file = file._replace(
             stated={key: fields for key, fields in families.items() if fields is not None},
             label_names=label_names(config, str(folder / CONFIG_NAME)),
             preprocess=timm_preprocess(config, str(folder / CONFIG_NAME)),
+            described_as=described_as(config),
         )
     if processor is not None:
         kind = KIND_OF_MODEL.get(str((config or {}).get("model_type")), "")
         preprocess = huggingface_preprocess(processor, str(folder / PROCESSOR_NAME), kind)
         file = file._replace(preprocess=preprocess)
     return file
+
+
+def described_as(config: Mapping[str, Any]) -> str:
+    """Return how a `config.json` calls its model; "" where it does not.
+
+    >>> described_as({"model_type": "resnet", "hidden_act": "relu"})
+    "model_type 'resnet'"
+    """
+    named = {key: config.get(key) for key in ("model_type", "architecture")}
+    return ", ".join(
+        f"{key} {name[:MAX_NAME_CHARS]!r}" for key, name in named.items() if isinstance(name, str)
+    )
 
 
 def label_names(config: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
@@ -184,6 +198,25 @@ def huggingface_preprocess(values: Mapping[str, Any], where: str, kind: str = ""
     return _made(where, **_geometry(size, crop, crop_pct, where), mean=mean, std=std, interpolation=resample)
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None where there is no file.
+
+    Raises:
+        UserError: it is damaged, too large, or no object.
+    """
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes; expected at most {MAX_JSON_BYTES}")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}; expected an object")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(str(path), error) from error
+    return content
+
+
 def _geometry(
     size: int | tuple[int, int], crop: int | tuple[int, int] | None, crop_pct: float, where: str
 ) -> dict[str, Any]:
@@ -257,21 +290,6 @@ def _timm(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return timm's part of a `config.json`: once the whole file was."""
     inner = config.get("pretrained_cfg")
     return inner if isinstance(inner, Mapping) else config if "architecture" in config else {}
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a file, None where there is no file."""
-    if not path.is_file():
-        return None
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes; expected at most {MAX_JSON_BYTES}")
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__}; expected an object")
-    except (ValueError, RecursionError) as error:
-        raise _damaged(str(path), error) from error
-    return content
 
 
 def _damaged(where: str, error: Exception) -> UserError:

@@ -78,7 +78,8 @@ class TensorFile(NamedTuple):
 
     `label_names` and `preprocess` are what the file knows of its own classes and inputs; `family` and
     `config_fields` where it says which model it belongs to (a run folder). `stated` are the settings that a
-    config.json beside it gives, by family: of CLIP's it gives those of two.
+    config.json beside it gives, by family; `described_as` is which model that file says they are of, "" where
+    it names none.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class TensorFile(NamedTuple):
     family: str = ""
     config_fields: Mapping[str, Any] = {}
     stated: Mapping[str, Mapping[str, Any]] = {}
+    described_as: str = ""
 
 
 class Op(NamedTuple):

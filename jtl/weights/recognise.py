@@ -1,6 +1,6 @@
 """What a file of weights looks like, from its names and shapes, and from the config.json beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jtl import tree
@@ -14,6 +14,7 @@ from jtl.weights.open import open_path
 from jtl.weights.report import shorten
 
 OWN_PREFIXES = ("params/", "model_state/")
+CURE = "get both again, of one version, or give the file of weights itself"
 
 
 def recognise(spec: str, settings: Config | None = None) -> Recognised:
@@ -34,8 +35,9 @@ def described(file: TensorFile, spec: str) -> Recognised:
     """
     recognised = of_file(file)
     if recognised is None:
+        beside = f" (config.json beside says {file.described_as})" if file.described_as else ""
         raise UserError(
-            f"{spec!r} looks like no model jtl knows; it holds {len(file.tensors)} tensors: "
+            f"{spec!r} looks like no model jtl knows{beside}; it holds {len(file.tensors)} tensors: "
             f"{shorten(file.tensors, 6)}; known families: {', '.join(FAMILIES)}"
         )
     return recognised._replace(label_names=file.label_names if recognised.num_outputs else None)
@@ -44,12 +46,25 @@ def described(file: TensorFile, spec: str) -> Recognised:
 def of_file(file: TensorFile) -> Recognised | None:
     """Return which model an open file is for; None where no family knows its names.
 
+    The title says so where a config.json beside it is of a model jtl does not know.
+
     Raises:
         UserError: the config.json beside it is of another model.
     """
-    families = [file.family] if file.family in FAMILIES else file.stated or FAMILIES
-    candidates = [recognised for family in families if (recognised := _as_family(file, family)) is not None]
-    return max(candidates, key=lambda each: each[0])[1] if candidates else None
+    best = _best(file, [file.family] if file.family in FAMILIES else file.stated or FAMILIES)
+    if best is None and file.stated:
+        other = _best(file, FAMILIES)
+        if other is not None:
+            raise UserError(
+                f"config.json in {str(file.path.parent)!r} says {file.described_as}, and the tensors beside "
+                f"it look like a {other.title}; {CURE}"
+            )
+    if best is not None and file.described_as and not file.stated:
+        note = (
+            f"config.json beside says {file.described_as}, which jtl does not know: its settings are not read"
+        )
+        return best._replace(title=f"{best.title} ({note})")
+    return best
 
 
 def of_family(file: TensorFile, family: str) -> Recognised | None:
@@ -77,6 +92,12 @@ def origins_of(file: TensorFile, family: str) -> Mapping[str, Origin]:
     if is_bare and (found is None or found[1].unknown):
         return {**origins, "jtl": assign.own_origin(file.tensors, OWN_PREFIXES[0])}
     return origins
+
+
+def _best(file: TensorFile, families: Iterable[str]) -> Recognised | None:
+    """Return what the file is as one of the family that knows most of its names."""
+    candidates = [recognised for family in families if (recognised := _as_family(file, family)) is not None]
+    return max(candidates, key=lambda each: each[0])[1] if candidates else None
 
 
 def _as_family(file: TensorFile, family: str) -> tuple[int, Recognised] | None:
@@ -113,11 +134,10 @@ def _stated(
     stated = file.stated[family]
     fields = {**told, **stated}
     where = f"config.json in {str(file.path.parent)!r}"
-    cure = "get both again, of one version, or give the file of weights itself"
     num_labels = len(file.label_names or ())
     if num_labels and num_outputs and num_labels != num_outputs:
         raise UserError(
-            f"{where} names {num_labels} classes, and the weights have {num_outputs} outputs; {cure}"
+            f"{where} names {num_labels} classes, and the weights have {num_outputs} outputs; {CURE}"
         )
     of_tensors = {**MODELS[family].sizes.get(told.get("size", ""), {}), **told}
     config = MODELS[family].resolve(MODELS[family].Config(**fields))
@@ -135,7 +155,7 @@ def _stated(
         ] or differing
         says = ", ".join(f"{name}={stated[name]!r}" for name in wrong)
         found = ", ".join(f"{name}={of_tensors[name]!r}" for name in wrong)
-        raise UserError(f"{where} says {says}, and the tensors beside it are of {found}; {cure}")
+        raise UserError(f"{where} says {says}, and the tensors beside it are of {found}; {CURE}")
     same = {name for name in of_tensors if name in stated and name not in (*differing, "size")}
     return {name: value for name, value in fields.items() if name in told or name not in same}
 

@@ -1,6 +1,6 @@
 """What became of every source tensor and every model leaf: rows for machines, a short text for people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LOADED, RESAMPLED, NEW, LEFT_OUT = "loaded", "resampled", "re-initialised", "left out"
@@ -64,6 +64,17 @@ def shorten(texts: Iterable[Any], count: int) -> str:
     texts = [str(each) for each in texts]
     more = [f"… {len(texts) - count} more"] if len(texts) > count else []
     return ", ".join(texts[:count] + more)
+
+
+def counted(groups: Mapping[str, Sequence[str]], count: int) -> str:
+    """Return how many names each group that is not empty has, and the first of them.
+
+    >>> counted({"do not fit": "abcd", "have no place": ""}, 2)
+    '4 do not fit: a, b, … 2 more'
+    """
+    return "; ".join(
+        f"{len(names)} {what}: {shorten(names, count)}" for what, names in groups.items() if names
+    )
 
 
 def _described(row: ReportRow) -> str:

@@ -1,6 +1,5 @@
 """Loading the text tower of a CLIP or SigLIP, every tensor of the file accounted for."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,15 +7,14 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.models import text_tower
 from jtl.models.text_tower import TextModel
-from jtl.weights import hub, plan
+from jtl.weights import beside, hub, plan
 from jtl.weights.contract import Config, TensorFile
 from jtl.weights.load import read
 from jtl.weights.names import assign, text
 from jtl.weights.open import open_path
-from jtl.weights.report import LoadReport, shorten
+from jtl.weights.report import LoadReport, counted, shorten
 
 SHOWN = 3
-CONFIG_NAME = "config.json"
 
 
 class LoadedText(NamedTuple):
@@ -45,7 +43,7 @@ def load(spec: str, settings: Config) -> LoadedText:
             f"weights {spec!r} ({file.format}) have no text tower jtl knows; expected CLIP or SigLIP with "
             f"both towers; found {len(file.tensors)} tensors: {shorten(file.tensors, SHOWN)}"
         )
-    fields = {**recognised[0], **(_stated(found.path) or {})}
+    fields = {**recognised[0], **_stated(found.path)}
     model = text_tower.build(text_tower.Config(**fields))
     leaves = tree.flatten({"params": model.shapes()})
     target = plan.Target(text.NAMES, leaves, None, settings)
@@ -57,18 +55,9 @@ def load(spec: str, settings: Config) -> LoadedText:
     return LoadedText(model, tree.unflatten(filled)["params"], report, found.path)
 
 
-def _stated(path: Path) -> dict[str, Any] | None:
+def _stated(path: Path) -> dict[str, Any]:
     """Return the settings that the `config.json` in a folder of weights states."""
-    file = path / CONFIG_NAME
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{str(file)!r} is damaged ({error}); get it again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{str(file)!r} holds a {type(values).__name__}; expected an object; get it again")
-    return text.of_config(values)
+    return text.of_config(beside.read_object(path / beside.CONFIG_NAME) or {}) or {}
 
 
 def _misfit(spec: str, file: TensorFile, planned: plan.Plan) -> str:
@@ -77,8 +66,7 @@ def _misfit(spec: str, file: TensorFile, planned: plan.Plan) -> str:
         "have no place": planned.unknown,
         "leaves are not filled": planned.unfilled,
     }
-    parts = [f"{len(names)} {what}: {shorten(names, SHOWN)}" for what, names in faults.items() if names]
     return (
         f"weights {spec!r} ({file.format}) do not fit the text tower that their names and config.json "
-        f"describe: {'; '.join(parts)}; get both again, of one version"
+        f"describe: {counted(faults, SHOWN)}; get both again, of one version"
     )

@@ -252,6 +252,32 @@ def test_config_of_an_unknown_model_leaves_the_tensors_to_tell(tmp_path: Path) -
     config = {"model_type": "unheard_of", "id2label": VIT["id2label"]}
     found = recognise(hub_folder(tmp_path, config, None))
     assert (found.family, found.config_fields["heads"]) == ("vit", 1)
+    note = "says model_type 'unheard_of', which jtl does not know: its settings are not read"
+    assert found.title.endswith(f"(config.json beside {note})")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "resnet"}, "model_type 'resnet'"),
+        ({"architecture": "resnetv2_50x1_bit"}, "architecture 'resnetv2_50x1_bit'"),
+    ],
+)
+def test_config_of_another_family_is_one_line(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    with pytest.raises(
+        UserError,
+        match=f"config.json in .* says {says}, and the tensors beside it look like a ViT .*get both",
+    ) as caught:
+        recognise(hub_folder(tmp_path, config, None))
+    assert "\n" not in str(caught.value)
+
+
+def test_config_beside_tensors_of_no_family_is_named(tmp_path: Path) -> None:
+    writing.save_safetensors(tmp_path / "model.safetensors", {"a": np.ones(2, np.float32)})
+    for name in ("resnet", "llama"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+        with pytest.raises(UserError, match=rf"no model jtl knows \(config.json beside says .* '{name}'\)"):
+            recognise(str(tmp_path))
 
 
 @pytest.mark.parametrize(

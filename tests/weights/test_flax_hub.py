@@ -13,8 +13,9 @@ import pytest
 from flax.serialization import msgpack_serialize
 
 from jtl import tree
+from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.weights import Config, convert, text_towers
+from jtl.weights import Config, beside, convert, text_towers
 from jtl.weights.load import load
 from jtl.weights.open import open_path
 from jtl.weights.recognise import recognise
@@ -107,6 +108,16 @@ def test_both_towers_of_clip_are_the_flax_classes(
     loaded = text_towers.load(str(folders["flax_clip"]), Config())
     words = loaded.model.apply(loaded.params, goldens["flax_clip/ids"]).embeddings
     np.testing.assert_allclose(words, goldens["flax_clip/text"], rtol=0, atol=1e-5)
+
+
+def test_config_of_a_text_tower_has_the_cap_of_all_others(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "MAX_JSON_BYTES", 8)
+    # The file of weights is opened without what lies beside it.
+    monkeypatch.setattr(beside, "describe", lambda file, folder: file)
+    with pytest.raises(UserError, match="bytes; expected at most 8"):
+        text_towers.load(str(folders["flax_clip"]), Config())
 
 
 def test_the_goldens_say_what_made_them(goldens: dict[str, np.ndarray]) -> None:
