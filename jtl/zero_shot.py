@@ -179,9 +179,7 @@ def _tokenizer_path(spec: str, weights: Path, settings: Config) -> Path:
 
 def _repository(spec: str) -> str | None:
     """Return the spec of a file beside a hub's weights, with a place for its name; None for other specs."""
-    if spec in catalogue.entries() and not Path(spec).exists():
-        spec = catalogue.entries()[spec].spec
-    scheme, separator, rest = spec.partition("://")
+    scheme, separator, rest = catalogue.spec_of(spec).partition("://")
     if scheme != "hf" or not separator:
         return None
     path, at, revision = rest.partition("@")

@@ -9,6 +9,7 @@ import csv
 import importlib.resources
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jtl.preprocess import Preprocess
@@ -32,6 +33,12 @@ class Entry(NamedTuple):
     millions: float
     top1: float | None
     trained_on: str
+
+
+def spec_of(spec: str) -> str:
+    """Return where the weights of a catalogue's name are; other specs, and paths that exist, as they are."""
+    is_name = spec in entries() and not Path(spec).exists()
+    return entries()[spec].spec if is_name else spec
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
 from jtl.weights import catalogue, hugging_face
-from jtl.weights.contract import Config
+from jtl.weights.contract import NO_WEIGHTS, Config
 from jtl.weights.download import Cached, download
 from jtl.weights.open import digest
 
@@ -30,10 +30,19 @@ def resolve(spec: str, settings: Config) -> Resolved:
     and cache (and its HF_ENDPOINT and HF_HUB_OFFLINE); `gs://bucket/path` reads public objects.
 
     Raises:
-        UserError: they cannot be had, or are not the ones `settings.sha256` expects.
+        UserError: they cannot be had, are none at all, or are not the ones `settings.sha256` expects.
     """
-    if spec in catalogue.entries() and not Path(spec).exists():
-        spec = catalogue.entries()[spec].spec
+    if spec == NO_WEIGHTS:
+        raise UserError(
+            f"weights {spec!r} are random values: there is nothing to read or to look at; expected a file, a "
+            f"run folder, hf://…, https://…, gs://… or a name of `jtl weights list`"
+        )
+    if not spec.strip():
+        raise UserError(
+            f"weights are the empty text {spec!r}; expected a file, a run folder ('.' for this one), hf://…, "
+            f"https://…, gs://… or {NO_WEIGHTS}"
+        )
+    spec = catalogue.spec_of(spec)
     scheme, separator, rest = spec.partition("://")
     if not separator:
         scheme, rest = "", spec

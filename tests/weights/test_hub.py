@@ -1,6 +1,7 @@
 """Specs become files: downloads are whole, verified and resumed, and every refusal says what to do."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,31 @@ def test_local_file_has_its_checksum_verified(tmp_path: Path) -> None:
         hub.resolve(spec, Config(sha256="f" * 64))
 
 
+def test_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = writing.save_npz(tmp_path / "x.npz", {"a": np.ones(1)})
+    hashed, hash_file = [], hashlib.file_digest
+
+    def counting(stream: Any, name: str) -> Any:
+        hashed.append(stream.name)
+        return hash_file(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    first = hub.resolve(spec, Config())
+    assert hub.resolve(spec, Config()) == first
+    assert len(hashed) == 1
+    changed = Path(spec).read_bytes()[::-1]
+    Path(spec).write_bytes(changed)
+    # As long as it was, and of another time.
+    os.utime(spec, ns=(1, 1))
+    assert hub.resolve(spec, Config()).sha256 == hashlib.sha256(changed).hexdigest()
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("none", "'none' are random values: there is nothing to read or to look at; expected a file"),
+        ("", "are the empty text ''; expected a file, a run folder"),
+        (" ", "are the empty text ' '"),
         ("ftp://host/x", "unknown ftp://; expected a path or one of .*hf://, https://"),
         ("hf://name", "expected hf://org/name, hf://org/name/file or"),
         ("missing.npz", "are not there; nearest there.*: 'misting.npz'; expected a file, a run folder"),

@@ -60,6 +60,23 @@ def test_every_entry_of_the_catalogue_names_a_size_of_a_family(name: str) -> Non
     assert entry.licence
 
 
+def test_path_goes_before_a_name_of_the_catalogue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name, entry = next(iter(catalogue.entries().items()))
+    monkeypatch.chdir(tmp_path)
+    assert catalogue.spec_of(name) == entry.spec
+    assert catalogue.spec_of("hf://org/name") == "hf://org/name"
+    (tmp_path / name).write_bytes(b"")
+    assert catalogue.spec_of(name) == name
+
+
+def test_config_that_is_not_read_is_said(tmp_path: Path) -> None:
+    arrays = writing.named(FAMILIES["vit"].origins["huggingface"], writing.leaves_of("vit"))
+    save_file(arrays, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    text = "\n".join(inspect.text(inspect.inspect(str(tmp_path))))
+    assert "(config.json beside says model_type 'llama', which jtl does not know" in text
+
+
 def test_name_of_the_catalogue_is_a_spec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
