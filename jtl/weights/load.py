@@ -14,7 +14,7 @@ from jtl.weights import FAMILIES, hub, plan, problems
 from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
-from jtl.weights.recognise import of_family, origins_of
+from jtl.weights.recognise import of_family, of_file, origins_of
 from jtl.weights.report import LoadReport
 
 # What may differ from what the weights were made with: it changes what is read out, or training alone.
@@ -45,6 +45,8 @@ def load(
     """
     found = hub.resolve(spec, settings)
     file = open_path(found.path)
+    if file.stated and family not in file.stated:
+        of_file(file)  # raises where the config.json beside it is of another model than the tensors
     names = FAMILIES[family]
     leaves = tree.flatten({"params": model_params, "model_state": model_state})
     origins = origins_of(file, family)

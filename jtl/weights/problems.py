@@ -7,7 +7,7 @@ from jtl.weights.contract import Origin, TensorFile
 from jtl.weights.head import PREFIX
 from jtl.weights.plan import Plan
 from jtl.weights.recognise import of_file
-from jtl.weights.report import shorten
+from jtl.weights.report import counted, shorten
 
 SHOWN = 3
 # Another image size is no misfit: the position embedding is resampled.
@@ -32,11 +32,10 @@ def misfit(spec: str, file: TensorFile, config: Any, origin: Origin, plan: Plan)
         "have no place in the model": plan.unknown,
         "leaves of the model are not filled": plan.unfilled,
     }
-    parts = [f"{len(names)} {what}: {shorten(names, SHOWN)}" for what, names in faults.items() if names]
     cure = "for a fresh head set weights.head='new'" if _is_head(plan) else _looks(file, config.name, config)
     return (
         f"weights {spec!r} ({file.format}, {origin.title}) do not fit the model: {cure}; of "
-        f"{len(file.tensors)} tensors {len(plan.fills)} fit; {'; '.join(parts)}"
+        f"{len(file.tensors)} tensors {len(plan.fills)} fit; {counted(faults, SHOWN)}"
     )
 
 

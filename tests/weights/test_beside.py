@@ -272,6 +272,21 @@ def test_config_of_another_family_is_one_line(tmp_path: Path, config: dict[str, 
     assert "\n" not in str(caught.value)
 
 
+def test_config_of_another_family_is_refused_where_the_model_is_named(tmp_path: Path) -> None:
+    """Tensors of the model that was asked for do not hide it."""
+    spec, config = hub_folder(tmp_path, {"model_type": "resnet"}, None), MODELS["vit"].tiny()
+    params, model_state = writing.trees_of(writing.leaves_of("vit", config, seed=1))
+    with pytest.raises(UserError, match=r"config.json in .* says model_type 'resnet'"):
+        load(
+            spec,
+            family="vit",
+            config=config,
+            model_params=params,
+            model_state=model_state,
+            settings=Config(head="load"),
+        )
+
+
 def test_config_beside_tensors_of_no_family_is_named(tmp_path: Path) -> None:
     writing.save_safetensors(tmp_path / "model.safetensors", {"a": np.ones(2, np.float32)})
     for name in ("resnet", "llama"):
