@@ -1,6 +1,6 @@
 """Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
 
-from jtl.strategies import bitfit, full, gradual, lora, lp_ft, partial, probe
+from jtl.strategies import bitfit, bss, full, gradual, l2_sp, lora, lp_ft, partial, probe
 from jtl.strategies.contract import FROZEN, Context, Group, Strategy, StrategyKind
 
 __all__ = ["FROZEN", "STRATEGIES", "Context", "Group", "Strategy", "StrategyKind"]
@@ -13,4 +13,6 @@ STRATEGIES: dict[str, StrategyKind] = {
     "lp_ft": lp_ft.KIND,
     "lora": lora.KIND,
     "bitfit": bitfit.KIND,
+    "l2_sp": l2_sp.KIND,
+    "bss": bss.KIND,
 }

@@ -1,0 +1,71 @@
+"""Batch spectral shrinkage: a batch's weakest feature directions are weakened (Chen et al. 2019, eq. 4).
+
+They are the ones that do not transfer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jtl.errors import UserError
+from jtl.models import Outputs
+from jtl.strategies.contract import Context, Group, Strategy, StrategyKind
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of BSS: `weight` times the sum of the `num_singular` smallest squared singular values."""
+
+    name: str = "bss"
+    weight: float = 1e-3
+    num_singular: int = 1
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.num_singular < 1:
+            raise UserError(
+                f"strategy.weight is {self.weight} and strategy.num_singular {self.num_singular}; expected 0 "
+                f"or more, and 1 or more"
+            )
+
+
+def build(config: Config, context: Context) -> Strategy:
+    """Build the strategy that trains everything."""
+    del context
+    return Strategy(groups=lambda names: dict.fromkeys(names, Group()), penalty=partial(_penalty, config))
+
+
+def smallest_squares(features: Float[Array, "batch dim"], count: int) -> Float[Array, ""]:
+    """Return the sum of the `count` smallest squared singular values, from the smaller Gram matrix.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if count > min(features.shape):
+        raise UserError(
+            f"strategy.num_singular is {count}; features of {features.shape} have {min(features.shape)} "
+            f"singular values: lower it, or raise train.batch_size"
+        )
+    x = features.astype(jnp.float32)
+    gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
+    return jnp.sum(jnp.linalg.eigvalsh(gram)[:count])
+
+
+def _penalty(
+    config: Config,
+    forward: Callable[..., Outputs],
+    params: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    outputs: Outputs,
+    step: Int[Array, ""],
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    del forward, params, batch, step, key
+    smallest = smallest_squares(outputs.features, config.num_singular)
+    return config.weight * smallest, {"smallest_squares": smallest}
+
+
+KIND = StrategyKind(Config, build)
