@@ -17,8 +17,8 @@ from jtl.weights.open import open_path
 from jtl.weights.recognise import of_family, of_file, origins_of
 from jtl.weights.report import LoadReport
 
-# What may differ from what the weights were made with: it changes what is read out, or training alone.
 MAX_EPSILON = 1e-6
+# What may differ from what the weights were made with: it changes what is read out, or training alone.
 FREE_FIELDS = {
     *(each.name for each in fields(Settings)),
     *("pool", "feature_norm", "projection_dim", "has_unit_features"),
