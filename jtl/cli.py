@@ -4,30 +4,17 @@ Nothing heavy is imported before a verb runs, so that `--help` is immediate.
 """
 
 import argparse
-import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from jtl import weights_verbs
 from jtl.errors import UserError
+from jtl.verb import Verb, print_json
 
 OVERRIDE = "--config."
 INTERRUPTED_EXIT_CODE = 130
-# For tables whose names must stay whole, whatever the terminal.
-UNLIMITED = 10_000
-
-
-class Verb(NamedTuple):
-    """One verb: its help line, its arguments, and what it does with (arguments, overrides) → exit code.
-
-    `has_output` is false where verbs of its own follow, which have the output's options.
-    """
-
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, list[tuple[str, str]]], int]
-    has_output: bool = True
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,7 +106,7 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     resolved = config.read(args.config, overrides, Path(args.workdir) if args.workdir else None)
     summary = train.run(resolved, train.run_folder(resolved, args.config, args.workdir))
     if args.json:
-        _print_json(summary)
+        print_json(summary)
     return runtime.PREEMPTED_EXIT_CODE if summary["status"] == "preempted" else 0
 
 
@@ -169,7 +156,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     )
     result = evaluate.run(request)
     if args.json:
-        _print_json(result)
+        print_json(result)
     return 0
 
 
@@ -191,7 +178,7 @@ def _bench(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     result = bench.run(bench.Request(config.read(args.config, overrides), args.steps))
     if args.json:
-        _print_json(result)
+        print_json(result)
     return 0
 
 
@@ -227,7 +214,7 @@ def _predict(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         )
     )
     if args.json:
-        _print_json(result)
+        print_json(result)
     predict.check_readable(result)
     return 0
 
@@ -260,7 +247,7 @@ def _features(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
         )
     )
     if args.json:
-        _print_json(result)
+        print_json(result)
     return 0
 
 
@@ -271,51 +258,6 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 
 def _weights(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return WEIGHTS_VERBS[args.action].run(args, overrides)
-
-
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="SPEC", help="a file, a run folder, hf://, https://, gs://")
-    parser.add_argument("--tensors", action="store_true", help="show every tensor")
-
-
-def _inspect(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    _refuse(overrides)
-    from jtl.report import tables
-    from jtl.weights import inspect
-
-    found = inspect.inspect(args.file)
-    if args.json:
-        _print_json(inspect.as_json(found))
-        return 0
-    rows, num_hidden = inspect.rows(found, has_all=args.tensors)
-    more = [f"… {num_hidden} more (--tensors shows them)"] if num_hidden else []
-    sys.stdout.write(
-        "\n".join([*inspect.text(found), tables.aligned(rows, left=(0, 1, 2, 3), width=UNLIMITED), *more])
-        + "\n"
-    )
-    return 0
-
-
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="SPEC", help="a file, a run folder, hf://, https://, gs://")
-    parser.add_argument(
-        "--to", required=True, metavar="KIND", help="safetensors-timm, -hf or -jtl, npz, orbax"
-    )
-    parser.add_argument("--out", required=True, metavar="PATH", help="what to write")
-
-
-def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    _refuse(overrides)
-    from pathlib import Path
-
-    from jtl.weights import convert
-
-    done = convert.convert(args.file, args.to, Path(args.out))
-    if args.json:
-        _print_json(convert.as_json(done))
-    else:
-        sys.stdout.write("\n".join(convert.text(done)) + "\n")
-    return 0
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -332,32 +274,8 @@ def _verify(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return _evaluate(args, overrides)
 
 
-def _list(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    _refuse(overrides)
-    from jtl.report import tables
-    from jtl.weights import catalogue
-
-    if args.json:
-        _print_json({"weights": [catalogue.as_json(entry) for entry in catalogue.entries().values()]})
-    else:
-        sys.stdout.write(tables.aligned(catalogue.rows(), left=(0, 1, 2, 3, 6, 7, 8), width=UNLIMITED) + "\n")
-    return 0
-
-
-def _refuse(overrides: list[tuple[str, str]]) -> None:
-    """Raise UserError for settings given to a verb that reads none."""
-    if overrides:
-        raise UserError(f"--config.{overrides[0][0]} is given, but this verb reads no configuration")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-
-
 WEIGHTS_VERBS: dict[str, Verb] = {
-    "list": Verb("list well-known weights by name", lambda parser: None, _list),
-    "inspect": Verb("say what is in a file of weights, and what jtl takes it for", _add_inspect, _inspect),
-    "convert": Verb("write weights under the names another library reads", _add_convert, _convert),
+    **weights_verbs.VERBS,
     "verify": Verb("measure pretrained weights on labelled images", _add_verify, _verify),
 }
 VERBS: dict[str, Verb] = {

@@ -24,6 +24,7 @@ MAX_TYPE_IGNORES = 10
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "runtime"),
+    ("verb",),
     ("tree", "rng", "preprocess", "metrics", "progress", "tokens"),
     ("data", "models", "tasks"),
     ("weights", "strategies"),
@@ -34,7 +35,7 @@ ORDER = (
     ("trained",),
     ("evaluate", "meta"),
     ("loop", "bench", "predict", "features"),
-    ("train",),
+    ("train", "weights_verbs"),
     ("cli",),
     ("main", "__main__"),
 )
@@ -149,7 +150,7 @@ def future_annotations(source: Source) -> list[str]:
 
 
 def standard_output(source: Source) -> list[str]:
-    if source.path == "jtl/cli.py":
+    if source.unit in ("cli", "verb", "weights_verbs"):
         return []
     found = []
     for node in ast.walk(source.tree):
