@@ -1,29 +1,35 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jtl import optim, rng, sharding, tree, zero_shot
 from jtl import state as states
-from jtl.config import Config, Pretrained
+from jtl.config import Config, Pretrained, from_dict
 from jtl.data import SOURCES, Labels, Source
+from jtl.data.images import open_unlabelled
 from jtl.errors import UserError, nearest
-from jtl.models import MODELS, Model
+from jtl.models import MODELS, Model, Outputs
 from jtl.preprocess import INTERPOLATIONS, Preprocess
 from jtl.state import State
 from jtl.step import Parts
-from jtl.strategies import STRATEGIES, Context
+from jtl.strategies import STRATEGIES, Classifier, Context, Strategy
 from jtl.tasks import TASKS, LabelStats
 from jtl.weights.contract import NO_WEIGHTS, Loaded
 from jtl.weights.load import load
+from jtl.weights.recognise import recognise
 
 SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
 DEFAULT_CHANNELS = 3
+MIN_OUTPUTS = 2
 
 
 class Built(NamedTuple):
@@ -39,6 +45,49 @@ def open_splits(config: Config, names: tuple[str, ...] | None = None) -> dict[st
     """Open the data's splits; `names` fixes the classes and their order."""
     labels = Labels(TASKS[config.task.name].label_kind, names)
     return SOURCES[config.data.name].open(config.data, labels)
+
+
+class Target(NamedTuple):
+    """Another domain: the images to adapt to, those to measure on, and whether these have labels."""
+
+    stream: Source
+    evaluation: Source
+    is_labelled: bool
+
+
+def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
+    """Open the images of `data.target`, None where there are none; `names` are the classes of the task.
+
+    A folder without folders has no labels. What has a test split is measured on that.
+
+    Raises:
+        UserError: they cannot be had, or their classes are others.
+    """
+    path = config.data.target
+    if not path:
+        return None
+    settings = with_data(config, path)
+    has_folders = Path(path).is_dir() and any(each.is_dir() for each in Path(path).iterdir())
+    if Path(path).is_dir() and not (has_folders and config.data.has_target_labels):
+        images = open_unlabelled(path)
+        return Target(images, images, is_labelled=False)
+    splits = open_splits(settings, names)
+    stream = splits.get("train") or next(iter(splits.values()))
+    return Target(stream, splits.get("test", stream), is_labelled=config.data.has_target_labels)
+
+
+def check_streams(config: Config, strategy: Strategy, streams: Mapping[str, Source]) -> None:
+    """Check that the data has every stream the strategy needs.
+
+    Raises:
+        UserError: it has not.
+    """
+    for name in strategy.streams:
+        if name not in streams:
+            raise UserError(
+                f"strategy {config.strategy.name!r} adapts to unlabelled images and config.data.{name} is "
+                f"empty; set it to their folder, table or .npz"
+            )
 
 
 def label_stats(config: Config, source: Source) -> LabelStats:
@@ -76,9 +125,17 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     model, params, model_state, loaded = _model(config, task.head_size, stats.label_names)
     preprocess = _preprocess(config.preprocess, loaded, model)
     strategy_kind = STRATEGIES[config.strategy.name]
-    context = Context(model.layers, steps, model.linear)
+    context = Context(
+        layers=model.layers,
+        num_steps=steps,
+        linear=model.linear,
+        outputs=partial(_output_shapes, model, params, model_state),
+        classifier=partial(classifier, config),
+        label_names=stats.label_names,
+        preprocess=preprocess,
+    )
     strategy = strategy_kind.build(config.strategy, context)
-    extra = strategy.extra(rng.key(config.train.seed, "extra"), params)
+    extra = strategy.extra(rng.key(config.train.seed, "extra"), params, model_state)
     params = {**params, "extra": extra} if extra else params
     groups = optim.assign(strategy.groups(list(tree.flatten(params))), config.optim, context)
     parts = Parts(
@@ -112,12 +169,37 @@ def backbone(config: Config) -> tuple[Model, Loaded, Preprocess]:
     return model, loaded, _preprocess(config.preprocess, loaded, model)
 
 
+def classifier(config: Config, spec: str) -> Classifier:
+    """Return the model of weights with their own head; "" are those the configuration starts from.
+
+    Raises:
+        UserError: they cannot be had, or have no head.
+    """
+    spec = spec or config.model.weights
+    if spec == NO_WEIGHTS:
+        raise UserError(
+            f"strategy {config.strategy.name!r} needs weights with their own head and config.model.weights "
+            f"is {NO_WEIGHTS!r}; give pretrained weights"
+        )
+    found = recognise(spec, replace(config.weights, sha256=""))
+    if found.num_outputs < MIN_OUTPUTS:
+        raise UserError(
+            f"{spec!r} has no classification head, and strategy {config.strategy.name!r} needs it; expected "
+            f"weights of a classifier, or a run folder"
+        )
+    names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
+    settings = from_dict({"model": {"name": found.family, **found.config_fields, "weights": spec}})
+    weights = replace(config.weights, head="load", label_map={}, sha256="")
+    model, params, model_state, loaded = _model(replace(settings, weights=weights), found.num_outputs, names)
+    return Classifier(model, params, model_state, names, _preprocess(settings.preprocess, loaded, model))
+
+
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
     """Return the state at step 0 on the mesh, and the sharding of each of its leaves."""
 
     def create(params: Any, model_state: Any) -> State:
         parts = built.parts
-        has_ema = config.optim.ema > 0
+        has_ema = optim.has_average(config.optim)
         return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=has_ema)
 
     shapes = jax.eval_shape(create, built.params, built.model_state)
@@ -144,6 +226,11 @@ def with_data(config: Config, path: str) -> Config:
         )
     shared = {"max_unreadable": config.data.max_unreadable}
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
+
+
+def _output_shapes(model: Model, params: Any, model_state: Any) -> Outputs:
+    image = jax.ShapeDtypeStruct((1, *model.preprocess.image_px, model.preprocess.num_channels), jnp.float32)
+    return jax.eval_shape(partial(model.apply, train=False, key=None), params, model_state, image)
 
 
 def _model(

@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jtl import build, config, metrics, sharding, trained
+from jtl.build import Built
 from jtl.data import Source, image, pipeline, preflight
 from jtl.errors import UserError, nearest
 from jtl.report import confusion, summary, tables
 from jtl.state import State
-from jtl.step import Batch, make_eval_step
+from jtl.step import Batch, make_eval_step, make_output_step
+from jtl.strategies.contract import EXTRA
 from jtl.tasks import LabelStats, Task
 
 DEVICE_FIELDS = ("image", "label", "mask")
@@ -64,6 +67,33 @@ def measure(
     counted = int(totals["count"])
     assert counted == num_examples, f"evaluation counted {counted} of {num_examples} examples"
     return task.summarize(totals)
+
+
+def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) -> Built:
+    """Return the parts with what the strategy wants to know of the training examples, before any step."""
+    parts = built.parts
+    if parts.strategy.prepare is None:
+        return built
+    batches = batches_of(
+        source, parts.preprocess, batch_size=settings.train.batch_size, mesh=mesh, settings=settings.input
+    )
+    state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
+    features, _, labels = collect(make_output_step(parts), state, batches, mesh=mesh)
+    extra = parts.strategy.prepare(built.params[EXTRA], features, labels)
+    return built._replace(params={**built.params, EXTRA: extra})
+
+
+def collect(
+    output_step: Callable[[State, Batch], tuple[Any, Any]], state: State, batches: Any, *, mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features [examples, dim], logits [examples, outputs] and labels of padded batches, in order."""
+    found: list[tuple[np.ndarray, ...]] = []
+    for batch in batches:
+        outputs = output_step(state, sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, mesh))
+        mask = batch["mask"]
+        found.append((*(np.asarray(each)[mask] for each in outputs), batch["label"][mask]))
+    features, logits, labels = (np.concatenate(each) for each in zip(*found, strict=True))
+    return features, logits, labels
 
 
 def batches_of(

@@ -5,8 +5,9 @@ bookkeeping.
 """
 
 import math
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from jtl import evaluate, metrics, optim, progress, sharding, step
-from jtl.build import Built
+from jtl.build import Built, Target
 from jtl.checkpoint import Checkpoints
 from jtl.config import Config
 from jtl.data import Source, image, pipeline
@@ -28,6 +29,7 @@ from jtl.state import State
 from jtl.tasks import LabelStats
 
 FINISHED = ("finished", "stopped_early")
+UNLABELLED_FIELDS = ("image", "mask")
 
 
 class Run(NamedTuple):
@@ -36,6 +38,8 @@ class Run(NamedTuple):
     settings: Config
     folder: Path
     splits: dict[str, Source]
+    streams: dict[str, Source]
+    target: Target | None
     stats: LabelStats
     built: Built
     mesh: Mesh
@@ -194,21 +198,34 @@ def _finishing(live: Live) -> Iterator[None]:
 
 
 def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
-    """Yield device batches from the step `start` on, one put ahead of its use."""
-    settings, preprocess = ready.settings, ready.built.parts.preprocess
-    host = pipeline.train_batches(
-        ready.splits["train"],
-        image.train_transform(preprocess, settings.augment),
-        batch_size=settings.train.batch_size,
-        seed=settings.train.seed,
-        start_step=start,
-        config=settings.input,
-    )
-    with closing(host):
-        for batch in host:
-            yield sharding.put_batch(
-                {step.STREAM: {name: batch[name] for name in evaluate.DEVICE_FIELDS}}, ready.mesh
+    """Yield device batches of all streams from the step `start` on; only training images bring labels."""
+    settings, parts = ready.settings, ready.built.parts
+    fields: dict[str, tuple[str, ...]] = {step.STREAM: evaluate.DEVICE_FIELDS}
+    fields |= dict.fromkeys(parts.strategy.streams, UNLABELLED_FIELDS)
+    with ExitStack() as stack:
+        readers = {
+            name: pipeline.train_batches(
+                ready.streams[name],
+                image.train_transform(parts.preprocess, settings.augment),
+                batch_size=settings.train.batch_size,
+                seed=_stream_seed(settings.train.seed, name),
+                start_step=start,
+                config=settings.input,
             )
+            for name in fields
+        }
+        for reader in readers.values():
+            stack.enter_context(closing(reader))
+        while True:
+            host = {name: next(reader) for name, reader in readers.items()}
+            yield sharding.put_batch(
+                {name: {key: host[name][key] for key in fields[name]} for name in host}, ready.mesh
+            )
+
+
+def _stream_seed(seed: int, stream: str) -> int:
+    """Return a seed of the stream's own order; that of the training images is the run's."""
+    return seed if stream == step.STREAM else seed + zlib.crc32(stream.encode())
 
 
 def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:

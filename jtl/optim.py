@@ -17,9 +17,10 @@ import optax
 from jaxtyping import Array, Float, Int
 from optax import contrib
 
+from jtl import tree
 from jtl.errors import UserError, nearest
 from jtl.models.layers import layer_of
-from jtl.strategies.contract import Context, Group
+from jtl.strategies.contract import FROZEN, Context, Group
 
 # A dict of leaves by name. optax's own types of trees (unions with scalars) fit no dict.
 Flat = Any
@@ -35,9 +36,12 @@ class Config:
     embeddings) or "all". `momentum` (beta1), `beta2` and `epsilon` go to the optimizers that have them
     (Muon's own momentum is 0.95). `clip_norm` bounds the global norm of the trainable gradients (0: no
     bound). `accumulate` processes a batch in that many slices, one after another. `ema` is the decay of a
-    moving average of the trainable parameters, used for evaluation (0: none). `layer_decay` multiplies the
-    learning rate once for every layer between a leaf and the head (Clark et al. 2020); `head_multiplier`
-    scales the head's.
+    moving average of the trainable parameters, used for evaluation (0: none); with `swa_start` it is the
+    plain mean of all steps from that fraction of the run on (SWA, Izmailov et al. 2018, algorithm 1; 0:
+    none). `sam_radius` is rho of sharpness-aware minimisation (Foret et al. 2021, eq. 2; 0: off), at twice
+    the cost a step. `layer_decay` multiplies the learning rate once for every layer between a leaf and the
+    head (Clark et al. 2020); `head_multiplier` scales the head's. `freeze` are regular expressions on the
+    names of parameters that do not train, whatever the strategy says.
     """
 
     name: str = "adamw"
@@ -55,8 +59,11 @@ class Config:
     clip_norm: float = 1.0
     accumulate: int = 1
     ema: float = 0.0
+    swa_start: float = 0.0
+    sam_radius: float = 0.0
     layer_decay: float = 1.0
     head_multiplier: float = 1.0
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choices = (("name", OPTIMIZERS), ("schedule", SCHEDULES), ("decay_on", DECAYS))
@@ -66,17 +73,22 @@ class Config:
                 raise UserError(
                     f"optim.{field} is {value!r}; expected one of {nearest(value, known, len(known))}"
                 )
+        self._check_ranges()
+        if self.accumulate < 1:
+            raise UserError(f"optim.accumulate is {self.accumulate}; expected 1 or more slices a batch")
+        if self.ema and self.swa_start:
+            raise UserError(f"optim.ema is {self.ema} and optim.swa_start {self.swa_start}; set one to 0")
+
+    def _check_ranges(self) -> None:
         for field in ("learning_rate", "epsilon", "layer_decay", "head_multiplier", "decay_factor"):
             if getattr(self, field) <= 0:
                 raise UserError(f"optim.{field} is {getattr(self, field)}; expected a positive number")
-        for field in ("weight_decay", "clip_norm"):
+        for field in ("weight_decay", "clip_norm", "sam_radius"):
             if getattr(self, field) < 0:
                 raise UserError(f"optim.{field} is {getattr(self, field)}; expected 0 or a positive number")
-        for field in ("momentum", "beta2", "ema", "warmup", "end_factor"):
+        for field in ("momentum", "beta2", "ema", "swa_start", "warmup", "end_factor"):
             if not 0 <= getattr(self, field) < 1:
                 raise UserError(f"optim.{field} is {getattr(self, field)}; expected 0 <= value < 1")
-        if self.accumulate < 1:
-            raise UserError(f"optim.accumulate is {self.accumulate}; expected 1 or more slices a batch")
 
 
 class Optimizer(NamedTuple):
@@ -100,15 +112,23 @@ class RateState(NamedTuple):
 
 
 def assign(groups: Mapping[str, Group], config: Config, context: Context) -> dict[str, Group]:
-    """Return the strategy's groups with layer-wise decay and the head's multiplier applied.
+    """Return the strategy's groups with names that are frozen, layer-wise decay and the head's multiplier.
 
     >>> context = Context(layers=(("stem",), ("block",), ("head",)), num_steps=10)
     >>> groups = {name: Group() for name in ("stem/kernel", "block/kernel", "head/kernel")}
     >>> assigned = assign(groups, Config(layer_decay=0.5, head_multiplier=3.0), context)
     >>> [group.multiplier for group in assigned.values()]
     [0.25, 0.5, 3.0]
+
+    Raises:
+        UserError: a pattern of `config.freeze` matches no parameter, or nothing is left to train.
     """
     head = len(context.layers) - 1
+    own = [name for name in groups if not name.startswith("extra/")]
+    matches = tree.first_match(config.freeze, own, "optim.freeze")
+    groups = {name: FROZEN if matches.get(name) else group for name, group in groups.items()}
+    if all(group.is_frozen for group in groups.values()):
+        raise UserError(f"optim.freeze is {config.freeze}, which leaves nothing to train; freeze less")
 
     def scaled(name: str, group: Group) -> Group:
         if group.is_frozen or name.startswith("extra/"):
@@ -148,6 +168,29 @@ def schedule(config: Config, num_steps: int) -> Callable[[Int[Array, ""]], Float
         return config.learning_rate * warm * shape(progress, step / num_steps)
 
     return rate
+
+
+def has_average(config: Config) -> bool:
+    """Return whether an average of the parameters is kept."""
+    return config.ema > 0 or config.swa_start > 0
+
+
+def average_rate(config: Config, step: Int[Array, ""], num_steps: int) -> Float[Array, ""]:
+    """Return what the average before a step makes up of the one after it.
+
+    The moving average's decay warms up as (1 + step) / (10 + step); the plain mean has counted none of the
+    steps before `swa_start`.
+    """
+    if config.swa_start:
+        count = jnp.maximum(step - round(config.swa_start * num_steps), 0)
+        return count / (count + 1.0)
+    return jnp.minimum(config.ema, (1.0 + step) / (10.0 + step))
+
+
+def ascended(params: Any, grads: Any, radius: float) -> Any:
+    """Return the parameters moved by `radius` along the gradient, all leaves one vector."""
+    scale = radius / jnp.maximum(optax.tree.norm(grads), jnp.finfo(jnp.float32).tiny)
+    return jax.tree.map(lambda leaf, grad: leaf + (scale * grad).astype(leaf.dtype), params, grads)
 
 
 def phases(groups: Mapping[str, Group]) -> list[int]:

@@ -20,11 +20,11 @@ from jtl.models import Model, Outputs
 from jtl.models.linen import module_names
 from jtl.preprocess import Preprocess
 from jtl.state import State, params_for_evaluation
-from jtl.strategies.contract import Group, Strategy
+from jtl.strategies.contract import TRAIN, Group, Strategy
 from jtl.tasks import Task
 
 Batch = Mapping[str, Any]
-STREAM = "train"
+STREAM = TRAIN
 
 
 class Parts(NamedTuple):
@@ -75,6 +75,17 @@ def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
     return jax.jit(eval_step)
 
 
+def make_output_step(parts: Parts) -> Callable[[State, Batch], tuple[Array, Array]]:
+    """Return the compiled forward pass of one batch: features [batch, dim] and logits [batch, outputs]."""
+
+    def output_step(state: State, batch: Batch) -> tuple[Array, Array]:
+        inputs = device.normalise(batch["image"], parts.preprocess)
+        outputs = predict(parts, params_for_evaluation(state), state.model_state, inputs)
+        return outputs.features, outputs.logits
+
+    return jax.jit(output_step)
+
+
 def predict(
     parts: Parts, params: Any, model_state: Any, inputs: Float[Array, "batch height width channels"]
 ) -> Outputs:
@@ -97,7 +108,8 @@ def frozen_stats(parts: Parts, model_state: Any, phase_start: int) -> frozenset[
 def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
     active, resting = tree.split(state.trainable, _active_names(parts.groups, phase_start).__contains__)
     rest = tree.merge(resting, state.frozen)
-    batch = {**batch, STREAM: _augmented(parts, batch[STREAM], state.step)}
+    batch = {name: _normalised(parts, stream) for name, stream in batch.items()}
+    batch[STREAM] = _augmented(parts, batch[STREAM], state.step)
     loss, grads, model_state, extra_metrics = _gradients(parts, phase_start, state, active, rest, batch)
     flat = tree.flatten(state.trainable)
     flat_grads = tree.flatten(grads)
@@ -112,7 +124,7 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
         frozen=state.frozen,
         model_state=model_state,
         opt_state=opt_state,
-        ema=_averaged(state.ema, trainable, parts.optim.ema, state.step),
+        ema=_averaged(state.ema, trainable, optim.average_rate(parts.optim, state.step, parts.num_steps)),
     )
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     kept = jax.tree.map(lambda after, before: jnp.where(is_finite, after, before), new, state)
@@ -121,14 +133,17 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     return kept._replace(step=new.step), reported
 
 
+def _normalised(parts: Parts, stream: Batch) -> dict[str, Any]:
+    return {**stream, "image": device.normalise(stream["image"], parts.preprocess)}
+
+
 def _augmented(parts: Parts, stream: Batch, step: Int[Array, ""]) -> dict[str, Any]:
-    """Return the stream with normalised images, blended targets, and erased boxes."""
+    """Return the stream of normalised images with blended targets, and erased boxes."""
     key = rng.key(parts.seed, "augment", step)
     augment = parts.augment
-    images = device.normalise(stream["image"], parts.preprocess)
     targets = parts.task.targets(stream["label"])
     images, targets = device.mix(
-        jax.random.fold_in(key, 0), images, targets, augment.mixup_alpha, augment.cutmix_alpha
+        jax.random.fold_in(key, 0), stream["image"], targets, augment.mixup_alpha, augment.cutmix_alpha
     )
     images = device.erase(jax.random.fold_in(key, 1), images, augment.erase_probability)
     return {**stream, "image": images, "target": targets}
@@ -147,9 +162,10 @@ def _gradients(
         index, part = index_and_batch
         loss_of = partial(_loss, parts, stats, rest, model_state, part, state.step)
         slice_key = jax.random.fold_in(key, index)
-        (loss, (new_state, reported)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            active, total, slice_key
-        )
+        differentiate = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (new_state, reported)), grads = differentiate(active, total, slice_key)
+        if parts.optim.sam_radius:
+            _, grads = differentiate(optim.ascended(active, grads, parts.optim.sam_radius), total, slice_key)
         return new_state, (loss, grads, reported)
 
     if num_slices == 1:
@@ -199,19 +215,38 @@ def _loss(
     params = tree.merge(active, rest)
     forward = partial(parts.strategy.forward, _bind(parts.model, model_state, stats), train=True)
     stream = batch[STREAM]
-    outputs = forward(params, stream["image"], key=jax.random.fold_in(key, 0))
-    per_example = parts.task.loss(outputs.logits, stream["target"])
+    names = (STREAM, *parts.strategy.streams)
+    inputs = jnp.concatenate([batch[name]["image"] for name in names]) if len(names) > 1 else stream["image"]
+    whole = forward(params, inputs, key=jax.random.fold_in(key, 0))
+    outputs = _by_stream(whole, {name: len(batch[name]["image"]) for name in names})
+    per_example = parts.task.loss(outputs[STREAM].logits, stream["target"])
     loss = jnp.sum(per_example * stream["mask"].astype(per_example.dtype)) / total
     if parts.strategy.penalty is None:
-        return loss, (outputs.model_state, {})
+        return loss, (whole.model_state, {})
     penalty, reported = parts.strategy.penalty(
         forward, params, batch, outputs, step, jax.random.fold_in(key, 1)
     )
-    return loss + penalty / parts.optim.accumulate, (outputs.model_state, reported)
+    return loss + penalty / parts.optim.accumulate, (whole.model_state, reported)
+
+
+def _by_stream(whole: Outputs, sizes: Mapping[str, int]) -> dict[str, Outputs]:
+    """Return the rows of each stream of a forward pass over all, in their order."""
+    if len(sizes) == 1:
+        return dict.fromkeys(sizes, whole)
+    found: dict[str, Outputs] = {}
+    start = 0
+    for name, size in sizes.items():
+        rows = partial(jax.lax.slice_in_dim, start_index=start, limit_index=start + size)
+        values = jax.tree.map(rows, (whole.features, whole.logits, dict(whole.intermediates)))
+        found[name] = Outputs(values[0], values[1], whole.model_state, values[2])
+        start += size
+    return found
 
 
 def _bind(model: Model, model_state: Any, stats: frozenset[str]) -> Callable[..., Outputs]:
-    def apply(params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any) -> Outputs:
+    def apply(
+        params: Any, inputs: Array, *, train: bool, key: Any, model_state: Any = model_state, **hooks: Any
+    ) -> Outputs:
         return model.apply(params, model_state, inputs, train=train, key=key, frozen_stats=stats, **hooks)
 
     return apply
@@ -223,9 +258,8 @@ def _active_names(groups: Mapping[str, Group], phase_start: int) -> frozenset[st
     )
 
 
-def _averaged(ema: Any, trainable: Any, decay: float, step: Int[Array, ""]) -> Any:
-    """Return the moving average after this step; its decay warms up as (1 + step) / (10 + step)."""
+def _averaged(ema: Any, trainable: Any, rate: Float[Array, ""]) -> Any:
+    """Return the average after this step, of which the one before makes up `rate`; {} where none is kept."""
     if not ema:
         return ema
-    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, ema, trainable)

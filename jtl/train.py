@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jtl import build, config, evaluate, loop, meta, metrics, progress, sharding, tree
+from jtl import build, config, evaluate, loop, meta, metrics, progress, sharding, step, tree
 from jtl import state as states
-from jtl.build import Built
+from jtl.build import Built, Target
 from jtl.checkpoint import Checkpoints
 from jtl.config import Config
 from jtl.data import Source, preflight
@@ -25,10 +25,12 @@ from jtl.report.summary import Phases
 from jtl.report.writer import Writer
 from jtl.runtime import StopRequest
 from jtl.state import State
-from jtl.step import make_eval_step
+from jtl.strategies.contract import TARGET
 from jtl.tasks import LabelStats
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import write_run_weights
+
+TARGET_TEST = "target_test"
 
 
 def run_folder(settings: Config, spec: str, workdir: str) -> Path:
@@ -140,25 +142,30 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     """Open the data, build the model, show what will train; return the run and its state at step 0."""
     mesh = sharding.mesh(settings.sharding)
     build.check_batch(settings, mesh.size)
-    splits = _splits(settings, live)
+    splits, target = _splits(settings, live)
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    streams = {step.STREAM: splits["train"]} | ({} if target is None else {TARGET: target.stream})
+    build.check_streams(settings, built.parts.strategy, streams)
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     live.log(build.preprocess_text(built.parts.preprocess, built.loaded))
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     monitor = _monitor(settings, built, splits)
     _claim(folder, settings, built, stats)
+    built = evaluate.prepared(built, splits["train"], settings, mesh)
     state, state_sharding = build.initial_state(built, settings, mesh)
     ready = Run(
         settings=settings,
         folder=folder,
         splits=splits,
+        streams=streams,
+        target=target,
         stats=stats,
         built=built,
         mesh=mesh,
         state_sharding=state_sharding,
-        eval_step=make_eval_step(built.parts),
+        eval_step=step.make_eval_step(built.parts),
         eval_batches={
             name: evaluate.batches_of(
                 source,
@@ -177,15 +184,26 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     return ready, state
 
 
-def _splits(settings: Config, live: Live) -> dict[str, Source]:
-    checked = preflight.inspect(build.open_splits(settings), settings.data)
+def _splits(settings: Config, live: Live) -> tuple[dict[str, Source], Target | None]:
+    """Return the readable examples of each split, and the other domain's where there is one."""
+    splits = build.open_splits(settings)
+    names = next(iter(splits.values())).info.label_names
+    target = build.open_target(settings, names)
+    others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
+    if target is not None and target.evaluation is target.stream:
+        del others[TARGET_TEST]
+    checked = preflight.inspect({**splits, **others}, settings.data)
     for line in checked.lines:
         live.log(line)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
         )
-    return checked.splits
+    found = dict(checked.splits)
+    if target is not None:
+        stream = found.pop(TARGET)
+        target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
+    return found, target
 
 
 def _monitor(settings: Config, built: Built, splits: Mapping[str, Source]) -> str:

@@ -16,10 +16,9 @@ from jtl.build import Built
 from jtl.config import Config
 from jtl.errors import UserError
 from jtl.state import State
+from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS, LabelStats
 from jtl.weights.recognise import recognise
-
-MIN_OUTPUTS = 2
 
 
 class Trained(NamedTuple):
@@ -63,7 +62,7 @@ def of_weights(spec: str, *, needs_head: bool = True) -> Trained:
     """
     found = recognise(spec)
     settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
-    if found.num_outputs < MIN_OUTPUTS:
+    if found.num_outputs < build.MIN_OUTPUTS:
         if needs_head:
             raise UserError(
                 f"{spec!r} has no classification head; give a run folder with --run instead, or ask for "
@@ -128,4 +127,6 @@ def _with_own_head(settings: Config, spec: str) -> Config:
         settings,
         model=replace(settings.model, weights=spec),
         weights=replace(settings.weights, head="load", sha256=""),
+        # What a run writes has its strategy's additions folded in.
+        strategy=STRATEGIES["full"].Config(),
     )

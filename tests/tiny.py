@@ -1,6 +1,7 @@
 """Tiny runs for tests: parts, states and batches of any model, strategy and task, in memory."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,14 +10,14 @@ import numpy as np
 from jtl import optim, rng, sharding, step, tree
 from jtl import state as states
 from jtl.data.image import Augment
-from jtl.models import MODELS
+from jtl.models import MODELS, Model, Outputs
 from jtl.state import State
-from jtl.strategies import STRATEGIES, Context
+from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.tasks import TASKS
 
 NUM_CLASSES = 3
-# Each phase compiles a step of its own.
-FEW_PHASES = {"gradual": {"num_stages": 3}}
+# Each phase of gradual unfreezing compiles a step of its own.
+FIELDS: dict[str, dict[str, Any]] = {"gradual": {"num_stages": 3}}
 LABELS = {
     "multiclass": lambda random, size: random.integers(0, NUM_CLASSES, size),
     "multilabel": lambda random, size: random.integers(0, 2, (size, NUM_CLASSES)).astype(np.float32),
@@ -43,11 +44,11 @@ def make_parts(
     params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
     kind = TASKS[task]
     stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
-    context = Context(built.layers, num_steps, built.linear)
+    context = make_context(built, params, model_state, num_steps)
     strategy_kind = STRATEGIES[strategy]
-    strategy_fields = FEW_PHASES.get(strategy, {}) | strategy_fields
+    strategy_fields = FIELDS.get(strategy, {}) | strategy_fields
     chosen = strategy_kind.build(replace(strategy_kind.Config(), **strategy_fields), context)
-    extra = chosen.extra(rng.key(0, "extra"), params)
+    extra = chosen.extra(rng.key(0, "extra"), params, model_state)
     params = {**params, "extra": extra} if extra else params
     groups = optim.assign(chosen.groups(list(tree.flatten(params))), optimizer, context)
     parts = step.Parts(
@@ -66,22 +67,53 @@ def make_parts(
     return parts, params, model_state
 
 
+def make_context(model: Model, params: Any, model_state: Any, num_steps: int) -> Context:
+    """Return what strategies may know of a tiny model; every spec is a classifier drawn anew."""
+
+    def shapes() -> Outputs:
+        size = (1, *model.preprocess.image_px, model.preprocess.num_channels)
+        image = jax.ShapeDtypeStruct(size, np.float32)
+        return jax.eval_shape(partial(model.apply, train=False, key=None), params, model_state, image)
+
+    def classifier(spec: str) -> Classifier:
+        del spec
+        other = MODELS["vit"].build(MODELS["vit"].tiny(), NUM_CLASSES)
+        drawn, state = other.init(rng.key(7, "init"))
+        drawn["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), drawn["head"])
+        return Classifier(other, drawn, state, tuple("abc"), other.preprocess)
+
+    return Context(
+        layers=model.layers,
+        num_steps=num_steps,
+        linear=model.linear,
+        outputs=shapes,
+        classifier=classifier,
+        label_names=tuple("abc"),
+        preprocess=model.preprocess,
+    )
+
+
 def make_state(parts: step.Parts, params: Any, model_state: Any) -> State:
     """Return the state at step 0, on host copies, so that donation cannot reach the originals."""
     copies = jax.tree.map(np.array, (params, model_state))
-    return states.create(*copies, parts.groups, parts.optimizer, has_ema=parts.optim.ema > 0)
+    return states.create(*copies, parts.groups, parts.optimizer, has_ema=optim.has_average(parts.optim))
 
 
 def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "multiclass") -> dict[str, Any]:
     """Return a batch of random images with all examples real."""
     random = np.random.default_rng(seed)
-    shape = (size, *parts.preprocess.image_px, parts.preprocess.num_channels)
+
+    def images() -> np.ndarray:
+        shape = (size, *parts.preprocess.image_px, parts.preprocess.num_channels)
+        return random.integers(0, 256, shape, np.uint8)
+
     batch = {
-        "image": random.integers(0, 256, shape, np.uint8),
+        "image": images(),
         "label": LABELS[task](random, size),
         "mask": np.ones(size, bool),
     }
-    return {step.STREAM: batch}
+    others = {name: {"image": images(), "mask": batch["mask"]} for name in parts.strategy.streams}
+    return {step.STREAM: batch, **others}
 
 
 class Trainer:

@@ -69,7 +69,9 @@ class Config:
     `val_fraction` is split off the training examples where the data has no validation split of its own (0: no
     split). `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an
     error. `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of
-    them, stratified. Both are deterministic and leave the other splits alone.
+    them, stratified. Both are deterministic and leave the other splits alone. `target` is where the images
+    of another domain lie that strategies adapt to; where it has labels (and `has_target_labels`) they measure
+    the result and nothing else.
     """
 
     name: str = "image_folder"
@@ -78,6 +80,8 @@ class Config:
     max_unreadable: int = 0
     train_per_class: int = 0
     train_fraction: float = 1.0
+    target: str = ""
+    has_target_labels: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:

@@ -73,6 +73,12 @@ class Images:
         return ""
 
 
+def open_unlabelled(folder: str) -> Files:
+    """Open the images of a folder, subfolders included, as a source of which every image must be readable."""
+    found = find((folder,))
+    return Files(Info(folder, ()), "", found, np.full(len(found), READABLE))
+
+
 def open_images(paths: Iterable[str], num_channels: int) -> Images:
     """Open the images at the paths (see `find`) as a source without labels."""
     found = find(paths)

@@ -91,7 +91,8 @@ def _describe(split: str, source: Source) -> str:
     """
     names, labels = source.info.label_names, source.labels()
     if not names:
-        return f"{split}: {len(source):,} images, {labels.shape[1]} values each"
+        values = f", {labels.shape[1]} values each" if labels.ndim > 1 else ", no labels"
+        return f"{split}: {len(source):,} images{values}"
     counts = (
         np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(axis=0).astype(np.int64)
     )

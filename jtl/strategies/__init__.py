@@ -1,9 +1,9 @@
 """Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
 
 from jtl.strategies import bitfit, bss, full, gradual, l2_sp, lora, lp_ft, partial, probe
-from jtl.strategies.contract import FROZEN, Context, Group, Strategy, StrategyKind
+from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
 
-__all__ = ["FROZEN", "STRATEGIES", "Context", "Group", "Strategy", "StrategyKind"]
+__all__ = ["FROZEN", "STRATEGIES", "Classifier", "Context", "Group", "Strategy", "StrategyKind"]
 
 STRATEGIES: dict[str, StrategyKind] = {
     "full": full.KIND,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies.contract import Context, Group, Strategy, StrategyKind
+from jtl.strategies.contract import TRAIN, Context, Group, Strategy, StrategyKind
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ def _penalty(
     forward: Callable[..., Outputs],
     params: Mapping[str, Any],
     batch: Mapping[str, Any],
-    outputs: Outputs,
+    outputs: Mapping[str, Outputs],
     step: Int[Array, ""],
     key: Key[Array, ""],
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     del forward, params, batch, step, key
-    smallest = smallest_squares(outputs.features, config.num_singular)
+    smallest = smallest_squares(outputs[TRAIN].features, config.num_singular)
     return config.weight * smallest, {"smallest_squares": smallest}
 
 

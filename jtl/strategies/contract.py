@@ -2,6 +2,8 @@
 
 A parameter is named by its '/'-joined path; what a strategy adds to the model (adapters, discriminators)
 lives under the reserved top-level name "extra".
+
+A batch is {stream: examples}: "train" has labels, what `Strategy.streams` name beside it has images alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +12,11 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from jtl.models import Outputs
+from jtl.models import Model, Outputs
+from jtl.preprocess import Preprocess
 
 EXTRA = "extra"
+TRAIN, TARGET = "train", "target"
 Forward = Callable[..., Outputs]
 
 
@@ -37,15 +41,45 @@ class Group:
 FROZEN = Group(multiplier=0.0)
 
 
+class Classifier(NamedTuple):
+    """A model that is trained already, with its own head: its values, classes, and how it sees images."""
+
+    model: Model
+    params: dict[str, Any]
+    model_state: Any
+    label_names: tuple[str, ...]
+    preprocess: Preprocess
+
+
+def no_outputs() -> Outputs:
+    """Stand for a model of which nothing is known."""
+    raise AssertionError("this context knows no model")
+
+
+def no_classifier(spec: str) -> Classifier:
+    """Stand for weights that cannot be loaded."""
+    raise AssertionError(f"this context loads no weights: {spec}")
+
+
 class Context(NamedTuple):
-    """What a strategy may depend on: `Model.layers`, the run's number of steps, and `Model.linear`."""
+    """What a strategy may depend on.
+
+    `Model.layers`, the run's number of steps, and `Model.linear`; `outputs()` are the shapes of the model's
+    outputs for one image (`jax.ShapeDtypeStruct`); `classifier(spec)` loads weights with their own head, ""
+    those the run starts from; `label_names` are the task's classes and `preprocess` how the model's inputs
+    were normalised.
+    """
 
     layers: tuple[tuple[str, ...], ...]
     num_steps: int
     linear: Callable[[], Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]] = dict
+    outputs: Callable[[], Outputs] = no_outputs
+    classifier: Callable[[str], Classifier] = no_classifier
+    label_names: tuple[str, ...] = ()
+    preprocess: Preprocess | None = None
 
 
-def no_extra(key: Array, params: Any) -> dict[str, Any]:
+def no_extra(key: Array, params: Any, model_state: Any) -> dict[str, Any]:
     """Add nothing to the model."""
     return {}
 
@@ -56,30 +90,37 @@ def without_extra(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_forward(
-    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any
+    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any
 ) -> Outputs:
     """Run the model as it is.
 
-    `apply(params, inputs, *, train, key, **hooks)` has the model's state bound; `hooks` are `Model.apply`'s.
+    `apply(params, inputs, *, train, key, **hooks)` has the model's state bound, unless `hooks` have another
+    `model_state`; the others are `Model.apply`'s.
     """
-    return apply(params, inputs, train=train, key=key)
+    return apply(params, inputs, train=train, key=key, **hooks)
 
 
 class Strategy(NamedTuple):
     """A built strategy: pure functions, each with a default.
 
-    `groups(names)` → Group a leaf, by name. `extra(key, params)` → parameters the strategy adds.
-    `forward(apply, params, inputs, *, train, key)` → Outputs, shared by training, evaluation and export.
-    `penalty(forward, params, batch, outputs, step, key)` → (scalar added to the mean loss, metrics by name);
-    None adds nothing. `merged(params)` → the parameters to write and serve, where what was added is folded
-    into the model's own.
+    `groups(names)` → Group a leaf, by name. `extra(key, params, model_state)` → parameters the strategy adds,
+    from the model's at the start. `prepare(extra, features, labels)` → the same leaves once the training
+    examples' features [n, dim] and labels [n], of the model at the start, are known; None needs none of them.
+    `forward(apply, params, inputs, *, train, key, **hooks)` → Outputs, shared by training and evaluation.
+    `streams` are the streams of a batch it needs beside "train"; the step runs all in one forward pass.
+    `penalty(forward, params, batch, outputs, step, key)` → (scalar added to the mean loss, metrics by name),
+    where `outputs` are by stream and `forward(params, inputs, key=…)` runs the model once more, with
+    `train=False, model_state=…` as it was; None adds nothing. `merged(params)` → the parameters to write and
+    serve, where what was added is folded into the model's own.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
-    extra: Callable[[Array, Any], dict[str, Any]] = no_extra
+    extra: Callable[[Array, Any, Any], dict[str, Any]] = no_extra
     forward: Forward = plain_forward
     penalty: Callable[..., tuple[Array, dict[str, Array]]] | None = None
     merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
+    streams: tuple[str, ...] = ()
+    prepare: Callable[..., dict[str, Any]] | None = None
 
 
 class StrategyKind(NamedTuple):

@@ -50,8 +50,8 @@ def build(config: Config, context: Context) -> Strategy:
     def groups(names: Sequence[str]) -> dict[str, Group]:
         return {name: FROZEN if name.startswith(f"{EXTRA}/") else Group() for name in names}
 
-    def extra(key: Key[Array, ""], params: Mapping[str, Any]) -> dict[str, Any]:
-        del key
+    def extra(key: Key[Array, ""], params: Mapping[str, Any], model_state: Any) -> dict[str, Any]:
+        del key, model_state
         own = {f"{START}/{name}": leaf for name, leaf in tree.flatten(params).items() if not is_head(name)}
         return tree.unflatten({name: np.array(leaf) for name, leaf in own.items()})
 
@@ -64,7 +64,7 @@ def _penalty(
     forward: Callable[..., Outputs],
     params: Mapping[str, Any],
     batch: Mapping[str, Any],
-    outputs: Outputs,
+    outputs: Mapping[str, Outputs],
     step: Int[Array, ""],
     key: Key[Array, ""],
 ) -> tuple[Float[Array, ""], dict[str, Array]]:

@@ -70,8 +70,11 @@ def build(config: Config, context: Context) -> Strategy:
     )
 
 
-def _adapters(config: Config, context: Context, key: Key[Array, ""], params: Any) -> dict[str, Any]:
+def _adapters(
+    config: Config, context: Context, key: Key[Array, ""], params: Any, model_state: Any
+) -> dict[str, Any]:
     """Return `down` (variance 1 / its inputs) and `up` (zero) for every kernel the targets match."""
+    del params, model_state
     head = len(context.layers) - 1
     linear = {
         name: shapes for name, shapes in context.linear().items() if layer_of(name, context.layers) < head
@@ -89,10 +92,17 @@ def _adapters(config: Config, context: Context, key: Key[Array, ""], params: Any
 
 
 def _forward(
-    config: Config, apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any
+    config: Config,
+    apply: Callable[..., Outputs],
+    params: Any,
+    inputs: Array,
+    *,
+    train: bool,
+    key: Any,
+    **hooks: Any,
 ) -> Outputs:
     updates = {name: (down * _scale(config), up) for name, (down, up) in _pairs(params).items()}
-    return apply(without_extra(params), inputs, train=train, key=key, updates=updates)
+    return apply(without_extra(params), inputs, train=train, key=key, updates=updates, **hooks)
 
 
 def _merged(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:

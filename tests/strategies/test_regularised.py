@@ -11,7 +11,7 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.models import Outputs
 from jtl.strategies import bss
-from jtl.strategies.contract import plain_forward
+from jtl.strategies.contract import TRAIN, plain_forward
 from tests import tiny
 
 
@@ -20,7 +20,9 @@ def _penalty(parts: Any, params: Any, features: Any = None) -> tuple[float, dict
     features = jnp.zeros((2, 2)) if features is None else jnp.asarray(features)
     outputs, step = Outputs(features, features, {}, {}), jnp.zeros([], int)
     arrays = jax.tree.map(jnp.asarray, params)
-    value, reported = parts.strategy.penalty(plain_forward, arrays, {}, outputs, step, jax.random.key(0))
+    value, reported = parts.strategy.penalty(
+        plain_forward, arrays, {}, {TRAIN: outputs}, step, jax.random.key(0)
+    )
     return float(value), {name: float(each) for name, each in reported.items()}
 
 
