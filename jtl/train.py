@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,22 +42,22 @@ def run_folder(settings: Config, spec: str, workdir: str) -> Path:
     return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
 
 
-def run(settings: Config, folder: Path) -> dict[str, Any]:
+def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
     """Train as configured, or resume what the folder holds, and return what summary.json says.
 
     With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
-    compared.
+    compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
 
     Raises:
         UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
     """
     live = Live()
     live.log(f"run folder: {folder}")
-    result = _finished(settings, folder, live) or _train(settings, folder, live)
+    result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
     scratch = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
-    other = run(scratch, folder / "scratch")
+    other = run(scratch, folder / "scratch", stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
@@ -116,14 +116,15 @@ def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats) -> N
     summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
 
 
-def _train(settings: Config, folder: Path, live: Live) -> dict[str, Any]:
+def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
         ready, state = _prepare(settings, folder, live, phases)
         checkpoints = Checkpoints(folder / "checkpoints", is_maximized=metrics.is_maximized(ready.monitor))
         state, history = _restored(ready, state, checkpoints)
-    with StopRequest() as stop, closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
+    listening = StopRequest() if asked is None else nullcontext(asked)
+    with listening as stop, closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
         ended = loop.run(ready, state, history, checkpoints, writer, stop)
         with phases.measure("checkpoint"):
             checkpoints.wait()
