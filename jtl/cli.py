@@ -182,6 +182,42 @@ def _bench(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return 0
 
 
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="what to train, such as vit_ft.py:ti16"
+    )
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="the same command on it goes on")
+    parser.add_argument(
+        "--variants",
+        default="",
+        metavar="LIST",
+        help='[LABEL=]STRATEGY[:SETTING=VALUE[;…]],… such as scratch,full,"lora:strategy.rank=4" '
+        "(default: scratch, probe, and the config's strategy)",
+    )
+    parser.add_argument("--variant", action="append", default=[], metavar="ONE", help="one more; repeatable")
+    parser.add_argument("--seeds", default="", metavar="N", help="how many (default 3), or which: 0,1,5")
+    parser.add_argument(
+        "--by", default="", metavar="COLUMN", help="what decides, such as 'val last' (default: 'val best')"
+    )
+    parser.epilog = "Any setting of all runs: --config.SECTION.NAME=VALUE"
+
+
+def _compare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl import runtime
+
+    runtime.prepare()
+    runtime.share_compiled()
+    from jtl import compare, variants
+
+    listed = variants.split(args.variants, ",") if args.variants else []
+    asked = (*listed, *args.variant)
+    request = compare.Request(args.config, overrides, args.out, asked, args.seeds, args.by)
+    result = compare.run(request)
+    if args.json:
+        print_json(result)
+    return runtime.PREEMPTED_EXIT_CODE if result["status"] == "preempted" else 0
+
+
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
@@ -280,6 +316,7 @@ WEIGHTS_VERBS: dict[str, Verb] = {
 }
 VERBS: dict[str, Verb] = {
     "train": Verb("fine-tune, probe or pretrain by a config file", _add_train, _train),
+    "compare": Verb("train by several strategies, and say which helped", _add_compare, _compare),
     "evaluate": Verb("measure a run, or pretrained weights, on labelled data", _add_evaluate, _evaluate),
     "predict": Verb("classify images by a run or pretrained weights", _add_predict, _predict),
     "features": Verb("write any layer's output for every image", _add_features, _features),

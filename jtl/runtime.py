@@ -1,8 +1,10 @@
 """The process around a run: XLA flags that must be set before jax starts, and signals that ask it to stop."""
 
+import atexit
 import importlib.metadata
 import os
 import signal
+import tempfile
 from types import FrameType
 
 # Weight gradients of convolutions run at half the speed through YNNPACK's convolution fusion in these jaxlib
@@ -21,6 +23,19 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {CONVOLUTION_FLAG}".strip()
     # The C++ side logs at INFO to stderr what no user needs; 2 keeps errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def share_compiled() -> None:
+    """Let the runs of this process load what one of them has compiled; call it before anything imports jax.
+
+    What the user has set stays. The programs are gone with the process: nothing hangs on another processor's.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = tempfile.TemporaryDirectory(prefix="jtl-compiled-")
+    atexit.register(folder.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 class StopRequest:
