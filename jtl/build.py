@@ -132,6 +132,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         outputs=partial(_output_shapes, model, params, model_state),
         classifier=partial(classifier, config),
         label_names=stats.label_names,
+        label_kind=TASKS[config.task.name].label_kind,
         preprocess=preprocess,
     )
     strategy = strategy_kind.build(config.strategy, context)

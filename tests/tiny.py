@@ -44,7 +44,7 @@ def make_parts(
     params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
     kind = TASKS[task]
     stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
-    context = make_context(built, params, model_state, num_steps)
+    context = make_context(built, params, model_state, num_steps)._replace(label_kind=kind.label_kind)
     strategy_kind = STRATEGIES[strategy]
     strategy_fields = FIELDS.get(strategy, {}) | strategy_fields
     chosen = strategy_kind.build(replace(strategy_kind.Config(), **strategy_fields), context)

@@ -1,6 +1,21 @@
 """Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
 
-from jtl.strategies import bitfit, bss, full, gradual, l2_sp, lora, lp_ft, partial, probe
+from jtl.strategies import (
+    bitfit,
+    bss,
+    cdan,
+    dan,
+    dann,
+    full,
+    gradual,
+    l2_sp,
+    lora,
+    lp_ft,
+    mcc,
+    mdd,
+    partial,
+    probe,
+)
 from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
 
 __all__ = ["FROZEN", "STRATEGIES", "Classifier", "Context", "Group", "Strategy", "StrategyKind"]
@@ -15,4 +30,9 @@ STRATEGIES: dict[str, StrategyKind] = {
     "bitfit": bitfit.KIND,
     "l2_sp": l2_sp.KIND,
     "bss": bss.KIND,
+    "dann": dann.KIND,
+    "cdan": cdan.KIND,
+    "mcc": mcc.KIND,
+    "mdd": mdd.KIND,
+    "dan": dan.KIND,
 }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+from jtl.errors import UserError
 from jtl.models import Model, Outputs
 from jtl.preprocess import Preprocess
 
@@ -66,8 +67,8 @@ class Context(NamedTuple):
 
     `Model.layers`, the run's number of steps, and `Model.linear`; `outputs()` are the shapes of the model's
     outputs for one image (`jax.ShapeDtypeStruct`); `classifier(spec)` loads weights with their own head, ""
-    those the run starts from; `label_names` are the task's classes and `preprocess` how the model's inputs
-    were normalised.
+    those the run starts from; `label_names` are the task's classes, `label_kind` is that of its labels, and
+    `preprocess` how the model's inputs were normalised.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -76,7 +77,21 @@ class Context(NamedTuple):
     outputs: Callable[[], Outputs] = no_outputs
     classifier: Callable[[str], Classifier] = no_classifier
     label_names: tuple[str, ...] = ()
+    label_kind: str = "class"
     preprocess: Preprocess | None = None
+
+
+def check_classes(name: str, context: Context) -> None:
+    """Check that the task has one class an example, as strategy `name` needs it.
+
+    Raises:
+        UserError: it has not.
+    """
+    if context.label_kind != "class":
+        raise UserError(
+            f"strategy {name!r} needs probabilities of classes and the task's labels are of kind "
+            f"{context.label_kind!r}; set task.name='multiclass', or use strategy 'dann' or 'dan'"
+        )
 
 
 def no_extra(key: Array, params: Any, model_state: Any) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""What adversarial adaptation shares: reversed gradients, their strength over a run, and small networks.
+
+A batch's streams carry masks; `share` turns one into weights that add up to one, so that a padded example
+counts nowhere.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jtl.errors import UserError
+from jtl.models import initial
+from jtl.strategies.contract import EXTRA, Group
+
+RULES: initial.Rules = ((r"/kernel$", initial.xavier_uniform), (r"/bias$", initial.zeros))
+
+
+@jax.custom_vjp
+def reversed_gradient(x: Float[Array, "batch dim"], strength: Float[Array, ""]) -> Float[Array, "batch dim"]:
+    """Return `x`; its gradient is minus `strength` times what arrives (Ganin et al. 2016, eq. 16 and 17)."""
+    del strength
+    return x
+
+
+def _forward(x: Any, strength: Any) -> tuple[Any, Any]:
+    return x, strength
+
+
+def _backward(strength: Any, gradient: Any) -> tuple[Any, Any]:
+    return -strength * gradient, jnp.zeros_like(strength)
+
+
+reversed_gradient.defvjp(_forward, _backward)
+
+
+def strength(step: Int[Array, ""], num_steps: int, max_lambda: float, gamma: float) -> Float[Array, ""]:
+    """Return lambda at a step: `max_lambda` (2 / (1 + exp(-gamma p)) - 1), p the part of the run so far.
+
+    Ganin et al. 2016, sec. 5.2.2, where gamma is 10: 0 at the first step, 0.99 of `max_lambda` at half of the
+    run. The discriminator itself always trains at strength 1, as there.
+    """
+    part = step / num_steps
+    return max_lambda * (2.0 / (1.0 + jnp.exp(-gamma * part)) - 1.0)
+
+
+def check(max_lambda: float, gamma: float, hidden_widths: Sequence[int], multiplier: float) -> None:
+    """Raise UserError unless the settings of an adversary are in range."""
+    if max_lambda < 0 or gamma <= 0 or multiplier <= 0:
+        raise UserError(
+            f"strategy.max_lambda is {max_lambda}, strategy.gamma {gamma} and strategy.multiplier "
+            f"{multiplier}; expected 0 or more, and positive numbers"
+        )
+    if any(width < 1 for width in hidden_widths):
+        raise UserError(f"strategy.hidden_widths is {hidden_widths}; expected positive widths, () for none")
+
+
+def groups(multiplier: float) -> Callable[[Sequence[str]], dict[str, Group]]:
+    """Return the groups in which all trains, the adversary at `multiplier` times the learning rate."""
+
+    def assigned(names: Sequence[str]) -> dict[str, Group]:
+        own = Group(multiplier=multiplier)
+        return {name: own if name.startswith(f"{EXTRA}/") else Group() for name in names}
+
+    return assigned
+
+
+def draw_network(
+    key: Key[Array, ""], num_inputs: int, hidden_widths: Sequence[int], num_outputs: int
+) -> dict[str, Any]:
+    """Return the initial values of a network of ReLU layers: `hidden0/…`, `hidden1/…`, `out/…`."""
+    names = [*(f"hidden{index}" for index in range(len(hidden_widths))), "out"]
+    widths = [num_inputs, *hidden_widths, num_outputs]
+    shapes = {
+        name: {
+            "kernel": jax.ShapeDtypeStruct((width, following), np.float32),
+            "bias": jax.ShapeDtypeStruct((following,), np.float32),
+        }
+        for name, width, following in zip(names, widths, widths[1:], strict=False)
+    }
+    return initial.draw(key, shapes, RULES)
+
+
+def apply_network(params: Mapping[str, Any], x: Float[Array, "batch dim"]) -> Float[Array, "batch outputs"]:
+    """Return what a network of `draw_network` makes of each row."""
+    for index in range(len(params) - 1):
+        x = jax.nn.relu(_dense(params[f"hidden{index}"], x))
+    return _dense(params["out"], x)
+
+
+def share(mask: Bool[Array, " batch"]) -> Float[Array, " batch"]:
+    """Return weights of the real examples that add up to one."""
+    weights = mask.astype(jnp.float32)
+    return weights / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+def entropy(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:
+    """Return the entropy of each row's softmax in nats."""
+    logs = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(logs) * logs, axis=-1)
+
+
+def domain_loss(
+    discriminator: Mapping[str, Any],
+    source: Float[Array, "batch dim"],
+    target: Float[Array, "batch dim"],
+    source_weights: Float[Array, " batch"],
+    target_weights: Float[Array, " batch"],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Return the discriminator's two weighted mean losses, added up, and its accuracy.
+
+    Source is 0 and target 1 (Ganin et al. 2016, eq. 9); chance is a loss of 2 log 2 and half of the examples.
+    """
+    on_source = apply_network(discriminator, source)[:, 0]
+    on_target = apply_network(discriminator, target)[:, 0]
+    loss = jnp.sum(source_weights * jax.nn.softplus(on_source))
+    loss += jnp.sum(target_weights * jax.nn.softplus(-on_target))
+    is_right = (source_weights * (on_source <= 0), target_weights * (on_target > 0))
+    accuracy = sum((jnp.sum(each) / 2 for each in is_right), jnp.zeros([]))
+    return loss, {"domain_loss": loss, "domain_accuracy": accuracy}
+
+
+def _dense(layer: Mapping[str, Any], x: Array) -> Array:
+    return x @ layer["kernel"] + layer["bias"].reshape(1, -1)

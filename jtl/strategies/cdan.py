@@ -1,0 +1,143 @@
+"""CDAN: a discriminator of features and the classes they are taken for (Long et al. 2018, eq. 8).
+
+It sees the outer product of features and probabilities (eq. 5), or beyond `MAX_JOINT` values a random
+projection of it (eq. 6). As in the authors' code no gradient passes through the probabilities.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from jtl.errors import UserError
+from jtl.models import Outputs
+from jtl.strategies import adversarial
+from jtl.strategies.contract import (
+    EXTRA,
+    FROZEN,
+    TARGET,
+    TRAIN,
+    Context,
+    Group,
+    Strategy,
+    StrategyKind,
+    check_classes,
+)
+
+OWN, PROJECTIONS = "discriminator", "projections"
+MAX_JOINT = 4096
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of CDAN.
+
+    Lambda rises from 0 to `max_lambda`, faster for larger `gamma`. With `has_entropy_weights` (CDAN+E) the
+    examples that the classifier is sure of count more. Where features times classes are more than 4096, the
+    discriminator sees `projected_dim` random products of both. It has ReLU layers of `hidden_widths` and
+    trains at `multiplier` times the learning rate.
+    """
+
+    name: str = "cdan"
+    max_lambda: float = 1.0
+    gamma: float = 10.0
+    has_entropy_weights: bool = True
+    projected_dim: int = 1024
+    hidden_widths: tuple[int, ...] = (256, 256)
+    multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)
+        if self.projected_dim < 1:
+            raise UserError(f"strategy.projected_dim is {self.projected_dim}; expected 1 or more")
+
+
+def build(config: Config, context: Context) -> Strategy:
+    """Build the strategy for the model's features and classes.
+
+    Raises:
+        UserError: the task has no classes.
+    """
+    check_classes(config.name, context)
+
+    def extra(key: Key[Array, ""], params: Any, model_state: Any) -> dict[str, Any]:
+        del params, model_state
+        shapes = context.outputs()
+        dims = (shapes.features.shape[-1], shapes.logits.shape[-1])
+        is_projected = dims[0] * dims[1] > MAX_JOINT
+        num_inputs = config.projected_dim if is_projected else dims[0] * dims[1]
+        network = adversarial.draw_network(key, num_inputs, config.hidden_widths, 1)
+        projections = draw_projections(key, dims, config.projected_dim) if is_projected else {}
+        return {OWN: network} | ({PROJECTIONS: projections} if projections else {})
+
+    def groups(names: Sequence[str]) -> dict[str, Group]:
+        assigned = adversarial.groups(config.multiplier)(names)
+        fixed = f"{EXTRA}/{PROJECTIONS}/"
+        return {name: FROZEN if name.startswith(fixed) else group for name, group in assigned.items()}
+
+    return Strategy(
+        groups=groups,
+        extra=extra,
+        penalty=partial(_penalty, config, context.num_steps),
+        streams=(TARGET,),
+    )
+
+
+def draw_projections(key: Key[Array, ""], dims: tuple[int, int], projected_dim: int) -> dict[str, Any]:
+    """Return a fixed matrix of normal numbers for features and one for classes (Long et al. 2018, eq. 6)."""
+    random = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key))])
+    return {
+        name: random.standard_normal((dim, projected_dim), np.float32)
+        for name, dim in zip(("features", "classes"), dims, strict=True)
+    }
+
+
+def joint(
+    features: Float[Array, "batch dim"],
+    probabilities: Float[Array, "batch classes"],
+    projections: Mapping[str, Any],
+) -> Float[Array, "batch joint"]:
+    """Return all products of a feature and a probability, or as many random ones as the projections have."""
+    if not projections:
+        return (features[:, :, None] * probabilities[:, None, :]).reshape(features.shape[0], -1)
+    projected = (features @ projections["features"]) * (probabilities @ projections["classes"])
+    return projected / jnp.sqrt(projected.shape[-1])
+
+
+def _penalty(
+    config: Config,
+    num_steps: int,
+    forward: Callable[..., Outputs],
+    params: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    outputs: Mapping[str, Outputs],
+    step: Int[Array, ""],
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    del forward, key
+    strength = adversarial.strength(step, num_steps, config.max_lambda, config.gamma)
+    inputs, weights = [], []
+    for name in (TRAIN, TARGET):
+        logits = jax.lax.stop_gradient(outputs[name].logits)
+        features = joint(outputs[name].features, jax.nn.softmax(logits), params[EXTRA].get(PROJECTIONS, {}))
+        inputs.append(adversarial.reversed_gradient(features, strength))
+        weights.append(_weights(config, logits, batch[name]["mask"]))
+    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], *inputs, *weights)
+    return loss, {**reported, "lambda": strength}
+
+
+def _weights(config: Config, logits: Array, mask: Array) -> Float[Array, " batch"]:
+    """Return weights that add up to one: 1 + exp(-entropy) of each example (Long et al. 2018, sec. 3.3)."""
+    even = adversarial.share(mask)
+    if not config.has_entropy_weights:
+        return even
+    weights = even * (1.0 + jnp.exp(-adversarial.entropy(logits)))
+    return weights / jnp.maximum(jnp.sum(weights), jnp.finfo(jnp.float32).tiny)
+
+
+KIND = StrategyKind(Config, build)

@@ -1,0 +1,73 @@
+"""DANN: features from which a discriminator cannot tell source from target (Ganin et al. 2016, eq. 13 to 15).
+
+The discriminator minimises its loss, the backbone maximises lambda times it, in one step, by a gradient that
+is reversed between them. Labels of the target are not used.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jaxtyping import Array, Float, Int, Key
+
+from jtl.models import Outputs
+from jtl.strategies import adversarial
+from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Strategy, StrategyKind
+
+OWN = "discriminator"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of DANN.
+
+    Lambda rises from 0 to `max_lambda`, faster for larger `gamma`. The discriminator has ReLU layers of
+    `hidden_widths` and trains at `multiplier` times the learning rate.
+    """
+
+    name: str = "dann"
+    max_lambda: float = 1.0
+    gamma: float = 10.0
+    hidden_widths: tuple[int, ...] = (256, 256)
+    multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)
+
+
+def build(config: Config, context: Context) -> Strategy:
+    """Build the strategy for the model's features."""
+
+    def extra(key: Key[Array, ""], params: Any, model_state: Any) -> dict[str, Any]:
+        del params, model_state
+        num_features = context.outputs().features.shape[-1]
+        return {OWN: adversarial.draw_network(key, num_features, config.hidden_widths, 1)}
+
+    return Strategy(
+        groups=adversarial.groups(config.multiplier),
+        extra=extra,
+        penalty=partial(_penalty, config, context.num_steps),
+        streams=(TARGET,),
+    )
+
+
+def _penalty(
+    config: Config,
+    num_steps: int,
+    forward: Callable[..., Outputs],
+    params: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    outputs: Mapping[str, Outputs],
+    step: Int[Array, ""],
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    del forward, key
+    strength = adversarial.strength(step, num_steps, config.max_lambda, config.gamma)
+    features = [adversarial.reversed_gradient(outputs[name].features, strength) for name in (TRAIN, TARGET)]
+    weights = [adversarial.share(batch[name]["mask"]) for name in (TRAIN, TARGET)]
+    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], *features, *weights)
+    return loss, {**reported, "lambda": strength}
+
+
+KIND = StrategyKind(Config, build)

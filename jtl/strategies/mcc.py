@@ -1,0 +1,83 @@
+"""MCC: classes that the classifier confuses on the target are pulled apart (Jin et al. 2020, eq. 2 to 8).
+
+No discriminator and no second network: a loss on the target's logits alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jtl.errors import UserError
+from jtl.models import Outputs
+from jtl.strategies import adversarial
+from jtl.strategies.contract import TARGET, Context, Group, Strategy, StrategyKind, check_classes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of MCC: `weight` times the confusion of probabilities at `temperature`."""
+
+    name: str = "mcc"
+    weight: float = 1.0
+    temperature: float = 2.5
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.temperature <= 0:
+            raise UserError(
+                f"strategy.weight is {self.weight} and strategy.temperature {self.temperature}; expected 0 "
+                f"or more, and a positive number"
+            )
+
+
+def build(config: Config, context: Context) -> Strategy:
+    """Build the strategy that trains everything.
+
+    Raises:
+        UserError: the task has no classes.
+    """
+    check_classes(config.name, context)
+    return Strategy(
+        groups=lambda names: dict.fromkeys(names, Group()),
+        penalty=partial(_penalty, config),
+        streams=(TARGET,),
+    )
+
+
+def confusion(
+    logits: Float[Array, "batch classes"], mask: Bool[Array, " batch"], temperature: float
+) -> Float[Array, ""]:
+    """Return the mean over classes of how much each is confused with all others, between 0 and 1.
+
+    Examples are weighted by 1 + exp(-entropy), which has no gradient (eq. 5, and the authors' code).
+    """
+    scaled = logits / temperature
+    probabilities = jax.nn.softmax(scaled)
+    certainty = 1.0 + jnp.exp(-adversarial.entropy(jax.lax.stop_gradient(scaled)))
+    weights = mask.astype(jnp.float32) * certainty
+    weights *= jnp.sum(mask) / jnp.maximum(jnp.sum(weights), 1.0)
+    correlation = probabilities.T @ (weights[:, None] * probabilities)
+    rows = jnp.maximum(jnp.sum(correlation, axis=1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    normalised = correlation / rows
+    return (jnp.sum(normalised) - jnp.trace(normalised)) / logits.shape[-1]
+
+
+def _penalty(
+    config: Config,
+    forward: Callable[..., Outputs],
+    params: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    outputs: Mapping[str, Outputs],
+    step: Int[Array, ""],
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    del forward, params, step, key
+    found = confusion(outputs[TARGET].logits, batch[TARGET]["mask"], config.temperature)
+    return config.weight * found, {"class_confusion": found}
+
+
+KIND = StrategyKind(Config, build)
