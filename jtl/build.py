@@ -30,6 +30,8 @@ from jtl.weights.recognise import recognise
 SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
 DEFAULT_CHANNELS = 3
 MIN_OUTPUTS = 2
+# Kinds of head that are made of what was loaded.
+MADE_HEADS = {zero_shot.HEAD: zero_shot.start}
 
 
 class Built(NamedTuple):
@@ -242,18 +244,17 @@ def _model(
     params, model_state = model.init(rng.key(config.train.seed, "init"))
     if config.model.weights == NO_WEIGHTS:
         return model, params, model_state, None
-    is_zero_shot = config.weights.head == zero_shot.HEAD
     loaded = load(
         config.model.weights,
         family=config.model.name,
         config=config.model,
         model_params=params,
         model_state=model_state,
-        settings=replace(config.weights, head="new") if is_zero_shot else config.weights,
+        settings=config.weights,
         label_names=label_names,
     )
-    if is_zero_shot:
-        loaded = zero_shot.start(loaded, config.model, label_names, config.weights)
+    if config.weights.head in MADE_HEADS:
+        loaded = MADE_HEADS[config.weights.head](loaded, config.model, label_names, config.weights)
     return model, loaded.params, loaded.model_state, loaded
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from jtl import build, config, evaluate, tokens, train, tree, zero_shot
 from jtl.errors import UserError
 from jtl.models import vit
-from jtl.weights import Config, text_towers
+from jtl.weights import Config, contract, head, text_towers
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 from jtl.weights.report import LEFT_OUT, LOADED, NEW
@@ -211,3 +211,10 @@ def test_model_that_no_zero_shot_head_fits_is_told(
     source = build.open_splits(settings)["train"]
     with pytest.raises(UserError, match=message):
         build.build(settings, build.label_stats(settings, source), 2)
+
+
+def test_every_kind_of_head_says_what_becomes_of_the_sources() -> None:
+    assert set(contract.HEADS) == set(head.HEADS)
+    assert set(build.MADE_HEADS) < set(head.HEADS)
+    settings = [Config(head=name, label_map={"a": 0} if name == "map" else {}) for name in head.HEADS]
+    assert {each.head for each in settings if head.is_new(each)} == {"new", "zero_shot"}

@@ -55,6 +55,11 @@ def plan_head(
     return HEADS[settings.head](sources, head_leaves, settings, file, label_names)
 
 
+def is_new(settings: Config) -> bool:
+    """Return whether nothing of the source's head is used."""
+    return HEADS[settings.head] is _new
+
+
 def _new(sources: Mapping[str, Assigned], leaves: Leaves, *rest: Any) -> HeadPlan:
     return HeadPlan(
         {},
@@ -163,4 +168,5 @@ def _read_csv(text: str) -> dict[str, int | str]:
 
 
 READERS: dict[str, Callable[[str], Any]] = {".json": json.loads, ".csv": _read_csv}
-HEADS: dict[str, Callable[..., HeadPlan]] = {"new": _new, "load": _load, "map": _map}
+# A zero-shot head is new to the file: the text tower makes it once the image tower is loaded.
+HEADS: dict[str, Callable[..., HeadPlan]] = {"new": _new, "load": _load, "map": _map, "zero_shot": _new}

@@ -9,7 +9,7 @@ import numpy as np
 
 from jtl.weights import fit
 from jtl.weights.contract import AUTO, Config, FamilyNames, Grid, Origin, TensorFile
-from jtl.weights.head import PREFIX, HeadPlan, plan_head
+from jtl.weights.head import PREFIX, HeadPlan, is_new, plan_head
 from jtl.weights.names.assign import Assigned, Assignment, target_shapes
 from jtl.weights.report import LEFT_OUT, LOADED, NEW, RESAMPLED, ReportRow
 
@@ -84,7 +84,7 @@ def make(
     source: Grid | None,
 ) -> Plan:
     """Plan the load; `source` is the grid of the file's position embedding where the file says it."""
-    is_new_head = target.settings.head == "new"
+    is_new_head = is_new(target.settings)
     left_out = {
         name: why.reason for name, why in assignment.left_out.items() if is_new_head or not why.of_head
     }
