@@ -197,6 +197,9 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", action="append", default=[], metavar="ONE", help="one more; repeatable")
     parser.add_argument("--seeds", default="", metavar="N", help="how many (default 3), or which: 0,1,5")
     parser.add_argument(
+        "--folds", type=int, default=0, metavar="K", help="instead, validate on each K-th of the data in turn"
+    )
+    parser.add_argument(
         "--by", default="", metavar="COLUMN", help="what decides, such as 'val last' (default: 'val best')"
     )
     parser.epilog = "Any setting of all runs: --config.SECTION.NAME=VALUE"
@@ -211,7 +214,7 @@ def _compare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     listed = variants.split(args.variants, ",") if args.variants else []
     asked = (*listed, *args.variant)
-    request = compare.Request(args.config, overrides, args.out, asked, args.seeds, args.by)
+    request = compare.Request(args.config, overrides, args.out, asked, args.seeds, args.folds, args.by)
     result = compare.run(request)
     if args.json:
         print_json(result)

@@ -6,7 +6,7 @@ comparison is cut short is in pairs.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ RUNNING = "running"
 class Request(NamedTuple):
     """What to compare: the configuration, where to write, the variants (none: the three usual ones).
 
-    `seeds` is a number of them from 0 on, or a list such as "0,1,5"; "" with `folds` above 0. `column` names
-    the column that decides ("": the first of `comparison.DECISIVE`).
+    `seeds` is a number of them from 0 on, or a list such as "0,1,5" ("": three); or else the data is cut into
+    `folds` (0: not). `column` names the column that decides ("": the first of `comparison.DECISIVE`).
     """
 
     config: str
@@ -39,11 +39,12 @@ class Request(NamedTuple):
     out: str
     variants: tuple[str, ...]
     seeds: str
+    folds: int
     column: str
 
 
 class Plan(NamedTuple):
-    """The runs to make: variants, what they differ in ("seed"), its numbers, and all settings by run."""
+    """The runs to make: variants, what they differ in ("seed", "fold"), its numbers, and settings by run."""
 
     variants: list[Variant]
     unit: str
@@ -109,14 +110,27 @@ def seeds(text: str) -> list[int]:
 def _plan(request: Request) -> Plan:
     base = config.read(request.config, request.overrides)
     chosen = variants.read(request.variants or variants.defaults(base), base)
-    unit, numbers = "seed", seeds(request.seeds or DEFAULT_SEEDS)
     by_label = {each.label: variants.settings(each, base) for each in chosen}
-    settings = {
-        (number, label): replace(own, train=replace(own.train, seed=number))
-        for number in numbers
-        for label, own in by_label.items()
-    }
+    unit, numbers, at = _repetitions(request)
+    settings = {(number, label): at(own, number) for number in numbers for label, own in by_label.items()}
     return Plan(chosen, unit, numbers, settings, Path(request.out), request.column)
+
+
+def _repetitions(request: Request) -> tuple[str, list[int], Callable[[Config, int], Config]]:
+    """Return what the runs of a variant differ in, its numbers, and settings at one of them."""
+    if not request.folds:
+        numbers = seeds(request.seeds or DEFAULT_SEEDS)
+        return "seed", numbers, lambda own, seed: replace(own, train=replace(own.train, seed=seed))
+    if request.seeds:
+        raise UserError("--seeds and --folds are both given; expected one of them")
+    folds = request.folds
+    if folds < 2:
+        raise UserError(f"--folds is {folds}; expected 2 or more")
+    return (
+        "fold",
+        list(range(folds)),
+        lambda own, fold: replace(own, data=replace(own.data, folds=folds, fold=fold)),
+    )
 
 
 def _check(plan: Plan) -> None:
@@ -126,7 +140,8 @@ def _check(plan: Plan) -> None:
         UserError: there will be nothing to measure on, or the folder holds something else.
     """
     first = next(iter(plan.settings.values()))
-    if first.data.val_fraction == 0 and not {"val", "test"} & build.open_splits(first).keys():
+    is_split = first.data.val_fraction > 0 and not first.data.folds
+    if not is_split and not {"val", "test"} & build.open_splits(first).keys():
         raise UserError(
             "there is no validation and no test split to compare on; set data.val_fraction above 0"
         )
@@ -193,7 +208,8 @@ def _compared(plan: Plan, outcomes: Sequence[Outcome]) -> Comparison:
         metric=metric,
         is_maximized=metrics.is_maximized(metric),
         unit=plan.unit,
-        shared_fraction=0.0,
+        # Nadeau & Bengio's share of a fold to its training set.
+        shared_fraction=1 / (len(plan.numbers) - 1) if plan.unit == "fold" else 0.0,
         column=plan.column,
     )
     try:

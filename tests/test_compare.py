@@ -4,13 +4,17 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from jtl import cli, compare, config, train
 from jtl.errors import UserError
+from jtl.report import confusion, curves
 from jtl.runtime import StopRequest
 
 SETTINGS = {
@@ -27,8 +31,17 @@ SETTINGS = {
 
 def _request(weights: Path, out: Path, **changes: Any) -> compare.Request:
     overrides = [*SETTINGS.items(), ("model.weights", str(weights))]
-    request = compare.Request("configs/smoke.py", overrides, str(out), (), "2", "")
+    request = compare.Request("configs/smoke.py", overrides, str(out), (), "2", 0, "")
     return request._replace(**changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_the_pictures_of_each_run() -> Iterator[None]:
+    """Leave out what takes a third of so small a run, and is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "plot", lambda *_: None)
+        patch.setattr(confusion, "plot", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +173,8 @@ def test_run_stops_at_the_first_step_where_its_caller_was_asked_to(tmp_path: Pat
         ({"seeds": "two"}, "--seeds is 'two'; expected how many, such as 3, or which"),
         ({"seeds": "1,1"}, "--seeds is '1,1'; expected one or more, each once"),
         ({"seeds": "0"}, "--seeds is '0'"),
+        ({"folds": 3}, "--seeds and --folds are both given; expected one of them"),
+        ({"folds": 1, "seeds": ""}, "--folds is 1; expected 2 or more"),
         ({"variants": ("full", "bitfit:strategy.train=nothing")}, "variant 'bitfit': strategy.train"),
     ],
 )  # fmt: skip
@@ -189,3 +204,29 @@ def test_run_that_fails_is_named(pretrained: Path, tmp_path: Path) -> None:
 
 def test_seeds_are_a_number_of_them_or_a_list() -> None:
     assert (compare.seeds("3"), compare.seeds("4,"), compare.seeds("0, 5")) == ([0, 1, 2], [4], [0, 5])
+
+
+def test_folds_are_runs_on_each_part_of_the_data_and_the_interval_knows_what_they_share(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"probe": (0.7, 0.8, 0.75), "full": (0.9, 0.85, 0.95)}
+    parts = []
+
+    def pretend(settings: config.Config, folder: Path, stop: StopRequest) -> dict[str, Any]:
+        del stop
+        parts.append((settings.data.folds, settings.data.fold, settings.train.seed))
+        shutil.copytree(pretrained, folder)
+        summary = json.loads((folder / "summary.json").read_text())
+        return {**summary, "best": {"val/accuracy": scores[folder.parent.name][settings.data.fold]}}
+
+    monkeypatch.setattr(compare.train, "run", pretend)
+    request = _request(pretrained, tmp_path / "out", seeds="", folds=3, variants=("probe", "full"))
+    result = compare.run(request)
+    assert parts == [(3, fold, 0) for fold in (0, 0, 1, 1, 2, 2)]
+    assert (result["unit"], result["folds"]) == ("fold", [0, 1, 2])
+    gain = result["variants"]["full"]["gains"]["probe"]
+    difference = np.subtract(scores["full"], scores["probe"])
+    # A fold is half as large as what it is trained on: 1 / 3 + 1 / 2.
+    half = stats.t.ppf(0.975, 2) * np.sqrt((1 / 3 + 1 / 2) * difference.var(ddof=1))
+    assert gain["high"] - gain["mean"] == pytest.approx(half)
+    assert "corrected resampled t (Nadeau & Bengio 2003) over folds" in result["sentences"][-1]

@@ -67,16 +67,19 @@ class Config:
     """Settings every kind of source shares; a kind adds its own by extending this.
 
     `val_fraction` is split off the training examples where the data has no validation split of its own (0: no
-    split). `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an
-    error. `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of
-    them, stratified. Both are deterministic and leave the other splits alone. `target` is where the images
-    of another domain lie that strategies adapt to; where it has labels (and `has_target_labels`) they measure
+    split). With `folds` (0: off) they are cut into so many parts instead, and part `fold` is for validation.
+    `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an error.
+    `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
+    stratified. Both are deterministic and leave the other splits alone. `target` is where the images of
+    another domain lie that strategies adapt to; where it has labels (and `has_target_labels`) they measure
     the result and nothing else.
     """
 
     name: str = "image_folder"
     path: str = ""
     val_fraction: float = 0.2
+    folds: int = 0
+    fold: int = 0
     max_unreadable: int = 0
     train_per_class: int = 0
     train_fraction: float = 1.0
@@ -87,6 +90,13 @@ class Config:
         if not 0 <= self.val_fraction < 1:
             raise UserError(
                 f"data.val_fraction is {self.val_fraction}, expected 0 (no split) or a number below 1"
+            )
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"data.folds is {self.folds}, expected 0 (none) or 2 or more")
+        if not 0 <= self.fold < max(self.folds, 1):
+            raise UserError(
+                f"data.fold is {self.fold}, expected 0 to {max(self.folds, 1) - 1} where data.folds is "
+                f"{self.folds}"
             )
         if self.max_unreadable < 0:
             raise UserError(f"data.max_unreadable is {self.max_unreadable}, expected 0 or more")

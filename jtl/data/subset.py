@@ -52,10 +52,10 @@ class Subset:
 
 
 def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
-    """Apply the shared settings to freshly opened splits: validation split, then training subset.
+    """Apply the shared settings to freshly opened splits: validation split or fold, then training subset.
 
     Raises:
-        UserError: a split is empty, or too small to give a validation split.
+        UserError: a split is empty, or too small to be split, or has a validation split beside `folds`.
     """
     for name, source in splits.items():
         if len(source) == 0:
@@ -64,19 +64,18 @@ def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
         return splits
     train = splits["train"]
     keys: list[bytes] = []
-    needs_split = "val" not in splits and config.val_fraction > 0
+    needs_split = "val" not in splits and (config.folds > 0 or config.val_fraction > 0)
     needs_subset = config.train_per_class > 0 or config.train_fraction < 1
+    if config.folds and not needs_split:
+        raise UserError(
+            f"{train.info.name}: the data has a validation split of its own, expected none with data.folds "
+            f"{config.folds}; set data.folds=0, or let data.path name the training part alone"
+        )
     if needs_split or needs_subset:
         keys = fingerprints(train)
     rows = np.arange(len(train))
     if needs_split:
-        is_val = choose_val(keys, _strata(train), config.val_fraction)
-        if not is_val.any():
-            raise UserError(
-                f"{train.info.name}: no class has two different images, too few to split off validation "
-                "examples; "
-                "add images, a validation split, or set data.val_fraction=0"
-            )
+        is_val = _held_out(keys, _strata(train), config, train.info)
         splits = {"train": train, "val": Subset(train, rows[is_val]), **splits}
         rows = rows[~is_val]
     if needs_subset:
@@ -102,17 +101,59 @@ def choose_val(
     Every group with two distinct keys or more gets at least one on either side. Examples with equal keys,
     even of different groups, land on the same side.
     """
+    val_keys: set[bytes] = set()
+    for group_keys in _members(keys, groups).values():
+        count = min(max(1, round(fraction * len(group_keys))), len(group_keys) - 1)
+        val_keys.update(group_keys[:count])
+    return np.fromiter((key in val_keys for key in keys), bool, len(keys))
+
+
+def choose_folds(
+    keys: Sequence[bytes], groups: Int[np.ndarray, " examples"], folds: int
+) -> Int[np.ndarray, " examples"]:
+    """Return the fold of each example, such that the distinct keys of every group are spread evenly.
+
+    The counts of any two folds differ by at most one, in every group and over all. Examples with equal keys,
+    even of different groups, are of the same fold.
+    """
+    # Dealt out in turn, and the next group goes on where the last one ended: else fold 0 got all remainders.
+    dealt = (key for group_keys in _members(keys, groups).values() for key in group_keys)
+    fold_of = {key: place % folds for place, key in enumerate(dealt)}
+    return np.fromiter((fold_of[key] for key in keys), np.int64, len(keys))
+
+
+def _members(keys: Sequence[bytes], groups: np.ndarray) -> dict[int, list[bytes]]:
+    """Return the distinct keys of every group in order; one of several groups belongs to the first."""
     group_of: dict[bytes, int] = {}
     for key, group in zip(keys, groups.tolist(), strict=True):
         group_of[key] = min(group, group_of.get(key, group))
     members: dict[int, list[bytes]] = {}
     for key, group in sorted(group_of.items()):
         members.setdefault(group, []).append(key)
-    val_keys: set[bytes] = set()
-    for group_keys in members.values():
-        count = min(max(1, round(fraction * len(group_keys))), len(group_keys) - 1)
-        val_keys.update(group_keys[:count])
-    return np.fromiter((key in val_keys for key in keys), bool, len(keys))
+    return {group: members[group] for group in sorted(members)}
+
+
+def _held_out(keys: Sequence[bytes], groups: np.ndarray, config: Config, info: Info) -> np.ndarray:
+    """Return which examples are for validation, as a fraction or as one of the folds.
+
+    Raises:
+        UserError: there are too few different images.
+    """
+    if config.folds:
+        num_distinct = len(set(keys))
+        if num_distinct < config.folds:
+            raise UserError(
+                f"{info.name}: {num_distinct} different images cannot be cut into data.folds {config.folds}; "
+                f"expected at most {num_distinct} folds"
+            )
+        return choose_folds(keys, groups, config.folds) == config.fold
+    is_val = choose_val(keys, groups, config.val_fraction)
+    if not is_val.any():
+        raise UserError(
+            f"{info.name}: no class has two different images, too few to split off validation examples; "
+            "add images, a validation split, or set data.val_fraction=0"
+        )
+    return is_val
 
 
 def _choose_train(keys: Sequence[bytes], groups: np.ndarray, config: Config, info: Info) -> np.ndarray:

@@ -9,7 +9,7 @@ from jtl.data.contract import Config, Info, Labels
 from jtl.data.files import file_fingerprint
 from jtl.data.labels import encode
 from jtl.data.sources.arrays import Arrays
-from jtl.data.subset import Subset, arrange, choose_val, fingerprints
+from jtl.data.subset import Subset, arrange, choose_folds, choose_val, fingerprints
 from jtl.errors import UserError
 from tests.data.conftest import pixels
 
@@ -110,3 +110,78 @@ def test_long_files_are_told_apart_by_length_head_and_tail(tmp_path: Path) -> No
         (tmp_path / str(place)).write_bytes(data)
         found.append(file_fingerprint(str(tmp_path / str(place))))
     assert len(set(found)) == len(variants)
+
+
+FOLDS = (2, 3, 5, 7)
+
+
+@pytest.mark.parametrize("folds", FOLDS)
+def test_every_example_is_for_validation_in_exactly_one_fold(folds: int) -> None:
+    train = source(np.arange(31) % 3, ("a", "b", "c"))
+    keys = fingerprints(train)
+    seen: list[bytes] = []
+    for fold in range(folds):
+        splits = arrange({"train": train}, Config(folds=folds, fold=fold, val_fraction=0.5))
+        sides = [fingerprints(splits[name]) for name in ("val", "train")]
+        assert sorted(sides[0] + sides[1]) == sorted(keys)
+        assert sides[0]
+        seen += sides[0]
+    assert sorted(seen) == sorted(keys)
+
+
+@pytest.mark.parametrize("folds", FOLDS)
+def test_folds_are_even_in_every_class_and_over_all(folds: int) -> None:
+    labels = np.random.default_rng(0).choice(4, 120, p=[0.6, 0.25, 0.1, 0.05])
+    found = choose_folds([bytes([row]) for row in range(120)], labels, folds)
+    for rows in (np.arange(120), *(np.flatnonzero(labels == label) for label in range(4))):
+        counts = np.bincount(found[rows], minlength=folds)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_folds_do_not_depend_on_the_order_of_the_examples() -> None:
+    expected = choose_folds(KEYS, GROUPS, 5)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(100)
+        found = choose_folds([KEYS[row] for row in order], GROUPS[order], 5)
+        assert found.tolist() == expected[order].tolist()
+
+
+def test_equal_examples_of_different_classes_are_of_one_fold() -> None:
+    found = choose_folds(KEYS, GROUPS, 5)
+    fold_of: dict[bytes, set[int]] = {}
+    for key, fold in zip(KEYS, found.tolist(), strict=True):
+        fold_of.setdefault(key, set()).add(fold)
+    assert len(fold_of) < len(KEYS)
+    assert all(len(each) == 1 for each in fold_of.values())
+
+
+def test_fewer_training_examples_leave_the_fold_alone() -> None:
+    train = source(np.arange(30) % 2)
+    whole = arrange({"train": train}, Config(folds=3, fold=1))
+    few = arrange({"train": train}, Config(folds=3, fold=1, train_per_class=4))
+    assert fingerprints(few["val"]) == fingerprints(whole["val"])
+    assert np.bincount(few["train"].labels()).tolist() == [4, 4]
+
+
+def test_folds_of_data_with_a_validation_split_or_of_too_few_images_are_refused() -> None:
+    train = source(np.arange(4) % 2)
+    with pytest.raises(
+        UserError, match=r"has a validation split of its own, expected none with data.folds 2"
+    ):
+        arrange({"train": train, "val": train}, Config(folds=2))
+    with pytest.raises(UserError, match=r"set: 4 different images cannot be cut into data.folds 5"):
+        arrange({"train": train}, Config(folds=5))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"folds": 1}, "data.folds is 1, expected 0"),
+        ({"folds": -2}, "data.folds is -2"),
+        ({"folds": 3, "fold": 3}, "data.fold is 3, expected 0 to 2 where data.folds is 3"),
+        ({"fold": 1}, "data.fold is 1, expected 0 to 0 where data.folds is 0"),
+    ],
+)
+def test_impossible_folds_are_an_error(values: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Config(**values)
