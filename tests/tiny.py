@@ -93,6 +93,25 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
     )
 
 
+def penalty_of(
+    parts: step.Parts, params: Any, model_state: Any, batch: dict[str, Any], *, train: bool = False
+) -> tuple[float, dict[str, float]]:
+    """Return the penalty of a batch {stream: normalised images, …} and what it reports."""
+
+    def apply(params: Any, inputs: Any, *, model_state: Any = model_state, **options: Any) -> Outputs:
+        return parts.model.apply(params, model_state, inputs, **options)
+
+    def penalty(params: Any, batch: Any) -> Any:
+        assert parts.strategy.penalty is not None
+        forward = partial(parts.strategy.forward, apply, train=train)
+        key = jax.random.key(0)
+        outputs = {name: forward(params, stream["image"], key=key) for name, stream in batch.items()}
+        return parts.strategy.penalty(forward, params, batch, outputs, jax.numpy.zeros([], int), key)
+
+    value, reported = jax.jit(penalty)(params, batch)
+    return float(value), {name: float(each) for name, each in reported.items()}
+
+
 def make_state(parts: step.Parts, params: Any, model_state: Any) -> State:
     """Return the state at step 0, on host copies, so that donation cannot reach the originals."""
     copies = jax.tree.map(np.array, (params, model_state))

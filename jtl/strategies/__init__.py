@@ -6,6 +6,7 @@ from jtl.strategies import (
     cdan,
     dan,
     dann,
+    delta,
     full,
     gradual,
     l2_sp,
@@ -35,4 +36,5 @@ STRATEGIES: dict[str, StrategyKind] = {
     "mcc": mcc.KIND,
     "mdd": mdd.KIND,
     "dan": dan.KIND,
+    "delta": delta.KIND,
 }
