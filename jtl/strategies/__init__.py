@@ -4,6 +4,7 @@ from jtl.strategies import (
     bitfit,
     bss,
     cdan,
+    co_tuning,
     dan,
     dann,
     delta,
@@ -37,4 +38,5 @@ STRATEGIES: dict[str, StrategyKind] = {
     "mdd": mdd.KIND,
     "dan": dan.KIND,
     "delta": delta.KIND,
+    "co_tuning": co_tuning.KIND,
 }

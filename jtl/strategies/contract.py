@@ -90,7 +90,7 @@ def check_classes(name: str, context: Context) -> None:
     if context.label_kind != "class":
         raise UserError(
             f"strategy {name!r} needs probabilities of classes and the task's labels are of kind "
-            f"{context.label_kind!r}; set task.name='multiclass', or use strategy 'dann' or 'dan'"
+            f"{context.label_kind!r}; set task.name='multiclass', or another strategy"
         )
 
 

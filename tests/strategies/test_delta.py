@@ -49,11 +49,11 @@ def test_penalty_is_the_mean_relative_distance_of_layers_and_the_heads_norm(
     batch = _batch(parts, (True, True, False))
     value, reported = tiny.penalty_of(parts, moved, later, batch)
 
-    real = batch["train"]["image"][:2]
+    real, apply = batch["train"]["image"][:2], jax.jit(parts.model.apply)
     own = {name: leaf for name, leaf in params.items() if name != "extra"}
-    was = parts.model.apply(own, model_state, real, train=False).intermediates
+    was = apply(own, model_state, real).intermediates
     own = {name: leaf for name, leaf in moved.items() if name != "extra"}
-    now = parts.model.apply(own, later, real, train=False).intermediates
+    now = apply(own, later, real).intermediates
     ratios = []
     for name in layers:
         one, other = (np.asarray(each[name], np.float64) for each in (now, was))
