@@ -1,6 +1,7 @@
 """Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
 
 from jtl.strategies import (
+    bi_tuning,
     bitfit,
     bss,
     cdan,
@@ -39,4 +40,5 @@ STRATEGIES: dict[str, StrategyKind] = {
     "dan": dan.KIND,
     "delta": delta.KIND,
     "co_tuning": co_tuning.KIND,
+    "bi_tuning": bi_tuning.KIND,
 }

@@ -98,7 +98,7 @@ def test_settings_out_of_range_are_refused(fields: dict[str, Any]) -> None:
         co_tuning.Config(**fields)
 
 
-@pytest.mark.parametrize("strategy", ["co_tuning"])
+@pytest.mark.parametrize("strategy", ["co_tuning", "bi_tuning"])
 def test_a_task_of_several_labels_is_refused(strategy: str) -> None:
     message = (
         rf"strategy '{strategy}' needs probabilities of classes .*set task.name='multiclass', or another"
