@@ -36,15 +36,16 @@ class Model(NamedTuple):
 
     `init(key)` → (params, model_state), float32, on the host; `shapes()` is the same in
     `jax.ShapeDtypeStruct`s, with nothing drawn. `apply(params, model_state, inputs, *, train, key,
-    frozen_stats, updates)` → Outputs, where inputs are normalised images [batch, height, width, channels],
-    `key` feeds dropout (None when not training), and `frozen_stats` is a frozenset of module names
+    frozen_stats, updates, scales)` → Outputs, where inputs are normalised images [batch, height, width,
+    channels], `key` feeds dropout (None when not training), and `frozen_stats` is a frozenset of module names
     ("block1/unit1/bn1") whose normalisation keeps its running statistics even in training. `updates` maps
     names of kernels of `linear()` to `(down, up)`: the layer computes with kernel + down · up, without ever
-    making the sum. `linear()` → shapes of the kernels that are plain linear maps, as (inputs, outputs): the
-    kernel's shape is theirs one behind the other. `layers` are groups of name prefixes of
-    parameters from input to output, for layer-wise decay and gradual unfreezing; every parameter is under
-    exactly one prefix, and the last group is the head: ("head",). `preprocess` is what the model expects of
-    its input. `token_grid` says how the tokens of its intermediates lie, None where they are maps.
+    making the sum. `scales` maps them to factors on their "inputs" and "outputs". `linear()` → shapes of the
+    kernels that are plain linear maps, as (inputs, outputs): the kernel's shape is theirs one behind the
+    other. `layers` are groups of name prefixes of parameters from input to output, for layer-wise decay and
+    gradual unfreezing; every parameter is under exactly one prefix, and the last group is the head:
+    ("head",). `preprocess` is what the model expects of its input. `token_grid` says how the tokens of its
+    intermediates lie, None where they are maps.
     """
 
     init: Callable[..., tuple[Any, Any]]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.models import initial, low_rank
+from jtl.models import initial, low_rank, rescale
 from jtl.models.contract import Model, Outputs, TokenGrid
 from jtl.preprocess import Preprocess
 
@@ -49,6 +49,7 @@ def as_model(
         key: Array | None = None,
         frozen_stats: frozenset[str] = frozenset(),
         updates: low_rank.Updates = MappingProxyType({}),
+        scales: rescale.Scales = MappingProxyType({}),
     ) -> Outputs:
         if inputs.shape[1:] != image_shape:
             raise UserError(
@@ -59,7 +60,7 @@ def as_model(
         )
         module = make_module(train, frozen_stats)
         variables, images = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
-        with low_rank.applied(updates):
+        with low_rank.applied(updates), rescale.applied(scales):
             if not train:
                 return _outputs(module.apply(variables, images), model_state)
             rngs = {} if key is None else {"dropout": key}

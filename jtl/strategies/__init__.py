@@ -11,6 +11,7 @@ from jtl.strategies import (
     delta,
     full,
     gradual,
+    ia3,
     l2_sp,
     lora,
     lp_ft,
@@ -41,4 +42,5 @@ STRATEGIES: dict[str, StrategyKind] = {
     "delta": delta.KIND,
     "co_tuning": co_tuning.KIND,
     "bi_tuning": bi_tuning.KIND,
+    "ia3": ia3.KIND,
 }

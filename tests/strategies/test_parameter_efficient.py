@@ -1,4 +1,4 @@
-"""LoRA and BitFit: identities, what trains, and what a step costs beside full fine-tuning."""
+"""LoRA and BitFit: identities, what trains, and what a step costs beside full fine-tuning (IA3's too)."""
 
 from dataclasses import replace
 from typing import Any
@@ -95,19 +95,21 @@ def test_bitfit_trains_the_vectors_it_says_and_the_head(train: str, ending: tupl
 
 
 def test_cost_of_a_step_falls_and_no_full_gradient_is_made() -> None:
-    """LoRA and BitFit hold gradients of their own leaves alone, and skip the products for the kernels'."""
+    """LoRA, BitFit and IA3 hold gradients of their own leaves alone, and skip the kernels' products."""
     config = replace(MODELS["vit"].tiny(), dim=64, heads=4, mlp_dim=256, image_px=32)
     costs, gradients = {}, {}
-    for strategy in ("full", "lora", "bitfit"):
+    for strategy in ("full", "lora", "bitfit", "ia3"):
         parts, params, model_state = tiny.make_parts("vit", strategy, model_config=config)
         compiled = tiny.compiled(parts, tiny.make_batch(parts), params, model_state)
         costs[strategy] = compiled.cost_analysis()["flops"]
         gradients[strategy] = _products_as_large_as_a_kernel(compiled.as_text())
     assert costs["lora"] < 0.8 * costs["full"]
     assert costs["bitfit"] < 0.75 * costs["full"]
+    assert costs["ia3"] < 0.75 * costs["full"]
     assert gradients["full"]
     assert not gradients["lora"]
     assert not gradients["bitfit"]
+    assert not gradients["ia3"]
 
 
 def _products_as_large_as_a_kernel(text: str) -> list[str]:
