@@ -92,6 +92,11 @@ def check_streams(config: Config, strategy: Strategy, streams: Mapping[str, Sour
             )
 
 
+def has_classes(config: Config) -> bool:
+    """Return whether the task's logits are of classes, one an example."""
+    return TASKS[config.task.name].label_kind == "class"
+
+
 def label_stats(config: Config, source: Source) -> LabelStats:
     """Return what the task needs to know of the training labels."""
     return TASKS[config.task.name].stats(source.labels(), source.info.label_names)

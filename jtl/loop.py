@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import evaluate, metrics, optim, progress, sharding, step
+from jtl import adaptation, build, evaluate, metrics, optim, progress, sharding, step
 from jtl.build import Built, Target
 from jtl.checkpoint import Checkpoints
 from jtl.config import Config
@@ -46,6 +46,8 @@ class Run(NamedTuple):
     state_sharding: Any
     eval_step: Callable[[State, step.Batch], metrics.Sums]
     eval_batches: dict[str, pipeline.EvalBatches]
+    output_step: Callable[[State, step.Batch], tuple[Any, Any]]
+    target_batches: pipeline.EvalBatches | None
     live: Live
     phases: Phases
     monitor: str
@@ -91,7 +93,7 @@ def run(
             if is_saved:
                 with ready.phases.measure("step"):
                     reader.flush()
-            if is_evaluated and "val" in ready.eval_batches:
+            if is_evaluated and ("val" in ready.eval_batches or ready.target_batches is not None):
                 history = [*history, _evaluate(ready, state, writer)]
                 reader.history = history
             if is_saved:
@@ -183,8 +185,8 @@ class _Reader:
             num_images=ready.settings.train.batch_size,
             wait_fraction=ready.phases.data_wait_fraction(),
             metric_name=monitor,
-            last=self.history[-1][monitor] if self.history else None,
-            best=best[monitor] if best else None,
+            last=self.history[-1].get(monitor) if self.history else None,
+            best=best.get(monitor) if best else None,
         )
 
 
@@ -229,19 +231,34 @@ def _stream_seed(seed: int, stream: str) -> int:
 
 
 def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
-    found = evaluated(ready, state, "val")
     number = int(state.step)
-    writer.scalars(number, {f"val/{name}": value for name, value in found.scalars.items()})
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.scalars.items())
-    ready.live.log(f"step {number}: val {shown}")
-    return {"step": number, **found.scalars}
+    entry = evaluated(ready, state, "val").scalars if "val" in ready.eval_batches else {}
+    entry = {"step": number, **entry, **_measured_target(ready, state)}
+    found = adaptation.scalars(entry)
+    writer.scalars(number, found)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    ready.live.log(f"step {number}: {shown}")
+    return entry
+
+
+def _measured_target(ready: Run, state: State) -> dict[str, float]:
+    """Return what can be said of the other domain's images, {} without any."""
+    if ready.target is None or ready.target_batches is None:
+        return {}
+    with ready.phases.measure("evaluate"):
+        _, logits, labels = evaluate.collect(ready.output_step, state, ready.target_batches, mesh=ready.mesh)
+        known = labels if ready.target.is_labelled else None
+        has_classes = build.has_classes(ready.settings)
+        return adaptation.measure(ready.built.parts.task, logits, known, has_classes=has_classes)
 
 
 def _save(
     ready: Run, state: State, history: progress.History, checkpoints: Checkpoints, *, is_evaluated: bool
 ) -> None:
     last = history[-1] if is_evaluated and history else None
-    rank = None if last is None else {"value": last[ready.monitor], "loss": last["loss"]}
+    rank = None
+    if last is not None and ready.monitor in last:
+        rank = {"value": last[ready.monitor], "loss": last.get("loss", 0.0)}
     with ready.phases.measure("checkpoint"):
         checkpoints.save(int(state.step), state, {"history": history}, rank)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jtl import __version__, optim, step, tree
-from jtl.build import Built
+from jtl.build import Built, Target
 from jtl.config import Config
 from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
@@ -20,8 +20,8 @@ EXTRA = "extra"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
-def describe(config: Config, built: Built, stats: LabelStats) -> dict[str, Any]:
-    """Return the JSON-ready description of a run's model."""
+def describe(config: Config, built: Built, stats: LabelStats, target: Target | None = None) -> dict[str, Any]:
+    """Return the JSON-ready description of a run's model, and how many images of a target it has."""
     return {
         "family": config.model.name,
         "model": asdict(config.model),
@@ -35,7 +35,7 @@ def describe(config: Config, built: Built, stats: LabelStats) -> dict[str, Any]:
         "versions": {"jtl": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
+    } | ({} if target is None else {"target": _sizes(target)})
 
 
 def source(built: Built) -> dict[str, str]:
@@ -60,6 +60,10 @@ def freeze_rows(built: Built, config: Config) -> list[FreezeRow]:
     }
     members[EXTRA] = [name for name in flat if _is_under(name, (EXTRA,))]
     return [_freeze_row(label, names, built, config) for label, names in members.items() if names]
+
+
+def _sizes(target: Target) -> dict[str, int]:
+    return {"num_images": len(target.stream), "num_evaluated": len(target.evaluation)}
 
 
 def _freeze_row(label: str, names: list[str], built: Built, config: Config) -> FreezeRow:

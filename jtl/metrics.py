@@ -13,7 +13,10 @@ from numpy.typing import ArrayLike
 
 Sums = dict[str, Array]
 MAX_CONFUSION_CLASSES = 1000
-MINIMIZED = frozenset({"loss", "mean_squared_error", "root_mean_squared_error", "mean_absolute_error"})
+MINIMIZED = frozenset(
+    {"loss", "entropy", "mean_squared_error", "root_mean_squared_error", "mean_absolute_error"}
+)
+TARGET_PREFIX = "target_"
 
 
 class Summary(NamedTuple):
@@ -29,12 +32,12 @@ class Summary(NamedTuple):
 
 
 def is_maximized(metric: str) -> bool:
-    """Return whether more of the metric is better.
+    """Return whether more of the metric, of this or another domain, is better.
 
-    >>> is_maximized("accuracy"), is_maximized("loss")
-    (True, False)
+    >>> is_maximized("accuracy"), is_maximized("loss"), is_maximized("target_entropy")
+    (True, False, False)
     """
-    return metric not in MINIMIZED
+    return metric.removeprefix(TARGET_PREFIX) not in MINIMIZED
 
 
 def confusion_sums(

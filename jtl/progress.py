@@ -16,12 +16,13 @@ def best(
 ) -> Mapping[str, Any] | None:
     """Return the entry with the best value of `metric`, or None without any.
 
-    Small validation sets give many equal values: of those the lowest loss is best, then the earliest.
+    Small validation sets give many equal values: of those the lowest loss is best, then the earliest. Where
+    none has a value, the last is returned.
 
     >>> best([{"step": 5, "accuracy": 0.8}, {"step": 10, "accuracy": 0.8}], "accuracy", is_maximized=True)
     {'step': 5, 'accuracy': 0.8}
     """
-    scored = [entry for entry in history if not math.isnan(entry[metric])]
+    scored = [entry for entry in history if not math.isnan(entry.get(metric, math.nan))]
     if not scored:
         return history[-1] if history else None
     return max(

@@ -5,13 +5,14 @@ import json
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jtl import build, config, evaluate, loop, meta, metrics, progress, sharding, step, tree
+from jtl import adaptation, build, config, evaluate, loop, meta, metrics, progress, sharding, step, tree
 from jtl import state as states
 from jtl.build import Built, Target
 from jtl.checkpoint import Checkpoints
@@ -97,23 +98,30 @@ def _json(path: Path) -> dict[str, Any]:
         raise UserError(f"{str(path)!r} is damaged ({error}); give another --workdir") from error
 
 
-def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats) -> None:
+def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats, target: Target | None) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
-        UserError: the folder's checkpoints are of other training data.
+        UserError: the folder's checkpoints are of other training data, or other images of the target.
     """
+    described = meta.describe(settings, built, stats, target)
     if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
-        before = LabelStats.from_dict(_json(folder / "meta.json")["labels"])
+        begun = _json(folder / "meta.json")
+        before = LabelStats.from_dict(begun["labels"])
         if before != stats:
             raise UserError(
                 f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
                 f"of {len(before.label_names)} classes, now {stats.num_examples} of "
                 f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
             )
+        if begun.get("target") != described.get("target"):
+            raise UserError(
+                f"the target's images changed since run {str(folder)!r} began: {begun.get('target')}, now "
+                f"{described.get('target')}; restore them or give another --workdir"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     summary.write_json(folder / "config.json", config.to_dict(settings))
-    summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
+    summary.write_json(folder / "meta.json", described)
 
 
 def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None) -> dict[str, Any]:
@@ -152,10 +160,18 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         live.log(built.loaded.report.text())
     live.log(build.preprocess_text(built.parts.preprocess, built.loaded))
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    monitor = _monitor(settings, built, splits)
-    _claim(folder, settings, built, stats)
+    monitor = _monitor(settings, built, splits, target)
+    _claim(folder, settings, built, stats, target)
     built = evaluate.prepared(built, splits["train"], settings, mesh)
     state, state_sharding = build.initial_state(built, settings, mesh)
+    is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
+    batches_of = partial(
+        evaluate.batches_of,
+        preprocess=built.parts.preprocess,
+        batch_size=settings.train.eval_batch_size or settings.train.batch_size,
+        mesh=mesh,
+        settings=settings.input,
+    )
     ready = Run(
         settings=settings,
         folder=folder,
@@ -167,17 +183,9 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         mesh=mesh,
         state_sharding=state_sharding,
         eval_step=step.make_eval_step(built.parts),
-        eval_batches={
-            name: evaluate.batches_of(
-                source,
-                built.parts.preprocess,
-                batch_size=settings.train.eval_batch_size or settings.train.batch_size,
-                mesh=mesh,
-                settings=settings.input,
-            )
-            for name, source in splits.items()
-            if name != "train"
-        },
+        eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
+        output_step=step.make_output_step(built.parts),
+        target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
         live=live,
         phases=phases,
         monitor=monitor,
@@ -207,13 +215,24 @@ def _splits(settings: Config, live: Live) -> tuple[dict[str, Source], Target | N
     return found, target
 
 
-def _monitor(settings: Config, built: Built, splits: Mapping[str, Source]) -> str:
-    """Return the metric that picks the best step.
+def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:
+    """Return the metric that picks the best step: one without labels where the run adapts to a target.
 
     Raises:
-        UserError: the task has no metric of the name the settings give, or no split to measure it on.
+        UserError: there is no metric of the name the settings give, nothing to measure it on, or it would
+            choose by labels of the target.
     """
     task, source = built.parts.task, splits["train"]
+    criteria = adaptation.CRITERIA if target is not None and build.has_classes(settings) else ()
+    is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
+    chosen = settings.train.monitor or (adaptation.IM if is_adapting else task.monitor)
+    if chosen in criteria:
+        return chosen
+    if chosen.startswith(adaptation.PREFIX):
+        raise UserError(
+            f"train.monitor is {chosen!r}; expected a metric of the validation split, or of a target "
+            f"(config.data.target) with classes one that needs no labels: {', '.join(adaptation.CRITERIA)}"
+        )
     if "val" not in splits and (settings.train.patience or settings.train.monitor):
         raise UserError(
             "train.patience and train.monitor need a validation split; set data.val_fraction above 0"
@@ -222,7 +241,6 @@ def _monitor(settings: Config, built: Built, splits: Mapping[str, Source]) -> st
         jnp.zeros((1, task.head_size)), jnp.asarray(source.labels()[:1]), jnp.ones((1,), bool)
     )
     known = task.summarize(metrics.merge(None, sums)).scalars
-    chosen = settings.train.monitor or task.monitor
     if chosen not in known:
         raise UserError(
             f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}"
@@ -277,7 +295,7 @@ def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, A
     return summary.build(
         status=ended.status,
         steps=int(ended.state.step),
-        final={f"val/{name}": value for name, value in last.items() if name != "step"},
+        final=adaptation.scalars(last),
         best=dict(best),
         phases=ready.phases,
         num_images=ended.num_images,
@@ -285,4 +303,12 @@ def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, A
         weights=meta.source(ready.built),
         digest=tree.sha256(jax.device_get(tree.merge(ended.state.trainable, ended.state.frozen))),
         peak_memory_bytes=ready.live.peak_memory_bytes(),
+        target=None if ready.target is None else _outcome(ready, ended),
     )
+
+
+def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:
+    found = adaptation.outcome(ended.history, ready.monitor, ready.built.parts.task.monitor)
+    if ended.status in FINISHED and found:
+        ready.live.log(adaptation.table(found))
+    return found

@@ -33,7 +33,7 @@ ORDER = (
     ("step", "checkpoint", "variants"),
     ("build", "report"),
     ("trained",),
-    ("evaluate", "meta"),
+    ("adaptation", "evaluate", "meta"),
     ("loop", "bench", "predict", "features"),
     ("train", "weights_verbs"),
     ("compare",),

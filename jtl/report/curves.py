@@ -38,7 +38,9 @@ def panels(series: Series) -> list[Series]:
     """
     losses = {name: points for name, points in series.items() if name in LOSSES}
     others = {
-        name: points for name, points in series.items() if name.startswith("val/") and name not in LOSSES
+        name: points
+        for name, points in series.items()
+        if name.startswith(("val/", "target/")) and name not in LOSSES
     }
     shares = {name: points for name, points in others.items() if all(0 <= value <= 1 for _, value in points)}
     single = [{name: points} for name, points in others.items() if name not in shares]

@@ -60,11 +60,13 @@ def build(
     weights: Mapping[str, str],
     digest: str,
     peak_memory_bytes: int,
+    target: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what summary.json holds, ready for JSON.
 
     `num_images` were trained on in the seconds that `phases` measured: those of this process, not of the runs
-    it resumed. `digest` is over the final parameters.
+    it resumed. `digest` is over the final parameters. `target` is what is known of another domain, where the
+    run has one.
     """
     assert status in STATUSES, f"{status!r} is none of {STATUSES}"
     assert parameters.keys() == {"total", "trainable"}, parameters
@@ -84,6 +86,7 @@ def build(
             "weights": weights,
             "digest": digest,
         }
+        | ({} if target is None else {"target": target})
     )
 
 
