@@ -32,16 +32,17 @@ class Config:
 
     `learning_rate` is the peak rate, reached after `warmup` (fraction of the run) and brought down by
     `schedule` to `end_factor` times the peak; the step schedule multiplies by `decay_factor` at each fraction
-    in `decay_at`. `weight_decay` applies to `decay_on`: "kernels" (no norms, biases, tokens or position
-    embeddings) or "all". `momentum` (beta1), `beta2` and `epsilon` go to the optimizers that have them
-    (Muon's own momentum is 0.95). `clip_norm` bounds the global norm of the trainable gradients (0: no
-    bound). `accumulate` processes a batch in that many slices, one after another. `ema` is the decay of a
-    moving average of the trainable parameters, used for evaluation (0: none); with `swa_start` it is the
-    plain mean of all steps from that fraction of the run on (SWA, Izmailov et al. 2018, algorithm 1; 0:
-    none). `sam_radius` is rho of sharpness-aware minimisation (Foret et al. 2021, eq. 2; 0: off), at twice
-    the cost a step. `layer_decay` multiplies the learning rate once for every layer between a leaf and the
-    head (Clark et al. 2020); `head_multiplier` scales the head's. `freeze` are regular expressions on the
-    names of parameters that do not train, whatever the strategy says.
+    in `decay_at`, the inverse one divides by (1 + `inverse_scale` p) to the power `inverse_power`, p the part
+    of the run since warm-up (Ganin et al. 2016, sec. 5.2.2). `weight_decay` applies to `decay_on`: "kernels"
+    (no norms, biases, tokens or position embeddings) or "all". `momentum` (beta1), `beta2` and `epsilon` go
+    to the optimizers that have them (Muon's own momentum is 0.95). `clip_norm` bounds the global norm of the
+    trainable gradients (0: no bound). `accumulate` processes a batch in that many slices, one after another.
+    `ema` is the decay of a moving average of the trainable parameters, used for evaluation (0: none); with
+    `swa_start` it is the plain mean of all steps from that fraction of the run on (SWA, Izmailov et al. 2018,
+    algorithm 1; 0: none). `sam_radius` is rho of sharpness-aware minimisation (Foret et al. 2021, eq. 2; 0:
+    off), at twice the cost a step. `layer_decay` multiplies the learning rate once for every layer between a
+    leaf and the head (Clark et al. 2020); `head_multiplier` scales the head's. `freeze` are regular
+    expressions on the names of parameters that do not train, whatever the strategy says.
     """
 
     name: str = "adamw"
@@ -56,6 +57,8 @@ class Config:
     end_factor: float = 0.0
     decay_at: tuple[float, ...] = (0.5, 0.75)
     decay_factor: float = 0.1
+    inverse_scale: float = 10.0
+    inverse_power: float = 0.75
     clip_norm: float = 1.0
     accumulate: int = 1
     ema: float = 0.0
@@ -83,7 +86,7 @@ class Config:
         for field in ("learning_rate", "epsilon", "layer_decay", "head_multiplier", "decay_factor"):
             if getattr(self, field) <= 0:
                 raise UserError(f"optim.{field} is {getattr(self, field)}; expected a positive number")
-        for field in ("weight_decay", "clip_norm", "sam_radius"):
+        for field in ("weight_decay", "clip_norm", "sam_radius", "inverse_scale", "inverse_power"):
             if getattr(self, field) < 0:
                 raise UserError(f"optim.{field} is {getattr(self, field)}; expected 0 or a positive number")
         for field in ("momentum", "beta2", "ema", "swa_start", "warmup", "end_factor"):
@@ -329,12 +332,17 @@ def _steps(config: Config, progress: Array, fraction: Array) -> Array:
     return config.decay_factor**passed
 
 
+def _inverse(config: Config, progress: Array, fraction: Array) -> Array:
+    return (1.0 + config.inverse_scale * progress) ** -config.inverse_power
+
+
 def _constant(config: Config, progress: Array, fraction: Array) -> Array:
     return jnp.ones([])
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(lambda config: optax.trace(config.momentum), is_decoupled=False),
+    "nesterov": Optimizer(lambda config: optax.trace(config.momentum, nesterov=True), is_decoupled=False),
     "adam": Optimizer(_adam, is_decoupled=False),
     "adamw": Optimizer(_adam, is_decoupled=True),
     "lion": Optimizer(
@@ -348,6 +356,7 @@ SCHEDULES: dict[str, Callable[[Config], Callable[[Array, Array], Array]]] = {
     "cosine": lambda config: partial(_cosine, config),
     "linear": lambda config: partial(_linear, config),
     "step": lambda config: partial(_steps, config),
+    "inverse": lambda config: partial(_inverse, config),
     "constant": lambda config: partial(_constant, config),
 }
 

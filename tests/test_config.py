@@ -13,6 +13,14 @@ SMOKE = "configs/smoke.py"
     "spec",
     [
         "configs/clip_ft.py:embedded://vit_mini",
+        "configs/cub.py",
+        "configs/cub.py:co_tuning",
+        "configs/da.py",
+        "configs/da.py:office31,mcc",
+        "configs/da.py:officehome,cdan",
+        "configs/da.py:officehome,mdd",
+        "configs/da.py:officehome,dan",
+        "configs/da.py:office31,full",
         "configs/ft.py",
         "configs/ft.py:embedded://vit_mini",
         "configs/vit_ft.py",
@@ -111,6 +119,10 @@ def test_argument_the_file_does_not_know_is_refused() -> None:
         config.read("configs/vit_ft.py:ti17")
     with pytest.raises(UserError, match=r"config file 'configs/smoke.py' takes no argument; found 'ti16'"):
         config.read("configs/smoke.py:ti16")
+    with pytest.raises(
+        UserError, match=r"'office31,adda' is not in configs/da.py; expected one of office31,"
+    ):
+        config.read("configs/da.py:office31,adda")
 
 
 def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:

@@ -96,6 +96,30 @@ def test_cosine_and_linear_schedules_end_at_the_end_factor_and_halve_midway() ->
         assert float(rate(jnp.array(50))) == pytest.approx(0.55)
 
 
+def test_inverse_schedule_is_that_of_the_papers_on_adaptation() -> None:
+    """0.01 (1 + 0.001 step) to the power -0.75, over 20,000 steps."""
+    config = optim.Config(schedule="inverse", learning_rate=0.01, warmup=0.0, inverse_scale=20.0)
+    rate = optim.schedule(config, 20_000)
+    for at_step in (0, 1, 1000, 19_999):
+        found, expected = float(rate(jnp.asarray(at_step))), 0.01 * (1 + 0.001 * at_step) ** -0.75
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_nesterov_is_pytorchs() -> None:
+    torch = pytest.importorskip("torch")
+    config = optim.Config(
+        name="nesterov", learning_rate=0.1, schedule="constant", warmup=0.0, clip_norm=0.0, weight_decay=0.3
+    )
+    updates = _run(config, {name: Group() for name in NAMES})
+    leaf = torch.nn.Parameter(torch.tensor(np.asarray(_params()["stem/kernel"])))
+    other = torch.optim.SGD([leaf], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.3)
+    for _ in updates:
+        leaf.grad = leaf.detach().clone()
+        other.step()
+    ended = _params()["stem/kernel"] + sum(each["stem/kernel"] for each in updates)
+    np.testing.assert_allclose(ended, leaf.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_step_schedule_multiplies_at_its_fractions() -> None:
     config = optim.Config(
         schedule="step", learning_rate=1.0, warmup=0.0, decay_at=(0.5, 0.75), decay_factor=0.1
