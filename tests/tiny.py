@@ -19,6 +19,7 @@ NUM_CLASSES = 3
 # Each phase of gradual unfreezing compiles a step of its own; small networks compile faster.
 FIELDS: dict[str, dict[str, Any]] = {
     "gradual": {"num_stages": 3},
+    "distillation": {"teacher": "drawn"},
     **{name: {"hidden_widths": (8,)} for name in ("dann", "cdan", "mdd")},
 }
 LABELS = {

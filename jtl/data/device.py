@@ -15,6 +15,7 @@ from jtl.preprocess import Preprocess
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_RATIO = (0.3, 1 / 0.3)
 _NUM_QUANTILES = 4097
+RESIZE_METHODS = {"bilinear": "linear", "bicubic": "cubic"}
 
 
 def normalise(
@@ -24,6 +25,26 @@ def normalise(
     mean = jnp.asarray(preprocess.mean, jnp.float32).reshape(1, 1, 1, -1)
     std = jnp.asarray(preprocess.std, jnp.float32).reshape(1, 1, 1, -1)
     return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def renormalise(
+    images: Float[Array, "batch height width channels"], before: Preprocess, after: Preprocess
+) -> Float[Array, "batch new_height new_width channels"]:
+    """Return images normalised and sized as `before` has it, as `after` has it; equal ones keep their bits.
+
+    They are resized whole, with antialiasing, in the interpolation of `after`.
+    """
+    if (before.mean, before.std, before.image_px) == (after.mean, after.std, after.image_px):
+        return images
+    of_before, of_after = (
+        [jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (each.mean, each.std)]
+        for each in (before, after)
+    )
+    pixels = images * of_before[1] + of_before[0]
+    if before.image_px != after.image_px:
+        shape = (len(images), *after.image_px, images.shape[-1])
+        pixels = jax.image.resize(pixels, shape, RESIZE_METHODS[after.interpolation])
+    return (pixels - of_after[0]) / of_after[1]
 
 
 def mix(

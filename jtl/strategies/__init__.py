@@ -9,6 +9,7 @@ from jtl.strategies import (
     dan,
     dann,
     delta,
+    distillation,
     full,
     gradual,
     ia3,
@@ -43,4 +44,5 @@ STRATEGIES: dict[str, StrategyKind] = {
     "co_tuning": co_tuning.KIND,
     "bi_tuning": bi_tuning.KIND,
     "ia3": ia3.KIND,
+    "distillation": distillation.KIND,
 }
