@@ -96,7 +96,7 @@ def parse(spec: str, base: Config) -> Variant:
     factor = RATE_FACTORS.get(name, 1.0) / RATE_FACTORS.get(base.strategy.name, 1.0)
     if factor != 1.0 and "optim.learning_rate" not in given:
         settings.append(("optim.learning_rate", f"{base.optim.learning_rate * factor:.6g}"))
-    return Variant(label, _role(name, base), (*(pair for pair in meant if pair[0] not in given), *settings))
+    return Variant(label, _role(name, base), (*meant, *settings))
 
 
 def read(specs: Sequence[str], base: Config) -> list[Variant]:
