@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jtl import optim, rng, sharding, tree, zero_shot
 from jtl import state as states
 from jtl.config import Config, Pretrained, from_dict
-from jtl.data import SOURCES, Labels, Source
+from jtl.data import SOURCES, Labels, Source, sampling
 from jtl.data.images import open_unlabelled
 from jtl.errors import UserError, nearest
 from jtl.models import MODELS, Model, Outputs
@@ -98,7 +99,12 @@ def has_classes(config: Config) -> bool:
 
 
 def label_stats(config: Config, source: Source) -> LabelStats:
-    """Return what the task needs to know of the training labels."""
+    """Return what the task needs to know of the training labels.
+
+    Raises:
+        UserError: they are not what `train.sampling` goes by.
+    """
+    sampling.check_source(config.train.sampling, source)
     return TASKS[config.task.name].stats(source.labels(), source.info.label_names)
 
 
@@ -128,7 +134,7 @@ def check_batch(settings: Config, num_devices: int) -> None:
 
 def build(config: Config, stats: LabelStats, steps: int) -> Built:
     """Build everything a run of that many steps needs beside its data."""
-    task = TASKS[config.task.name].build(config.task, stats)
+    task = TASKS[config.task.name].build(config.task, _as_drawn(config, stats))
     model, params, model_state, loaded = _model(config, task.head_size, stats.label_names)
     preprocess = _preprocess(config.preprocess, loaded, model)
     strategy_kind = STRATEGIES[config.strategy.name]
@@ -239,6 +245,14 @@ def with_data(config: Config, path: str) -> Config:
 def _output_shapes(model: Model, params: Any, model_state: Any) -> Outputs:
     image = jax.ShapeDtypeStruct((1, *model.preprocess.image_px, model.preprocess.num_channels), jnp.float32)
     return jax.eval_shape(partial(model.apply, train=False, key=None), params, model_state, image)
+
+
+def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
+    """Return the labels as the loss meets them: in the ratio in which `train.sampling` draws the classes."""
+    if config.train.sampling == sampling.UNIFORM:
+        return stats
+    counts = sampling.drawn_counts(config.train.sampling, np.asarray(stats.counts, np.int64))
+    return stats._replace(counts=tuple(counts.tolist()), num_examples=int(counts.sum()))
 
 
 def _model(

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from jtl.data import SOURCES
 from jtl.data.image import Augment
 from jtl.data.pipeline import Config as Input
+from jtl.data.sampling import UNIFORM, check_name
 from jtl.errors import UserError, nearest
 from jtl.models import MODELS
 from jtl.optim import Config as Optim
@@ -50,8 +51,9 @@ class Train:
     in training), and a checkpoint is saved with it and also every `checkpoint_every` steps (0: only with
     evaluation). `monitor` names the metric that picks the best step and drives early stopping ("": the task's
     own); training stops after `patience` evaluations without a gain above `min_gain` (0: never).
-    `batch_stats` says what frozen normalisation layers do with their statistics: "frozen" or "adapt".
-    `log_every` is in steps.
+    `sampling` draws training images "uniform" (each once an epoch), "class_balanced" (all classes in turn) or
+    "square_root" (in the ratio of the roots of their numbers). `batch_stats` says what frozen normalisation
+    layers do with their statistics: "frozen" or "adapt". `log_every` is in steps.
     """
 
     epochs: float = 10.0
@@ -64,6 +66,7 @@ class Train:
     monitor: str = ""
     patience: int = 0
     min_gain: float = 0.0
+    sampling: str = UNIFORM
     batch_stats: str = "frozen"
     log_every: int = 10
 
@@ -80,6 +83,7 @@ class Train:
             raise UserError(
                 f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
             )
+        check_name(self.sampling)
         if self.batch_stats not in ("frozen", "adapt"):
             raise UserError(f"train.batch_stats is {self.batch_stats!r}; expected 'frozen' or 'adapt'")
 

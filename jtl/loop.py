@@ -19,6 +19,7 @@ from jtl.build import Built, Target
 from jtl.checkpoint import Checkpoints
 from jtl.config import Config
 from jtl.data import Source, image, pipeline
+from jtl.data.sampling import UNIFORM
 from jtl.errors import UserError
 from jtl.metrics import Summary
 from jtl.report.console import Live
@@ -212,6 +213,7 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
                 batch_size=settings.train.batch_size,
                 seed=_stream_seed(settings.train.seed, name),
                 start_step=start,
+                sampling=settings.train.sampling if name == step.STREAM else UNIFORM,
                 config=settings.input,
             )
             for name in fields

@@ -1,9 +1,9 @@
 """Source → batches. The plan is pure: batch `step` depends on (seed, step) alone, however it is read.
 
-Position p of training is example `order[p]`, a fresh permutation every epoch, varied with a generator keyed
-by (seed, p); batch `step` is positions `step * batch_size` onward, running across the ends of epochs. Grain
-supplies the permutation, threads and worker processes; each batch is built whole by one thread, so none of
-them changes a bit.
+Position p of training is example `order[p]` (by default a fresh permutation every epoch; sampling.py has
+others), varied with a generator keyed by (seed, p); batch `step` is positions `step * batch_size` onward,
+running across the ends of epochs. Grain supplies the permutation, threads and worker processes; each batch is
+built whole by one thread, so none of them changes a bit.
 """
 
 import math
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jtl.data.contract import Source
+from jtl.data.sampling import UNIFORM, Order, order_of
 from jtl.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -53,6 +54,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    sampling: str = UNIFORM,
     config: Config,
     shard_index: int = 0,
     num_shards: int = 1,
@@ -63,14 +65,11 @@ def train_batches(
     [rows], "mask": bool [rows]}`, all true. Shard `shard_index` of `num_shards` gets its rows of every batch,
     in order.
     """
-    from grain import MapDataset
-
     words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
-    order = MapDataset.range(len(source)).shuffle(seed=int(words[0] >> np.uint64(32))).repeat()
     batches = _TrainBatches(
         source=source.reduced(getattr(transform, "min_px", 0)),
         transform=transform,
-        order=order,
+        order=order_of(source, sampling, int(words[0] >> np.uint64(32))),
         key=int(words[1]),
         first_row=start_step * batch_size + _first_row(batch_size, shard_index, num_shards),
         stride=batch_size,
@@ -141,7 +140,7 @@ class _TrainBatches:
 
     source: Source
     transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]
-    order: Any
+    order: Order
     key: int
     first_row: int
     stride: int

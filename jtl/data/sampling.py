@@ -1,0 +1,172 @@
+"""Which example stands at each position of training: orders, pure functions of (labels, seed, position).
+
+They are random access, so that a run goes on at any step, and picklable, for worker processes. None draws
+with replacement: by the end of a round, any two examples of a class have been drawn equally often, or one of
+them once more. A round of `_Balanced` is a visit of each class, of `_Weighted` as many positions as examples.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from jtl.data.contract import Source
+from jtl.errors import UserError, nearest
+
+UNIFORM = "uniform"
+
+
+@runtime_checkable
+class Order(Protocol):
+    """The example at each position, without end."""
+
+    def __getitem__(self, position: int, /) -> int: ...
+
+
+class Sampling(NamedTuple):
+    """One way to draw: `order(source, seed)`, and how often each class is drawn, from the examples it has."""
+
+    order: Callable[[Source, int], Order]
+    counts: Callable[[np.ndarray], np.ndarray]
+
+
+def order_of(source: Source, sampling: str, seed: int) -> Order:
+    """Return the order that a name of `SAMPLINGS` means for the examples of a source."""
+    check_source(sampling, source)
+    return SAMPLINGS[sampling].order(source, seed)
+
+
+def check_name(sampling: str) -> None:
+    """Check that a sampling is known.
+
+    Raises:
+        UserError: it is not.
+    """
+    if sampling not in SAMPLINGS:
+        raise UserError(f"train.sampling is {sampling!r}; nearest: {nearest(sampling, SAMPLINGS)}")
+
+
+def check_source(sampling: str, source: Source) -> None:
+    """Check that the examples have what a sampling goes by.
+
+    Raises:
+        UserError: they have not one class each.
+    """
+    has_classes = bool(source.info.label_names) and source.labels().ndim == 1
+    if sampling != UNIFORM and not has_classes:
+        raise UserError(
+            f"train.sampling is {sampling!r}, but the examples of {source.info.name} have not one class "
+            f"each; expected train.sampling={UNIFORM} where they have several labels, or numbers"
+        )
+
+
+def drawn_counts(sampling: str, counts: Int[np.ndarray, " classes"]) -> Int[np.ndarray, " classes"]:
+    """Return how often each class is drawn, as a ratio in whole numbers.
+
+    >>> drawn_counts("square_root", np.array([64, 16, 4, 0])).tolist()
+    [48, 24, 12, 0]
+    >>> drawn_counts("class_balanced", np.array([64, 16, 4, 0])).tolist()
+    [1, 1, 1, 0]
+    """
+    return SAMPLINGS[sampling].counts(counts)
+
+
+def _uniform(source: Source, seed: int) -> Order:
+    return _permuted(len(source), seed)
+
+
+def _class_balanced(source: Source, seed: int) -> Order:
+    members = _members(source)
+    cycle = np.random.default_rng(seed).permutation(len(members))
+    return _Balanced(tuple(members[each] for each in cycle), _orders(members, cycle, seed))
+
+
+def _square_root(source: Source, seed: int) -> Order:
+    members = _members(source)
+    counts = _square_root_counts(np.array([len(each) for each in members]))
+    classes = np.repeat(np.arange(len(members)), counts)
+    ranks = np.concatenate([np.arange(count) for count in counts])
+    orders = _orders(members, np.arange(len(members)), seed)
+    return _Weighted(tuple(members), orders, counts, classes, ranks, _permuted(len(classes), seed))
+
+
+@dataclass(frozen=True)
+class _Balanced:
+    """The classes in turn, always in the same order: any `len(members)` positions in a row have each once."""
+
+    members: tuple[np.ndarray, ...]
+    orders: tuple[Any, ...]
+
+    def __getitem__(self, position: int) -> int:
+        visit, place = divmod(position, len(self.members))
+        return int(self.members[place][self.orders[place][visit]])
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """Rounds of as many positions as there are examples, in each of which class c has `counts[c]`.
+
+    Slot s of a round is the visit number `ranks[s]` of class `classes[s]`; `shuffled` orders the slots anew
+    every round.
+    """
+
+    members: tuple[np.ndarray, ...]
+    orders: tuple[Any, ...]
+    counts: np.ndarray
+    classes: np.ndarray
+    ranks: np.ndarray
+    shuffled: Any
+
+    def __getitem__(self, position: int) -> int:
+        slot = self.shuffled[position]
+        place = self.classes[slot]
+        visit = position // len(self.classes) * int(self.counts[place]) + int(self.ranks[slot])
+        return int(self.members[place][self.orders[place][visit]])
+
+
+def _members(source: Source) -> list[np.ndarray]:
+    """Return the examples of every class that has any."""
+    labels = source.labels()
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _orders(members: list[np.ndarray], places: np.ndarray, seed: int) -> tuple[Any, ...]:
+    """Return an endless order of each class's own examples, in the order of `places`."""
+    # Grain adds the number of the epoch to the seed: neighbouring seeds would give the same orders, shifted.
+    seeds = np.random.SeedSequence([seed, len(members)]).generate_state(len(members))
+    return tuple(_permuted(len(members[place]), int(seeds[place])) for place in places)
+
+
+def _permuted(size: int, seed: int) -> Any:
+    from grain import MapDataset
+
+    return MapDataset.range(size).shuffle(seed=seed).repeat()
+
+
+def _same(counts: np.ndarray) -> np.ndarray:
+    return counts
+
+
+def _once(counts: np.ndarray) -> np.ndarray:
+    return np.minimum(counts, 1)
+
+
+def _square_root_counts(counts: np.ndarray) -> np.ndarray:
+    """Return as many in all, in the ratio of their square roots, by largest remainders.
+
+    A class with examples has a share of one or more, since no count is below its square root.
+    """
+    shares = np.sqrt(counts) / np.sqrt(counts).sum() * counts.sum()
+    whole = np.floor(shares).astype(np.int64)
+    missing = int(counts.sum() - whole.sum())
+    whole[np.argsort(whole - shares, kind="stable")[:missing]] += 1
+    return whole
+
+
+SAMPLINGS: dict[str, Sampling] = {
+    UNIFORM: Sampling(_uniform, _same),
+    "class_balanced": Sampling(_class_balanced, _once),
+    "square_root": Sampling(_square_root, _square_root_counts),
+}
