@@ -1,6 +1,7 @@
-"""One class of several: softmax cross-entropy with label smoothing and class weights."""
+"""One class of several: softmax cross-entropy, with what helps where classes are rare."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,8 @@ from jtl import metrics
 from jtl.errors import UserError
 from jtl.tasks.contract import LabelStats, Task, TaskKind
 
+SMALLEST_REST = 1e-12
+
 
 @dataclass(frozen=True)
 class Config:
@@ -20,14 +23,26 @@ class Config:
 
     `label_smoothing` is the probability mass spread evenly over all classes (Szegedy et al. 2016, sec. 7).
     `class_weights` is empty (every example counts the same), `("balanced",)` (n / (C n_c), mean 1 over the
-    training set) or one positive number per class.
+    training set), `("effective",)` ((1 - beta) / (1 - beta^n_c), beta being `effective_beta`, mean 1 over the
+    classes; Cui et al. 2019, eq. 2) or one positive number per class. `focal_gamma` takes weight from what is
+    already recognised (Lin et al. 2017, eq. 4). `logit_adjustment` times the log of each class's share of the
+    training examples is added to its logit in the training loss alone (Menon et al. 2021, eq. 10, its tau).
+    Shares and counts are of the examples as `train.sampling` draws them.
     """
 
     name: str = "multiclass"
     label_smoothing: float = 0.0
     class_weights: tuple[float | str, ...] = ()
+    effective_beta: float = 0.999
+    focal_gamma: float = 0.0
+    logit_adjustment: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("focal_gamma", "logit_adjustment"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise UserError(f"task.{name} is {getattr(self, name)}; expected 0 (off) or more")
+        if not 0.0 <= self.effective_beta < 1.0:
+            raise UserError(f"task.effective_beta is {self.effective_beta}; expected 0 <= value < 1")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UserError(f"task.label_smoothing is {self.label_smoothing}; expected 0 <= value < 1")
 
@@ -44,10 +59,17 @@ def build(config: Config, label_stats: LabelStats) -> Task:
     if num_classes < 2:
         raise UserError(f"task 'multiclass' needs at least 2 classes, found {label_stats.label_names}")
     weights = jnp.asarray(_class_weights(config, label_stats), jnp.float32)
+    shift = jnp.asarray(_logit_shift(config, label_stats), jnp.float32) if config.logit_adjustment else None
     return Task(
         head_size=num_classes,
         targets=lambda labels: jax.nn.one_hot(labels, num_classes, dtype=jnp.float32),
-        loss=partial(loss, smoothing=config.label_smoothing, class_weights=weights),
+        loss=partial(
+            loss,
+            smoothing=config.label_smoothing,
+            class_weights=weights,
+            focal_gamma=config.focal_gamma,
+            shift=shift,
+        ),
         metrics=sums,
         summarize=summarize,
         predictions=jax.nn.softmax,
@@ -61,11 +83,22 @@ def loss(
     *,
     smoothing: float,
     class_weights: Float[Array, " classes"],
+    focal_gamma: float = 0.0,
+    shift: Float[Array, " classes"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return the cross-entropy of each example in nats, times the weight of its (blended) class."""
+    """Return the cross-entropy of each example in nats, times the weight of its (blended) class.
+
+    `shift` is added to the logits first; each class's term is then scaled by (1 - its probability) to the
+    power of `focal_gamma`.
+    """
     smooth = targets * (1.0 - smoothing) + smoothing / targets.shape[-1]
-    nats = -jnp.sum(smooth * jax.nn.log_softmax(logits), axis=-1)
-    return nats * (targets @ class_weights)
+    log_probabilities = jax.nn.log_softmax(logits if shift is None else logits + shift[None])
+    terms = smooth * log_probabilities
+    if focal_gamma:
+        # 1 - p from log p keeps its digits where p is near 1. Below 1, the power's slope at 0 is infinite.
+        rest = jnp.maximum(-jnp.expm1(log_probabilities), SMALLEST_REST)
+        terms = terms * rest**focal_gamma
+    return -jnp.sum(terms, axis=-1) * (targets @ class_weights)
 
 
 def sums(
@@ -112,16 +145,48 @@ def _class_weights(config: Config, label_stats: LabelStats) -> np.ndarray:
     num_classes = len(label_stats.label_names)
     if not config.class_weights:
         return np.ones(num_classes)
-    if config.class_weights == ("balanced",):
-        counts = np.asarray(label_stats.counts, np.float64)
-        return label_stats.num_examples / (num_classes * np.maximum(counts, 1.0))
+    weighting = WEIGHTINGS.get(config.class_weights)
+    if weighting is not None:
+        counts = np.maximum(np.asarray(label_stats.counts, np.float64), 1.0)
+        return weighting(config, counts, label_stats.num_examples)
     is_number = [isinstance(weight, int | float) and weight > 0 for weight in config.class_weights]
     if len(config.class_weights) != num_classes or not all(is_number):
         raise UserError(
-            f"task.class_weights is {config.class_weights}; expected (), ('balanced',) or {num_classes} "
-            f"positive numbers, one for each of {', '.join(label_stats.label_names[:10])}"
+            f"task.class_weights is {config.class_weights}; expected (), ('balanced',), ('effective',) or "
+            f"{num_classes} positive numbers, one for each of {', '.join(label_stats.label_names[:10])}"
         )
     return np.asarray(config.class_weights, np.float64)
 
 
+def _balanced(config: Config, counts: np.ndarray, num_examples: int) -> np.ndarray:
+    del config
+    return num_examples / (len(counts) * counts)
+
+
+def _effective(config: Config, counts: np.ndarray, num_examples: int) -> np.ndarray:
+    del num_examples
+    weights = (1.0 - config.effective_beta) / (1.0 - config.effective_beta**counts)
+    return weights * len(counts) / weights.sum()
+
+
+def _logit_shift(config: Config, label_stats: LabelStats) -> np.ndarray:
+    """Return tau times the log of each class's share.
+
+    Raises:
+        UserError: a class has no training examples.
+    """
+    counts = np.asarray(label_stats.counts, np.float64)
+    if not counts.all():
+        absent = label_stats.label_names[int(counts.argmin())]
+        raise UserError(
+            f"task.logit_adjustment is {config.logit_adjustment}, but class {absent!r} has no training "
+            f"images, and so no share to take the logarithm of; add some, or set task.logit_adjustment=0"
+        )
+    return config.logit_adjustment * np.log(counts / counts.sum())
+
+
+WEIGHTINGS: dict[tuple[float | str, ...], Callable[[Config, np.ndarray, int], np.ndarray]] = {
+    ("balanced",): _balanced,
+    ("effective",): _effective,
+}
 KIND = TaskKind(Config, "class", stats, build)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -108,7 +109,8 @@ def test_balanced_weights_are_inverse_to_the_counts_and_average_one_over_the_tra
 def test_class_weights_of_wrong_number_or_sign_are_refused(weights: tuple) -> None:
     labels = np.array([0, 1, 2])
     with pytest.raises(
-        UserError, match=r"task.class_weights .* expected \(\), \('balanced',\) or 3 positive numbers"
+        UserError,
+        match=r"task.class_weights .* expected \(\), \('balanced',\), \('effective',\) or 3 positive numbers",
     ):
         multiclass.build(multiclass.Config(class_weights=weights), multiclass.stats(labels, ("a", "b", "c")))
 
@@ -121,3 +123,95 @@ def test_one_class_is_refused() -> None:
 def test_label_smoothing_of_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"label_smoothing is 1\.0; expected 0 <= value < 1"):
         multiclass.Config(label_smoothing=1.0)
+
+
+def _logits(count: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return rng.normal(scale=3.0, size=(count, 3)).astype(np.float32), rng.integers(0, 3, count)
+
+
+# Half a unit in the last place of logits up to 16 is 5e-7 in float32; a loss near 0 is a difference of two.
+ATOL = 1e-6
+COUNTS = np.array([0] * 60 + [1] * 30 + [2] * 10)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+def test_focal_loss_is_equation_4_of_lin_et_al(gamma: float) -> None:
+    logits, labels = _logits()
+    task = multiclass.build(multiclass.Config(focal_gamma=gamma), multiclass.stats(COUNTS, tuple("abc")))
+    found = task.loss(jnp.asarray(logits), task.targets(jnp.asarray(labels)))
+    wide = logits.astype(np.float64)
+    probabilities = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
+    right = probabilities[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(found, -((1 - right) ** gamma) * np.log(right), rtol=1e-5, atol=ATOL)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_loss_of_examples_recognised_for_certain_has_a_finite_gradient(gamma: float) -> None:
+    task = multiclass.build(multiclass.Config(focal_gamma=gamma), multiclass.stats(COUNTS, tuple("abc")))
+    logits = jnp.array([[margin, 0.0, 0.0] for margin in (0.0, 20.0, 200.0, 0.0, 20.0, 200.0)])
+    targets = task.targets(jnp.array([0, 0, 0, 1, 1, 1]))
+    slope = jax.grad(lambda logits: jnp.sum(task.loss(logits, targets)))(logits)
+    assert bool(jnp.isfinite(slope).all())
+
+
+def test_without_focus_and_adjustment_the_loss_keeps_its_bits() -> None:
+    logits, labels = _logits()
+    task = multiclass.build(multiclass.Config(label_smoothing=0.1), multiclass.stats(COUNTS, tuple("abc")))
+    smooth = task.targets(jnp.asarray(labels)) * 0.9 + 0.1 / 3
+    expected = -jnp.sum(smooth * jax.nn.log_softmax(jnp.asarray(logits)), axis=-1)
+    found = task.loss(jnp.asarray(logits), task.targets(jnp.asarray(labels)))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
+def test_logit_adjustment_is_equation_10_of_menon_et_al(tau: float) -> None:
+    logits, labels = _logits()
+    task = multiclass.build(multiclass.Config(logit_adjustment=tau), multiclass.stats(COUNTS, tuple("abc")))
+    found = task.loss(jnp.asarray(logits), task.targets(jnp.asarray(labels)))
+    # -log(exp(f_y + tau log pi_y) / sum exp(f + tau log pi)), the paper's fraction written out.
+    prior = np.array([0.6, 0.3, 0.1])
+    scores = np.exp(logits.astype(np.float64)) * prior**tau
+    expected = -np.log(scores[np.arange(len(labels)), labels] / scores.sum(axis=1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=ATOL)
+
+
+def test_metrics_know_nothing_of_weights_focus_and_adjustment() -> None:
+    logits, labels = _logits()
+    settings = multiclass.Config(focal_gamma=2.0, logit_adjustment=1.0, class_weights=("effective",))
+    task = multiclass.build(settings, multiclass.stats(COUNTS, tuple("abc")))
+    mask = np.ones(len(labels), bool)
+    found = task.metrics(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask))
+    plain = multiclass.sums(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask))
+    assert all(bool((found[name] == plain[name]).all()) for name in plain)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
+def test_effective_weights_are_those_of_cui_et_al(beta: float) -> None:
+    settings = multiclass.Config(class_weights=("effective",), effective_beta=beta)
+    task = multiclass.build(settings, multiclass.stats(COUNTS, tuple("abc")))
+    found = np.asarray(task.loss(jnp.zeros((3, 3)), task.targets(jnp.arange(3)))) / np.log(3)
+    # An effective number is the sum of beta^k over a class's examples k = 0, 1, …; weights are its inverse.
+    effective = np.array([sum(beta**k for k in range(count)) for count in (60, 30, 10)])
+    np.testing.assert_allclose(found, 3 / effective / (1 / effective).sum(), rtol=1e-5)
+
+
+def test_adjustment_for_a_class_without_images_is_refused() -> None:
+    with pytest.raises(UserError, match=r"logit_adjustment is 1\.0, but class 'c' has no training images"):
+        multiclass.build(
+            multiclass.Config(logit_adjustment=1.0), multiclass.stats(np.array([0, 1]), tuple("abc"))
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"focal_gamma": -1.0}, r"task.focal_gamma is -1\.0; expected 0"),
+        ({"logit_adjustment": -0.5}, r"task.logit_adjustment is -0\.5"),
+        ({"logit_adjustment": float("nan")}, "task.logit_adjustment is nan"),
+        ({"effective_beta": 1.0}, r"task.effective_beta is 1\.0; expected 0 <= value < 1"),
+    ],
+)
+def test_settings_for_rare_classes_out_of_range_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        multiclass.Config(**values)
