@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jtl import build, config, metrics, train, variants
+from jtl import adaptation, build, config, metrics, train, variants
 from jtl.config import Config
 from jtl.errors import UserError
 from jtl.loop import FINISHED
@@ -183,10 +183,16 @@ def _run(plan: Plan, number: int, label: str, stop: StopRequest) -> dict[str, An
 
 def _outcome(plan: Plan, number: int, label: str, result: Mapping[str, Any]) -> Outcome:
     folder = _folder(plan, number, label)
+    metric = _metric(plan, folder)
+    values = comparison.columns_of(result, metric)
+    if not values:
+        raise UserError(
+            f"run {str(folder)!r} measured no {metric}; expected it on a validation or test split"
+        )
     return Outcome(
         variant=label,
         number=number,
-        values=comparison.columns_of(result, _metric(plan, folder)),
+        values=values,
         steps=result["steps"],
         seconds=round(sum(result["seconds"].values()), 3),
         num_trainable=result["parameters"]["trainable"],
@@ -195,10 +201,12 @@ def _outcome(plan: Plan, number: int, label: str, result: Mapping[str, Any]) -> 
 
 
 def _metric(plan: Plan, run_folder: Path) -> str:
-    """Return the name of the metric that picks the best step of a finished run."""
+    """Return what is compared: the metric that picks the best step, the task's where that needs no labels."""
     own = next(iter(plan.settings.values()))
+    if own.train.monitor and not own.train.monitor.startswith(adaptation.PREFIX):
+        return own.train.monitor
     labels = json.loads((run_folder / "meta.json").read_text())["labels"]
-    return own.train.monitor or TASKS[own.task.name].build(own.task, LabelStats.from_dict(labels)).monitor
+    return TASKS[own.task.name].build(own.task, LabelStats.from_dict(labels)).monitor
 
 
 def _compared(plan: Plan, outcomes: Sequence[Outcome]) -> Comparison:

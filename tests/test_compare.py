@@ -206,23 +206,31 @@ def test_seeds_are_a_number_of_them_or_a_list() -> None:
     assert (compare.seeds("3"), compare.seeds("4,"), compare.seeds("0, 5")) == ([0, 1, 2], [4], [0, 5])
 
 
+class _Pretended:
+    """In place of `train.run`: leaves a finished run's folder behind and says what it is told to."""
+
+    def __init__(self, source: Path, scores: dict[str, tuple[float, ...]]) -> None:
+        self.parts: list[tuple[int, int, int]] = []
+        self._source, self._scores = source, scores
+
+    def __call__(self, settings: config.Config, folder: Path, stop: StopRequest) -> dict[str, Any]:
+        del stop
+        self.parts.append((settings.data.folds, settings.data.fold, settings.train.seed))
+        shutil.copytree(self._source, folder)
+        summary = json.loads((folder / "summary.json").read_text())
+        score = self._scores[folder.parent.name][int(folder.name[4:])]
+        return {**summary, "best": {"val/accuracy": score}}
+
+
 def test_folds_are_runs_on_each_part_of_the_data_and_the_interval_knows_what_they_share(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = {"probe": (0.7, 0.8, 0.75), "full": (0.9, 0.85, 0.95)}
-    parts = []
-
-    def pretend(settings: config.Config, folder: Path, stop: StopRequest) -> dict[str, Any]:
-        del stop
-        parts.append((settings.data.folds, settings.data.fold, settings.train.seed))
-        shutil.copytree(pretrained, folder)
-        summary = json.loads((folder / "summary.json").read_text())
-        return {**summary, "best": {"val/accuracy": scores[folder.parent.name][settings.data.fold]}}
-
-    monkeypatch.setattr(compare.train, "run", pretend)
+    pretended = _Pretended(pretrained, scores)
+    monkeypatch.setattr(compare.train, "run", pretended)
     request = _request(pretrained, tmp_path / "out", seeds="", folds=3, variants=("probe", "full"))
     result = compare.run(request)
-    assert parts == [(3, fold, 0) for fold in (0, 0, 1, 1, 2, 2)]
+    assert pretended.parts == [(3, fold, 0) for fold in (0, 0, 1, 1, 2, 2)]
     assert (result["unit"], result["folds"]) == ("fold", [0, 1, 2])
     gain = result["variants"]["full"]["gains"]["probe"]
     difference = np.subtract(scores["full"], scores["probe"])
@@ -230,3 +238,15 @@ def test_folds_are_runs_on_each_part_of_the_data_and_the_interval_knows_what_the
     half = stats.t.ppf(0.975, 2) * np.sqrt((1 / 3 + 1 / 2) * difference.var(ddof=1))
     assert gain["high"] - gain["mean"] == pytest.approx(half)
     assert "corrected resampled t (Nadeau & Bengio 2003) over folds" in result["sentences"][-1]
+
+
+def test_metric_is_the_tasks_where_the_best_step_is_picked_without_labels(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare.train, "run", _Pretended(pretrained, {"probe": (0.7,), "full": (0.9,)}))
+    request = _request(pretrained, tmp_path / "out", seeds="1", variants=("probe", "full"))
+    found = compare.run(request._replace(overrides=[*request.overrides, ("train.monitor", "target_im")]))
+    assert found["metric"] == "accuracy"
+    request = _request(pretrained, tmp_path / "none", seeds="1", variants=("probe", "full"))
+    with pytest.raises(UserError, match=r"probe/seed0' measured no macro_f2; expected it on validation or"):
+        compare.run(request._replace(overrides=[*request.overrides, ("train.monitor", "macro_f2")]))

@@ -11,6 +11,7 @@ from jtl.variants import FINE_TUNED, FROM_SCRATCH, FROZEN
 
 # Labels stay whole, whatever the terminal.
 WHOLE = 10_000
+TARGET_COLUMNS = ("last", "selected", "oracle")
 # The column that decides, the first that there is: where domains are adapted, validation is on the wrong one.
 DECISIVE = ("target last", "val best", "test")
 SINGLE_HINT = "in one {unit}: there is no spread to judge it by; give more than one, such as --seeds 3"
@@ -64,7 +65,7 @@ def columns_of(summary: Mapping[str, Any], metric: str) -> dict[str, float]:
         "val best": best.get(f"val/{metric}"),
         "val last": final.get(f"val/{metric}"),
         "test": best.get(f"test/{metric}"),
-        **{f"target {name}": values.get(metric) for name, values in target.items()},
+        **{f"target {name}": target[name].get(metric) for name in TARGET_COLUMNS if name in target},
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jtl import adaptation
 from jtl.report import comparison, comparison_plot
 from jtl.report.comparison import Outcome, Setup
 
@@ -108,7 +109,15 @@ def test_columns_are_those_that_the_run_has() -> None:
     summary = {
         "best": {"step": 3, "val/accuracy": 0.9, "val/loss": 1.0, "test/accuracy": 0.7},
         "final": {"val/accuracy": 0.8},
-        "target": {"last": {"accuracy": 0.5}, "selected": {"accuracy": 0.6}, "oracle": {"accuracy": 0.65}},
+        "target": adaptation.outcome(
+            [
+                {"step": 1, "accuracy": 0.9, "target_im": 1.0, "target_accuracy": 0.65},
+                {"step": 2, "accuracy": 0.7, "target_im": 2.0, "target_accuracy": 0.6},
+                {"step": 3, "accuracy": 0.8, "target_im": 0.5, "target_accuracy": 0.5},
+            ],
+            "target_im",
+            "accuracy",
+        ),
     }
     assert comparison.columns_of(summary, "accuracy") == {
         "val best": 0.9,
