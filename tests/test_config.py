@@ -5,6 +5,7 @@ import pytest
 
 from jtl import config
 from jtl.errors import UserError
+from jtl.strategies import STRATEGIES
 
 SMOKE = "configs/smoke.py"
 
@@ -28,6 +29,8 @@ SMOKE = "configs/smoke.py"
         "configs/vit_ft.py:b16",
         "configs/vit_probe.py",
         "configs/vit_probe.py:s16",
+        *(f"configs/transfer.py:{name}" for name in STRATEGIES),
+        "configs/transfer.py:lora,embedded://vit_mini",
         "configs/resnet_ft.py",
         "configs/resnet_ft.py:50",
         "configs/vit_pretrain.py",
