@@ -1,0 +1,183 @@
+"""Measures ways to transfer on real images, and writes README.md's tables from what the runs recorded.
+
+    python -m tests.measured.transfer run pacs --data DATA --weights WEIGHTS --out runs/measured
+    python -m tests.measured.transfer table pacs --out runs/measured
+
+DATA holds `images/` as the tests expect it (`JTL_TEST_DATA`), WEIGHTS is the public ViT-Ti/16 (AugReg). Each
+condition of a set is one `jtl compare` in OUT/SET/CONDITION, so runs that are finished are not repeated.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+README = Path(__file__).parents[2] / "README.md"
+LOWER_BLOCKS = "('^embedding','posembed_input','^cls','encoderblock_[0-7]/')"
+SMALL = {
+    "train.batch_size": "16",
+    "train.steps": "60",
+    "train.eval_every": "60",
+    "train.eval_batch_size": "64",
+}
+
+
+class Measured(NamedTuple):
+    """One set of runs: `shared` settings, those of each condition, strategy and settings of each variant."""
+
+    shared: Mapping[str, str]
+    conditions: Mapping[str, Mapping[str, str]]
+    variants: Mapping[str, tuple[str, str]]
+
+
+FRACTIONS = {f"{percent}": {"data.train_fraction": str(percent / 100)} for percent in (10, 50, 100)}
+FINE_TUNING = {
+    "plain": ("full", ""),
+    "l2_sp": ("l2_sp", "optim.weight_decay=0.0"),
+    "bss": ("bss", ""),
+    "delta": ("delta", ""),
+    "co_tuning": ("co_tuning", ""),
+    "bi_tuning": ("bi_tuning", ""),
+    "lora": ("lora", "optim.learning_rate=2e-3"),
+    "lp_ft": ("lp_ft", ""),
+}
+SETS: dict[str, Measured] = {
+    "pacs": Measured(
+        {
+            "data.path": "{data}/images/pacs_40/photo",
+            "model.image_px": "112",
+            "optim.freeze": LOWER_BLOCKS,
+            **{**SMALL, "train.steps": "100", "train.eval_every": "25"},
+        },
+        {
+            domain: {"data.target": f"{{data}}/images/pacs_40/{domain}"}
+            for domain in ("art_painting", "cartoon", "sketch")
+        },
+        {"source_only": ("full", ""), **{name: (name, "") for name in ("dan", "dann", "cdan", "mcc", "mdd")}},
+    ),
+    "hymenoptera": Measured(
+        {"data.path": "{data}/images/hymenoptera", "model.image_px": "96", **SMALL}, FRACTIONS, FINE_TUNING
+    ),
+    "fashion_mnist": Measured(
+        {
+            "data.name": "arrays",
+            "data.path": "{data}/images/fashion_mnist_35k/fashion_mnist_35k.npz",
+            "data.val_fraction": "0.0",
+            "model.image_px": "48",
+            **{**SMALL, "train.batch_size": "32", "train.steps": "200", "train.eval_every": "200"},
+            "train.eval_batch_size": "250",
+        },
+        FRACTIONS,
+        FINE_TUNING,
+    ),
+}
+
+
+def commands(name: str, out: Path, *, data: str, weights: str, seeds: int) -> Iterator[list[str]]:
+    """Yield the `jtl compare` of every condition, as words."""
+    measured = SETS[name]
+    for condition, changed in measured.conditions.items():
+        settings = {"model.weights": weights, **measured.shared, **changed}
+        variants = [
+            word
+            for label, (strategy, own) in measured.variants.items()
+            for word in ("--variant", f"{label}={strategy}{':' if own else ''}{own}")
+        ]
+        yield [
+            *("compare", "--config", "configs/vit_ft.py:ti16", "--out", str(out / name / condition)),
+            *(f"--config.{key}={value.format(data=data)}" for key, value in settings.items()),
+            *("--seeds", str(seeds), *variants),
+        ]
+
+
+def execute(name: str, out: Path, *, data: str, weights: str, seeds: int) -> None:
+    """Train what is not finished yet, one condition after another."""
+    for words in commands(name, out, data=data, weights=weights, seeds=seeds):
+        subprocess.run([sys.executable, "-m", "jtl", *words], check=True)
+
+
+def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the accuracies that a run's summary.json has for the table, in percent."""
+    target = summary.get("target")
+    if target is None:
+        last = summary["final"].get("val/accuracy", summary["best"].get("test/accuracy"))
+        return {"last": 100 * last}
+    return {which: 100 * target[which]["accuracy"] for which in ("last", "selected", "oracle")}
+
+
+def table(name: str, out: Path) -> str:
+    """Return the Markdown table of a set: mean ± standard deviation over the seeds that are there."""
+    measured = SETS[name]
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for variant in measured.variants:
+        found[variant] = {
+            condition: [
+                accuracies(json.loads(path.read_text()))
+                for path in sorted((out / name / condition / variant).glob("seed*/summary.json"))
+            ]
+            for condition in measured.conditions
+        }
+    has_target = any("oracle" in each for cells in found.values() for cell in cells.values() for each in cell)
+    header = ["", *measured.conditions, *(["mean, last", "selected", "oracle"] if has_target else [])]
+    lines = [header, ["---"] * len(header)]
+    for variant, cells in found.items():
+        row = [f"`{variant}`", *(_cell([each["last"] for each in cell]) for cell in cells.values())]
+        if has_target:
+            row += [_mean_over_conditions(cells, which) for which in ("last", "selected", "oracle")]
+        lines.append(row)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _mean_over_conditions(cells: Mapping[str, list[dict[str, float]]], which: str) -> str:
+    """Return the mean over conditions of each seed, then over seeds with its spread."""
+    per_seed = [
+        statistics.mean(each[which] for each in seed) for seed in zip(*cells.values(), strict=False) if seed
+    ]
+    return _cell(per_seed)
+
+
+def replace_between(text: str, name: str, body: str) -> str:
+    """Return README's text with another table between the marks of the set.
+
+    >>> replace_between("a <!-- pacs -->x<!-- pacs ends --> b", "pacs", "y")
+    'a <!-- pacs -->y<!-- pacs ends --> b'
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- {name} ends -->"
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    assert tail or rest.endswith(end), f"README.md has no place for {name}"
+    return f"{head}{begin}{body}{end}{tail}"
+
+
+def main() -> None:
+    """Run a set, or put its table into README.md."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("set", choices=tuple(SETS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", default=os.environ.get("JTL_TEST_DATA", ""))
+    parser.add_argument("--weights", default="")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    if args.action == "run":
+        execute(args.set, args.out, data=args.data, weights=args.weights, seeds=args.seeds)
+        return
+    body = table(args.set, args.out)
+    sys.stdout.write(body + "\n")
+    README.write_text(replace_between(README.read_text(), args.set, f"\n\n{body}\n\n"))
+
+
+if __name__ == "__main__":
+    main()
