@@ -43,8 +43,9 @@ def measure(
 def criteria(probabilities: Float[np.ndarray, "examples classes"]) -> dict[str, float]:
     """Return the criteria that need no labels, from class probabilities.
 
-    Mean entropy in nats (less is better); IM, the entropy of the mean minus the mean entropy (more is better;
-    Shi and Sha 2012, eq. 5; Liang et al. 2020, eq. 3); SND (see `neighbourhood_density`; more is better).
+    Mean entropy in nats (less is better); IM, the entropy of the mean minus the mean entropy, the mutual
+    information of image and class (more is better; Shi and Sha 2012, Liang et al. 2020); SND (see
+    `neighbourhood_density`; more is better).
     """
     mean = float(np.mean(entropy(probabilities)))
     marginal = float(entropy(np.mean(probabilities, axis=0, keepdims=True))[0])

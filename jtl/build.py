@@ -74,7 +74,12 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
     if Path(path).is_dir() and not (has_folders and config.data.has_target_labels):
         images = open_unlabelled(path)
         return Target(images, images, is_labelled=False)
-    splits = open_splits(settings, names)
+    try:
+        splits = open_splits(settings, names)
+    except UserError as error:
+        raise UserError(
+            f"config.data.target: {error}; a folder whose labels are of no use: data.has_target_labels=false"
+        ) from error
     stream = splits.get("train") or next(iter(splits.values()))
     return Target(stream, splits.get("test", stream), is_labelled=config.data.has_target_labels)
 

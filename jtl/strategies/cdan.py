@@ -1,7 +1,7 @@
-"""CDAN: a discriminator of features and the classes they are taken for (Long et al. 2018, eq. 8).
+"""CDAN: a discriminator of features and the classes they are taken for (Long et al. 2018, eq. 5 to 8).
 
-It sees the outer product of features and probabilities (eq. 5), or beyond `MAX_JOINT` values a random
-projection of it (eq. 6). As in the authors' code no gradient passes through the probabilities.
+It sees the outer product of features and probabilities, or beyond `MAX_JOINT` values a random projection of
+it. As in the authors' code no gradient passes through the probabilities.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +89,7 @@ def build(config: Config, context: Context) -> Strategy:
 
 
 def draw_projections(key: Key[Array, ""], dims: tuple[int, int], projected_dim: int) -> dict[str, Any]:
-    """Return a fixed matrix of normal numbers for features and one for classes (Long et al. 2018, eq. 6)."""
+    """Return a fixed matrix of normal numbers for features and one for classes."""
     random = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key))])
     return {
         name: random.standard_normal((dim, projected_dim), np.float32)

@@ -1,4 +1,4 @@
-"""MCC: classes that the classifier confuses on the target are pulled apart (Jin et al. 2020, eq. 2 to 8).
+"""MCC: classes that the classifier confuses on the target are pulled apart (Jin et al. 2020, eq. 2 to 7).
 
 No discriminator and no second network: a loss on the target's logits alone.
 """
@@ -53,7 +53,7 @@ def confusion(
 ) -> Float[Array, ""]:
     """Return the mean over classes of how much each is confused with all others, between 0 and 1.
 
-    Examples are weighted by 1 + exp(-entropy), which has no gradient (eq. 5, and the authors' code).
+    Examples are weighted by 1 + exp(-entropy), which passes no gradient, as in the authors' code.
     """
     scaled = logits / temperature
     probabilities = jax.nn.softmax(scaled)

@@ -175,7 +175,7 @@ def test_cdan_projects_where_products_are_many_and_never_trains_the_matrices(
 
 
 def test_mcc_is_the_papers_formula() -> None:
-    """Jin et al. 2020, eq. 2 to 8, sum by sum."""
+    """Jin et al. 2020, eq. 2 to 7, sum by sum."""
     logits, temperature = _draw(7, 4), 2.5
     y = _softmax(logits / temperature)
     entropies = -np.sum(y * np.log(y), axis=1)
