@@ -42,7 +42,9 @@ class Model(NamedTuple):
     names of kernels of `linear()` to `(down, up)`: the layer computes with kernel + down · up, without ever
     making the sum. `scales` maps them to factors on their "inputs" and "outputs". `linear()` → shapes of the
     kernels that are plain linear maps, as (inputs, outputs): the kernel's shape is theirs one behind the
-    other. `layers` are groups of name prefixes of parameters from input to output, for layer-wise decay and
+    other. `moments(params, model_state, inputs, mask)` → a model state of the batch's own means and (biased)
+    variances, over the examples whose mask is true: evaluation, but that each normalisation layer goes by
+    them. `layers` are groups of name prefixes of parameters from input to output, for layer-wise decay and
     gradual unfreezing; every parameter is under exactly one prefix, and the last group is the head:
     ("head",). `preprocess` is what the model expects of its input. `token_grid` says how the tokens of its
     intermediates lie, None where they are maps.
@@ -52,6 +54,7 @@ class Model(NamedTuple):
     apply: Callable[..., Outputs]
     shapes: Callable[[], tuple[Any, Any]]
     linear: Callable[[], Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]]
+    moments: Callable[..., Any]
     layers: tuple[tuple[str, ...], ...]
     preprocess: Preprocess
     token_grid: TokenGrid | None = None

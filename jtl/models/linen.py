@@ -1,6 +1,7 @@
 """A Flax Linen module as the contract's pure functions over plain nested dicts."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -8,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.models import initial, low_rank, rescale
+from jtl.models import initial, low_rank, rescale, statistics
 from jtl.models.contract import Model, Outputs, TokenGrid
 from jtl.preprocess import Preprocess
 
@@ -71,7 +72,7 @@ def as_model(
         inputs = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         return low_rank.shapes(make_module(False, frozenset()), inputs)
 
-    return Model(init, apply, shapes, linear, layers, preprocess, token_grid)
+    return Model(init, apply, shapes, linear, partial(_moments, make_module), layers, preprocess, token_grid)
 
 
 def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:
@@ -81,6 +82,19 @@ def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:
     frozenset({'block1/bn1'})
     """
     return frozenset(name.split("/", 1)[1].rsplit("/", 1)[0] for name in tree.flatten(model_state))
+
+
+def _moments(
+    make_module: Callable[[bool, frozenset[str]], nn.Module],
+    params: Mapping[str, Any],
+    model_state: Mapping[str, Any],
+    inputs: Float[Array | np.ndarray, "batch height width channels"],
+    mask: Bool[Array | np.ndarray, " batch"],
+) -> Any:
+    variables, images = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
+    with statistics.measured(jnp.asarray(mask)):
+        _, measured = make_module(False, frozenset()).apply(variables, images, mutable=list(model_state))
+    return dict(measured)
 
 
 def _outputs(result: Any, model_state: Any) -> Outputs:
