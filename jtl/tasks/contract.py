@@ -37,7 +37,9 @@ class Task(NamedTuple):
     `targets(labels)` → float32 [batch, head_size], the form mixup can blend. `loss(logits, targets)` →
     [batch], in nats or squared units, never averaged over examples. `metrics(logits, labels, mask)` → sums,
     merged by addition; `summarize(sums)` → the final numbers. `predictions(logits)` → what people read of
-    them: probabilities, or values in the labels' unit. `monitor` is the metric that picks the best step.
+    them: probabilities, or values in the labels' unit. `averaged(logits [members, batch, head_size])` →
+    logits of which the predictions are the mean of the members' predictions. `monitor` is the metric that
+    picks the best step.
     """
 
     head_size: int
@@ -46,6 +48,7 @@ class Task(NamedTuple):
     metrics: Callable[[Array, Array, Array], dict[str, Array]]
     summarize: Callable[[Mapping[str, np.ndarray]], Summary]
     predictions: Callable[[Array], Array]
+    averaged: Callable[[Array], Array]
     monitor: str
 
 

@@ -73,6 +73,7 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         metrics=sums,
         summarize=summarize,
         predictions=jax.nn.softmax,
+        averaged=averaged,
         monitor="accuracy",
     )
 
@@ -99,6 +100,12 @@ def loss(
         rest = jnp.maximum(-jnp.expm1(log_probabilities), SMALLEST_REST)
         terms = terms * rest**focal_gamma
     return -jnp.sum(terms, axis=-1) * (targets @ class_weights)
+
+
+def averaged(logits: Float[Array, "members batch classes"]) -> Float[Array, "batch classes"]:
+    """Return the logarithm of the members' mean softmax, computed without leaving logarithms."""
+    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    return jax.nn.logsumexp(log_probabilities, axis=0) - jnp.log(logits.shape[0])
 
 
 def sums(

@@ -52,6 +52,7 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         metrics=partial(sums, threshold=config.threshold),
         summarize=summarize,
         predictions=jax.nn.sigmoid,
+        averaged=averaged,
         monitor="mean_average_precision",
     )
 
@@ -68,6 +69,12 @@ def loss(
     positive = positive_weight[None, :] * smooth * jax.nn.log_sigmoid(logits)
     negative = (1.0 - smooth) * jax.nn.log_sigmoid(-logits)
     return -jnp.mean(positive + negative, axis=-1)
+
+
+def averaged(logits: Float[Array, "members batch classes"]) -> Float[Array, "batch classes"]:
+    """Return the log-odds of the members' mean sigmoid, computed without leaving logarithms."""
+    positive = jax.nn.logsumexp(jax.nn.log_sigmoid(logits), axis=0)
+    return positive - jax.nn.logsumexp(jax.nn.log_sigmoid(-logits), axis=0)
 
 
 def sums(

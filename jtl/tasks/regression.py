@@ -49,6 +49,7 @@ def build(config: Config, label_stats: LabelStats) -> Task:
         metrics=partial(sums, mean=mean, std=std),
         summarize=partial(summarize, std=np.asarray(label_stats.std)),
         predictions=lambda logits: logits * std[None, :] + mean[None, :],
+        averaged=lambda logits: jnp.mean(logits, axis=0),
         monitor="mean_squared_error",
     )
 
