@@ -22,13 +22,28 @@ def best(
     >>> best([{"step": 5, "accuracy": 0.8}, {"step": 10, "accuracy": 0.8}], "accuracy", is_maximized=True)
     {'step': 5, 'accuracy': 0.8}
     """
-    scored = [entry for entry in history if not math.isnan(entry.get(metric, math.nan))]
-    if not scored:
-        return history[-1] if history else None
-    return max(
-        scored,
-        key=lambda entry: (_gain(entry[metric], is_maximized), -entry.get("loss", 0.0), -entry["step"]),
-    )
+    ordered = ranked(history, metric, is_maximized=is_maximized)
+    if ordered and math.isnan(ordered[0].get(metric, math.nan)):
+        return history[-1]
+    return ordered[0] if ordered else None
+
+
+def ranked(
+    history: Sequence[Mapping[str, Any]], metric: str, *, is_maximized: bool
+) -> list[Mapping[str, Any]]:
+    """Return the entries from best to worst, by the rule of `best`; those without a value come last.
+
+    >>> entries = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}]
+    >>> [entry["step"] for entry in ranked(entries, "loss", is_maximized=False)]
+    [2, 1]
+    """
+
+    def place(entry: Mapping[str, Any]) -> tuple[float, ...]:
+        value = _gain(entry.get(metric, math.nan), is_maximized)
+        missing = math.isnan(value)
+        return (missing, 0.0 if missing else -value, entry.get("loss", 0.0), entry["step"])
+
+    return sorted(history, key=place)
 
 
 def is_exhausted(
