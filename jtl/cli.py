@@ -290,6 +290,57 @@ def _features(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     return 0
 
 
+def _add_fuse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", nargs="+", required=True, metavar="FOLDER", help="finished run folders")
+    parser.add_argument(
+        "--method",
+        required=True,
+        help="uniform or greedy (model soups), wise (WiSE-FT: between the start and the run), ensemble",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="a new run folder; of an ensemble, its predictions"
+    )
+    parser.add_argument(
+        "--start",
+        default="",
+        metavar="SPEC",
+        help="wise: weights or a run folder to interpolate with (default: what the run started from)",
+    )
+    parser.add_argument(
+        "--alphas", default="", metavar="LIST", help="wise: shares of the run to try (default: 0,0.1,…,1)"
+    )
+    parser.add_argument(
+        "--statistics-of",
+        default="",
+        metavar="FOLDER",
+        help="estimate BatchNorm's statistics on these images, which need no labels (AdaBN)",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
+
+
+def _fuse(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl import runtime
+
+    runtime.prepare()
+    from jtl import fuse
+
+    result = fuse.run(
+        fuse.Request(
+            tuple(args.runs),
+            args.method,
+            args.out,
+            args.start,
+            args.alphas,
+            args.statistics_of,
+            args.batch_size,
+            overrides,
+        )
+    )
+    if args.json:
+        print_json(result)
+    return 0
+
+
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_verbs(actions, WEIGHTS_VERBS)
@@ -323,6 +374,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("measure a run, or pretrained weights, on labelled data", _add_evaluate, _evaluate),
     "predict": Verb("classify images by a run or pretrained weights", _add_predict, _predict),
     "features": Verb("write any layer's output for every image", _add_features, _features),
+    "fuse": Verb("make one model of several runs: soups, WiSE-FT, ensembles", _add_fuse, _fuse),
     "weights": Verb("list, inspect, convert and verify weights", _add_weights, _weights, has_output=False),
     "bench": Verb("time the training step of a configuration", _add_bench, _bench),
 }

@@ -41,15 +41,15 @@ class Request(NamedTuple):
 
 
 def measure(
-    eval_step: Callable[[State, Batch], metrics.Sums],
-    state: State,
+    eval_step: Callable[[Any, Batch], metrics.Sums],
+    state: Any,
     batches: Any,
     *,
     mesh: Mesh,
     task: Task,
     num_examples: int,
 ) -> metrics.Summary:
-    """Return the task's metrics over padded batches.
+    """Return the task's metrics over padded batches; `state` is whatever `eval_step` takes.
 
     A few batches' sums stay on the device, so that it always has work while the host adds up.
     """

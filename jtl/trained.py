@@ -19,6 +19,7 @@ from jtl.state import State
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS, LabelStats
 from jtl.weights.recognise import recognise
+from jtl.weights.run_folder import FUSION_NAME
 
 
 class Trained(NamedTuple):
@@ -43,6 +44,11 @@ def of_run(run_folder: str) -> Trained:
         UserError: the folder is none, or has not come to an end.
     """
     folder = Path(run_folder)
+    if not (folder / "config.json").is_file() and (folder / FUSION_NAME).is_file():
+        raise UserError(
+            f"{str(folder)!r} holds the predictions of an ensemble, which is no one model; expected a run "
+            f"folder, such as those that its {FUSION_NAME} names"
+        )
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{str(folder)!r} is no run folder: config.json is missing; expected what --workdir named"

@@ -11,22 +11,30 @@ LOSSES = ("train/loss", "val/loss")
 MAX_POINTS_DRAWN_BARE = 200
 SMOOTHING_SPAN = 0.02
 
-Series = dict[str, list[tuple[int, float]]]
+Series = dict[str, list[tuple[float, float]]]
 
 
 def plot(metrics_path: Path, image_path: Path) -> None:
-    """Write a PNG with a panel of losses, one of metrics between 0 and 1, and one of each other metric."""
+    """Write the picture of a run from its metrics.jsonl."""
+    draw(read(metrics_path), image_path, "step")
+
+
+def draw(series: Series, image_path: Path, label: str) -> None:
+    """Write a PNG with a panel of losses, one of metrics between 0 and 1, and one of each other metric.
+
+    `label` is what the horizontal axis shows.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = panels(read(metrics_path))
+    drawn = panels(series)
     height = 3.2 if len(drawn) <= 2 else 2.4
     figure = Figure(figsize=(8.0, height * max(len(drawn), 1)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(max(len(drawn), 1), 1, sharex=True, squeeze=False)[:, 0]
     for axis, panel in zip(axes, drawn, strict=False):
         _draw(axis, panel)
-    axes[-1].set_xlabel("step")
+    axes[-1].set_xlabel(label)
     figure.savefig(image_path)
 
 

@@ -16,6 +16,8 @@ from jtl.weights.contract import TensorFile
 from jtl.weights.safetensors_file import open_safetensors
 
 WEIGHTS_NAME, META_NAME = "model.safetensors", "meta.json"
+# What `jtl fuse` says of a folder it made; without weights, it is an ensemble.
+FUSION_NAME = "fuse.json"
 # What of a run's model settings is not about the model's shape.
 OTHER_FIELDS = ("name", "weights")
 
