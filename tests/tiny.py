@@ -22,6 +22,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "distillation": {"teacher": "drawn"},
     **{name: {"hidden_widths": (8,)} for name in ("dann", "cdan", "mdd")},
 }
+MODEL_FIELDS: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 2}}
 LABELS = {
     "multiclass": lambda random, size: random.integers(0, NUM_CLASSES, size),
     "multilabel": lambda random, size: random.integers(0, 2, (size, NUM_CLASSES)).astype(np.float32),
@@ -43,7 +44,8 @@ def make_parts(
 ) -> tuple[step.Parts, Any, Any]:
     """Return the parts of a run and its initial parameters and model state; the head is random, not zero."""
     optimizer = optimizer or optim.Config(learning_rate=1e-2)
-    built = MODELS[model].build(model_config or MODELS[model].tiny(), NUM_CLASSES)
+    model_config = model_config or replace(MODELS[model].tiny(), **MODEL_FIELDS.get(strategy, {}))
+    built = MODELS[model].build(model_config, NUM_CLASSES)
     params, model_state = built.init(rng.key(0, "init"))
     params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
     kind = TASKS[task]

@@ -53,6 +53,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "siglip_l16": {"patch_px": 16, **L, **SIGLIP},
     "siglip_so400m14": {"patch_px": 14, **SO400M, **SIGLIP},
 }
+PROMPTS = "Transformer/prompts"
 DEFAULTS = {"mlp": "gelu", "gelu": "exact", "pool": "cls", "layer_norm_epsilon": 1e-6}
 
 # The AugReg checkpoints' own (timm 1.0.31: crop ratio 0.9, bicubic), DINOv2's and CLIP's (crop ratio 1), and
@@ -78,7 +79,7 @@ RULES: initial.Rules = (
     (r"/(query|key|value)/kernel$", initial.split_heads(initial.xavier_uniform)),
     (r"/out/kernel$", initial.joined_heads(initial.xavier_uniform)),
     (r"/(kernel|probe)$", initial.xavier_uniform),
-    (r"(^|/)(pos_embedding|registers|distillation)$", initial.normal(0.02)),
+    (r"(^|/)(pos_embedding|registers|distillation|prompts)$", initial.normal(0.02)),
     (r"/scale$", initial.ones),
     (r"/gamma$", initial.constant(1e-5)),
     (r"(^|/)(bias|cls)$", initial.zeros),
@@ -100,7 +101,10 @@ class Config(head.Settings):
     residual branches; `drop_path` is the last block's rate of stochastic depth, growing linearly from 0 at
     the first. `mlp` is "gelu" or "swiglu" (`mlp_dim` wide after the gate), `gelu` "exact", "tanh" or "quick";
     `has_qkv_bias` gives query, key and value a bias, `has_patch_bias` the embedding; `has_layer_scale` scales
-    every residual branch by learned factors; `has_pre_norm` normalises before the first block.
+    every residual branch by learned factors; `has_pre_norm` normalises before the first block. `num_prompts`
+    learned tokens stand behind the others in the blocks (Jia et al. 2022): in each block its own in place of
+    what the one before made of them (eq. 5), or where not `has_deep_prompts` the same that entered the first
+    (eq. 4). No weights bring any; the strategy vpt trains them alone.
     """
 
     name: str = "vit"
@@ -114,6 +118,8 @@ class Config(head.Settings):
     gelu: str = ""
     pool: str = ""
     num_registers: int = 0
+    num_prompts: int = 0
+    has_deep_prompts: bool = True
     has_class_token: bool = False
     is_distilled: bool = False
     has_class_position: bool = True
@@ -139,7 +145,7 @@ class Config(head.Settings):
         layers.check_fraction("model.drop_path", self.drop_path)
         head.check(self)
         layers.check_pixels("model.patch_px", self.patch_px)
-        for name in ("dim", "depth", "heads", "mlp_dim", "num_registers", "projection_dim"):
+        for name in ("dim", "depth", "heads", "mlp_dim", "num_registers", "num_prompts", "projection_dim"):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
         if self.layer_norm_epsilon < 0:
@@ -284,15 +290,26 @@ class _Encoder(nn.Module):
         x = nn.Dropout(config.dropout, deterministic=not self.train)(x)
         if config.has_pre_norm:
             x = vit_layers.layer_norm(config, "pre_norm")(x)
-        intermediates = {"embedding": x}
+        intermediates, num_tokens, prompts = {"embedding": x}, x.shape[1], self._prompts()
         block_type = nn.remat(vit_layers.Block) if config.remat else vit_layers.Block
         for index in range(config.depth):
             drop_path = config.drop_path * index / max(config.depth - 1, 1)
+            if index < len(prompts):
+                x = jnp.concatenate([x[:, :num_tokens], vit_layers.tiled(prompts[index], x)], axis=1)
             x = block_type(config, drop_path, self.train, name=f"encoderblock_{index}")(x)
-            intermediates[f"block{index}"] = x
+            intermediates[f"block{index}"] = x[:, :num_tokens]
+        x = x[:, :num_tokens]
         if config.feature_norm == "tokens":
             x = intermediates["encoder_norm"] = vit_layers.layer_norm(config, "encoder_norm")(x)
         return x, intermediates
+
+    def _prompts(self) -> list[Float[Array, "1 prompts dim"]]:
+        """Return the prompts that enter the first blocks, one set a block; none where there are none."""
+        config = self.config
+        if not config.num_prompts:
+            return []
+        shape = (config.depth if config.has_deep_prompts else 1, config.num_prompts, config.dim)
+        return jnp.split(self.param("prompts", layers.declared, shape, jnp.float32), shape[0])
 
 
 class Pooling(NamedTuple):
@@ -349,9 +366,13 @@ def _embedding_names(config: Config) -> tuple[str, ...]:
 
 
 def _last_names(config: Config) -> tuple[str, ...]:
-    """Return the names of what lies between the last block and the head."""
+    """Return the names of what goes with the last block: what follows it, and the prompts.
+
+    Prompts are as new as the head, so layer-wise decay leaves them nearly its learning rate.
+    """
     projection = ("projection",) if config.projection_dim else ()
-    return (FEATURE_NORMS[config.feature_norm], *POOLS[config.pool].names, *projection)
+    prompts = (PROMPTS,) if config.num_prompts else ()
+    return (FEATURE_NORMS[config.feature_norm], *POOLS[config.pool].names, *projection, *prompts)
 
 
 FEATURE_NORMS = {"tokens": "Transformer/encoder_norm", "pooled": "feature_norm"}

@@ -20,6 +20,7 @@ from jtl.strategies import (
     mdd,
     partial,
     probe,
+    vpt,
 )
 from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
 
@@ -45,4 +46,5 @@ STRATEGIES: dict[str, StrategyKind] = {
     "bi_tuning": bi_tuning.KIND,
     "ia3": ia3.KIND,
     "distillation": distillation.KIND,
+    "vpt": vpt.KIND,
 }

@@ -185,6 +185,7 @@ class FamilyNames(NamedTuple):
     none. `recognise(tensors)` → what a file with model names and shapes is. `of_config(values)` → the
     settings that a `config.json` (Hugging Face's or timm's, as it lies beside weights on the hub) states and
     shapes cannot tell, such as heads, epsilon, activation and image size; None where it is of another family.
+    `additions` are leaves that only the runs of jtl have weights for: from other files they stay fresh.
     """
 
     origins: Mapping[str, Origin]
@@ -193,6 +194,7 @@ class FamilyNames(NamedTuple):
     grid: Callable[[Any], Grid | None]
     recognise: Callable[[Mapping[str, tuple[int, ...]]], tuple[dict[str, Any], str] | None]
     of_config: Callable[[Mapping[str, Any]], dict[str, Any] | None] = no_config
+    additions: tuple[str, ...] = ()
 
 
 class Loaded(NamedTuple):

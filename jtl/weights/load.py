@@ -23,6 +23,7 @@ FREE_FIELDS = {
     *(each.name for each in fields(Settings)),
     *("pool", "feature_norm", "projection_dim", "has_unit_features"),
     *("dropout", "drop_path", "norm_momentum"),
+    *("num_prompts", "has_deep_prompts"),
 }
 
 

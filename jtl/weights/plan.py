@@ -112,11 +112,11 @@ def make(
         else:
             misfits[name] = found
     taken = {leaf for name in (*fills, *misfits) for leaf in assignment.filled[name].targets} | set(head.new)
-    unfilled = tuple(leaf for leaf in target.leaves if leaf not in taken)
+    added = {leaf: "added to the weights' model" for leaf in target.names.additions if leaf in target.leaves}
+    new = {**head.new, **{leaf: note for leaf, note in added.items() if leaf not in taken}}
+    unfilled = tuple(leaf for leaf in target.leaves if leaf not in taken and leaf not in new)
     misfit_targets = tuple(assignment.filled[name].targets for name in misfits)
-    return Plan(
-        fills, {**left_out, **head.left_out}, head.new, tuple(unknown), misfits, misfit_targets, unfilled
-    )
+    return Plan(fills, {**left_out, **head.left_out}, new, tuple(unknown), misfits, misfit_targets, unfilled)
 
 
 def _copied_fills(head: HeadPlan, sources: Mapping[str, Assigned]) -> dict[str, Fill]:

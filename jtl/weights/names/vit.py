@@ -90,4 +90,5 @@ NAMES = FamilyNames(
     grid=grid,
     recognise=vit_settings.recognise,
     of_config=vit_settings.of_config,
+    additions=(vit_settings.PROMPTS,),
 )

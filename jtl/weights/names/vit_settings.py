@@ -17,6 +17,7 @@ from jtl.weights.names.towers import PROJECTION
 Shapes = Mapping[str, tuple[int, ...]]
 
 EMBEDDING_KERNEL = f"{vit_torch.EMBEDDING}/kernel"
+PROMPTS = f"params/{vit.PROMPTS}"
 BLOCK, ATTENTION, MLP, SCALE = (
     each.format(i=0) for each in (vit_torch.BLOCK, vit_torch.ATTENTION, vit_torch.MLP, vit_torch.SCALES[0])
 )
@@ -197,7 +198,16 @@ def _tokens(shapes: Shapes) -> dict[str, Any]:
         "num_registers": shapes.get(vit_torch.REGISTERS, (1, 0))[1],
         "has_class_token": has_class and vit.POOLS[pool].num_class_tokens == 0,
         "is_distilled": is_distilled and pool != "distilled",
+        **_prompts(shapes),
     }
+
+
+def _prompts(shapes: Shapes) -> dict[str, Any]:
+    """Return the fields of the prompts of a run of jtl: one set a block, or one in all."""
+    if PROMPTS not in shapes:
+        return {}
+    num_sets, num_prompts, _ = shapes[PROMPTS]
+    return {"num_prompts": num_prompts, "has_deep_prompts": num_sets > 1}
 
 
 def _positions(shapes: Shapes) -> dict[str, Any]:
