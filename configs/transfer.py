@@ -3,7 +3,7 @@
     python -m jtl.main --config configs/transfer.py:lora
     python -m jtl.main --config configs/transfer.py:lora,WEIGHTS --config.data.path=/path/to/folder
 
-The argument is a strategy, and any weights that `configs/ft.py` takes behind a comma; without them the
+The argument is a strategy, and any weights (a name, a file, a run folder) behind a comma; without them the
 embedded `vit_mini` on scikit-learn's digits, 10 labels a class. What adapts to another domain needs its
 images: --config.data.target=/path/to/images; distillation a teacher: --config.strategy.teacher=RUN. The rates
 are those of AdamW at a batch of 32: few new parameters take a higher one than pretrained layers.
@@ -23,6 +23,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"learning_rate": NEW_RATE},
     "bitfit": {"learning_rate": NEW_RATE},
     "ia3": {"learning_rate": NEW_RATE},
+    "vpt": {"learning_rate": NEW_RATE},
     # It takes the place of weight decay.
     "l2_sp": {"weight_decay": 0.0},
     "bss": {},
@@ -36,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mcc": {},
     "mdd": {},
 }
+MODEL: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 10}}
 SETTINGS: dict[str, dict[str, Any]] = {"partial": {"rules": (("^head/", 1.0), (".", 0.1))}}
 
 
@@ -50,7 +52,7 @@ def get_config(argument: str = "full") -> ConfigDict:
     digits = {"name": "digits", "train_per_class": 10}
     return ConfigDict(
         {
-            "model": {"name": "auto", "weights": weights or "embedded://vit_mini"},
+            "model": {"name": "auto", "weights": weights or "embedded://vit_mini", **MODEL.get(strategy, {})},
             "data": folder if weights else digits,
             "strategy": {"name": strategy, **SETTINGS.get(strategy, {})},
             "task": {"label_smoothing": 0.1},
