@@ -29,13 +29,14 @@ NUM_VALIDATION = 359
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folders as training leaves them, of random values: it is not asked how good they are.
 
-    `a`, `b`, `c` started from `start`; `copy` is `a`; `random` started from nothing; `r` and `s` are ResNets;
-    `other` has other class names, `wide` another width, `whole` no validation images.
+    `a`, `b`, `c` started from `start`, `b` by LoRA; `copy` is `a`; `random` started from nothing; `r` and `s`
+    are ResNets; `other` has other class names, `wide` another width, `whole` no validation images.
     """
     folder = tmp_path_factory.mktemp("runs")
     _make(folder / "start", VIT, 9)
     for seed, name in enumerate("abc"):
-        _make(folder / name, {**VIT, "weights": str(folder / "start")}, seed)
+        strategy = {"name": "lora" if name == "b" else "full"}
+        _make(folder / name, {**VIT, "weights": str(folder / "start")}, seed, strategy=strategy)
     shutil.copytree(folder / "a", folder / "copy")
     _make(folder / "random", VIT, 5)
     _make(folder / "r", RESNET, 6)
@@ -46,17 +47,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _make(folder: Path, model: dict[str, Any], seed: int, names: Any = None, data: Any = None) -> None:
+def _make(folder: Path, model: dict[str, Any], seed: int, names: Any = None, **sections: Any) -> None:
     values = {
         "model": model,
-        "data": data or {"name": "digits"},
+        "data": {"name": "digits"},
         "train": {"seed": seed},
         "sharding": {"devices": 1},
+        **sections,
     }
     settings = config.from_dict(values)
     stats = build.label_stats(settings, build.open_splits(settings)["train"])
     stats = stats._replace(label_names=names or stats.label_names)
-    drawn = replace(settings, model=replace(settings.model, weights="none"))
+    # What a run writes has the additions of its strategy folded in.
+    plain = config.from_dict({}).strategy
+    drawn = replace(settings, model=replace(settings.model, weights="none"), strategy=plain)
     built = build.build(drawn, stats, steps=1)
     head = built.params["head"]
     random = np.random.default_rng(seed)
