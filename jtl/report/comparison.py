@@ -135,7 +135,7 @@ def sentences(found: Comparison) -> list[str]:
     lines = []
     for label in labels:
         role = found.setup.roles[label]
-        asked = (FROM_SCRATCH,) if role == FROZEN else (FROM_SCRATCH, FROZEN, FINE_TUNED)
+        asked = (FROM_SCRATCH, FROZEN) if role == FROZEN else (FROM_SCRATCH, FROZEN, FINE_TUNED)
         for reference in (refs[name] for name in asked if name in refs):
             if reference in found.gains[label] and role != FROM_SCRATCH:
                 lines.append(_sentence(found, label, reference))
@@ -199,7 +199,8 @@ def _sentence(found: Comparison, label: str, reference: str) -> str:
     amount = f"{label} is {kind} than {reference} by {abs(each.mean):.4f} ({interval})"
     if kind == "better":
         return f"{amount}{': the pretrained weights help' * (roles[reference] == FROM_SCRATCH)}."
-    return f"{_WARNINGS.get(roles[reference], '{}.').format(amount)}"
+    are_alike = roles[label] == roles[reference]
+    return f"{amount}." if are_alike else _WARNINGS.get(roles[reference], "{}.").format(amount)
 
 
 # What to say, and to do, where a variant is worse than the one of that role.

@@ -51,6 +51,15 @@ def test_help_and_harm_are_told_apart_and_harm_is_a_warning() -> None:
     assert not _said(found, "scratch")
 
 
+def test_variants_of_one_role_are_compared_with_its_first_without_a_warning() -> None:
+    roles = {"plain": "frozen", "worse": "frozen", "better": "frozen"}
+    outcomes = _outcomes({"plain": 0.8, "worse": 0.5, "better": 0.95})
+    found = comparison.compare(_setup(roles=roles), outcomes)
+    assert _said(found, "worse is worse than plain by 0.")[0].endswith(").")
+    assert _said(found, "better is better than plain by 0.")[0].endswith(").")
+    assert not _said(found, "WARNING")
+
+
 def test_pretrained_worse_than_scratch_is_a_warning() -> None:
     found = comparison.compare(_setup(), _outcomes({**MEANS, "scratch": 0.95}))
     warnings = _said(found, "WARNING: ")
