@@ -37,8 +37,8 @@ class Config:
     """
 
     name: str = "bi_tuning"
-    classifier_weight: float = 0.1
-    projector_weight: float = 0.1
+    classifier_weight: float = 0.04
+    projector_weight: float = 0.04
     projection_dim: int = 128
     temperature: float = 0.07
 

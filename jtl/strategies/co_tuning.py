@@ -43,7 +43,7 @@ class Config:
     """
 
     name: str = "co_tuning"
-    weight: float = 0.05
+    weight: float = 0.04
     temperature: float = 1.0
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ class Config:
 
     name: str = "distillation"
     teacher: str = ""
-    weight: float = 0.25
+    weight: float = 0.2
     temperature: float = 2.0
     feature_weight: float = 0.0
     feature_distance: str = "l2"
