@@ -59,6 +59,13 @@ def test_a_round_by_square_roots_has_the_classes_in_their_ratio() -> None:
         assert np.bincount(labels).tolist() == [35, 20, 0, 10, 5]
 
 
+def test_rounds_by_square_roots_mix_the_classes_anew_in_every_round_and_for_every_seed() -> None:
+    size = len(LABELS)
+    # Not neighbours: Grain seeds round r with seed + r. The pipeline's are words of a SeedSequence.
+    rounds = [LABELS[_drawn("square_root", size, seed, start)] for seed in (0, 7) for start in (0, size)]
+    assert len({tuple(each.tolist()) for each in rounds}) == 4
+
+
 @pytest.mark.parametrize("counts", [[5, 5, 5], [1000, 1], [7, 5, 3, 1], [0, 3, 0, 8], [1]])
 def test_drawn_counts_are_the_apportioned_roots(counts: list[int]) -> None:
     found = drawn_counts("square_root", np.array(counts))
