@@ -88,7 +88,10 @@ def test_seeds_give_other_orders_and_the_same_seed_the_same(sampling: str) -> No
     own = [tuple(_drawn(sampling, 40, seed)) for seed in (0, 1, 2, 0)]
     assert own[0] == own[3]
     assert len(set(own)) == 3
-    big = [each for each in _drawn(sampling, 2 * 4 * 49).tolist() if LABELS[each] == 0]
+    big, other = (
+        [each for each in _drawn(sampling, 2 * 4 * 49, seed).tolist() if LABELS[each] == 0] for seed in (0, 1)
+    )
+    assert big[:49] != other[:49]
     assert big[:49] != big[49 : 2 * 49]
 
 
