@@ -248,5 +248,5 @@ def test_metric_is_the_tasks_where_the_best_step_is_picked_without_labels(
     found = compare.run(request._replace(overrides=[*request.overrides, ("train.monitor", "target_im")]))
     assert found["metric"] == "accuracy"
     request = _request(pretrained, tmp_path / "none", seeds="1", variants=("probe", "full"))
-    with pytest.raises(UserError, match=r"probe/seed0' measured no macro_f2; expected it on validation or"):
+    with pytest.raises(UserError, match=r"probe/seed0' measured no macro_f2; expected it on a validation or"):
         compare.run(request._replace(overrides=[*request.overrides, ("train.monitor", "macro_f2")]))
