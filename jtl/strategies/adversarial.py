@@ -42,6 +42,9 @@ def strength(step: Int[Array, ""], num_steps: int, max_lambda: float, gamma: flo
 
     Ganin et al. 2016, sec. 5.2.2, where gamma is 10: 0 at the first step, 0.99 of `max_lambda` at half of the
     run. The discriminator itself always trains at strength 1, as there.
+
+    The papers' `max_lambda` is 1 (MDD: 0.1), by SGD. Under AdamW, and with a head that starts at zero, the
+    reversed gradient soon outweighs the task's and the target's classes become one: hence smaller defaults.
     """
     part = step / num_steps
     return max_lambda * (2.0 / (1.0 + jnp.exp(-gamma * part)) - 1.0)

@@ -44,7 +44,7 @@ class Config:
     """
 
     name: str = "cdan"
-    max_lambda: float = 0.1
+    max_lambda: float = 0.01
     gamma: float = 10.0
     has_entropy_weights: bool = True
     projected_dim: int = 1024

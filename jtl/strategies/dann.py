@@ -27,7 +27,7 @@ class Config:
     """
 
     name: str = "dann"
-    max_lambda: float = 0.1
+    max_lambda: float = 0.01
     gamma: float = 10.0
     hidden_widths: tuple[int, ...] = (256, 256)
     multiplier: float = 1.0

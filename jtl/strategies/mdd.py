@@ -32,7 +32,7 @@ class Config:
 
     name: str = "mdd"
     margin: float = 4.0
-    max_lambda: float = 0.1
+    max_lambda: float = 0.01
     gamma: float = 10.0
     hidden_widths: tuple[int, ...] = (256,)
     multiplier: float = 1.0
