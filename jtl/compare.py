@@ -151,7 +151,7 @@ def _check(plan: Plan) -> None:
         raise UserError(f"--out {str(plan.folder)!r} is not empty and holds no {RESULT}; give another --out")
     for (number, label), own in plan.settings.items():
         folder = _folder(plan, number, label)
-        changed = config.conflicts(config.to_dict(own), _begun(folder, config.to_dict(own)))
+        changed = config.conflicts(own, _begun(folder, config.to_dict(own)))
         if changed:
             raise UserError(
                 f"run folder {str(folder)!r} was made by other settings ({'; '.join(changed[:4])}); give "

@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -177,13 +178,22 @@ def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Conf
     return from_dict(_overridden(values, overrides))
 
 
-def conflicts(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return "name: old → new" for each setting whose change would make a resumed run another run."""
+def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
+    """Return "name: old → new" for each setting whose change would make a resumed run another run.
+
+    Settings that came after a run was saved count at their defaults: what it did without them.
+    """
+    with suppress(UserError):  # of settings that are no more: they are named as they stand
+        saved = to_dict(from_dict(saved))
+    return _differences(to_dict(new), saved)
+
+
+def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key in sorted(new.keys() | old.keys()):
         name, ours, theirs = f"{prefix}{key}", new.get(key), old.get(key)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            found += conflicts(ours, theirs, f"{name}.")
+            found += _differences(ours, theirs, f"{name}.")
         elif _plain(ours) != _plain(theirs) and name not in RESUMABLE:
             found.append(f"{name}: {theirs!r} -> {ours!r}")
     return found
@@ -193,12 +203,8 @@ def text(config: Config) -> str:
     """Return the resolved configuration as one line a section, for people."""
     lines = []
     for name, section in to_dict(config).items():
-        body = (
-            ", ".join(f"{key}={value!r}" for key, value in section.items())
-            if isinstance(section, dict)
-            else section
-        )
-        lines.append(f"{name}: {body}")
+        items = section.items() if isinstance(section, dict) else ()
+        lines.append(f"{name}: {', '.join(f'{key}={value!r}' for key, value in items) or section}")
     return "\n".join(lines)
 
 

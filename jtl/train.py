@@ -78,7 +78,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
         return None
-    changed = config.conflicts(config.to_dict(settings), _json(path))
+    changed = config.conflicts(settings, _json(path))
     if changed:
         raise UserError(
             f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "

@@ -130,12 +130,22 @@ def test_argument_the_file_does_not_know_is_refused() -> None:
 
 def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
     old = json.loads(json.dumps(config.to_dict(config.read(SMOKE))))
-    faster = config.to_dict(
-        config.read(SMOKE, [("input.threads", "7"), ("input.workers", "2"), ("train.log_every", "5")])
-    )
+    faster = config.read(SMOKE, [("input.threads", "7"), ("input.workers", "2"), ("train.log_every", "5")])
     assert config.conflicts(faster, old) == []
-    other = config.to_dict(config.read(SMOKE, [("optim.learning_rate", "1"), ("train.seed", "3")]))
+    other = config.read(SMOKE, [("optim.learning_rate", "1"), ("train.seed", "3")])
     assert config.conflicts(other, old) == ["optim.learning_rate: 0.003 -> 1.0", "train.seed: 0 -> 3"]
+
+
+def test_settings_newer_than_a_saved_run_count_at_their_defaults() -> None:
+    now = config.read(SMOKE)
+    old = json.loads(json.dumps(config.to_dict(now)))
+    del old["optim"]["swa_start"], old["data"]["folds"]
+    assert config.conflicts(now, old) == []
+    assert config.conflicts(config.read(SMOKE, [("optim.swa_start", "0.5")]), old) == [
+        "optim.swa_start: 0.0 -> 0.5"
+    ]
+    old["optim"]["nesterovs"] = True
+    assert "optim.nesterovs: True -> None" in config.conflicts(now, old)
 
 
 def test_another_kind_drops_what_the_file_set_for_its_own_and_checks_what_the_user_sets() -> None:
