@@ -61,7 +61,7 @@ class Target(NamedTuple):
 def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
     """Open the images of `data.target`, None where there are none; `names` are the classes of the task.
 
-    A folder without folders has no labels. What has a test split is measured on that.
+    A folder without folders has no labels, but for hidden ones. What has a test split is measured on that.
 
     Raises:
         UserError: they cannot be had, or their classes are others.
@@ -69,19 +69,22 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
     path = config.data.target
     if not path:
         return None
-    settings = with_data(config, path)
-    has_folders = Path(path).is_dir() and any(each.is_dir() for each in Path(path).iterdir())
-    if Path(path).is_dir() and not (has_folders and config.data.has_target_labels):
-        images = open_unlabelled(path)
-        return Target(images, images, is_labelled=False)
+    is_labelled = config.data.has_target_labels
+    folder = Path(path) if Path(path).is_dir() else None
+    has_folders = folder is not None and any(
+        each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()
+    )
     try:
-        splits = open_splits(settings, names)
+        if folder is not None and not (has_folders and is_labelled):
+            images = open_unlabelled(path)
+            return Target(images, images, is_labelled=False)
+        splits = open_splits(with_data(config, path), names if is_labelled else None)
     except UserError as error:
         raise UserError(
-            f"config.data.target: {error}; a folder whose labels are of no use: data.has_target_labels=false"
+            f"config.data.target: {error}; where its labels are of no use: data.has_target_labels=false"
         ) from error
     stream = splits.get("train") or next(iter(splits.values()))
-    return Target(stream, splits.get("test", stream), is_labelled=config.data.has_target_labels)
+    return Target(stream, splits.get("test", stream), is_labelled)
 
 
 def check_streams(config: Config, strategy: Strategy, streams: Mapping[str, Source]) -> None:
