@@ -39,10 +39,11 @@ class Config:
     trainable gradients (0: no bound). `accumulate` processes a batch in that many slices, one after another.
     `ema` is the decay of a moving average of the trainable parameters, used for evaluation (0: none); with
     `swa_start` it is the plain mean of all steps from that fraction of the run on (SWA, Izmailov et al. 2018,
-    algorithm 1; 0: none). `sam_radius` is rho of sharpness-aware minimisation (Foret et al. 2021, eq. 2; 0:
-    off), at twice the cost a step. `layer_decay` multiplies the learning rate once for every layer between a
-    leaf and the head (Clark et al. 2020); `head_multiplier` scales the head's. `freeze` are regular
-    expressions on the names of parameters that do not train, whatever the strategy says.
+    sec. 3.2; 0: none), for which BatchNorm's statistics are not estimated anew: `jtl fuse --statistics-of`
+    does that. `sam_radius` is rho of sharpness-aware minimisation (Foret et al. 2021, eq. 2; 0: off), at
+    twice the cost a step. `layer_decay` multiplies the learning rate once for every layer between a leaf and
+    the head (Clark et al. 2020); `head_multiplier` scales the head's. `freeze` are regular expressions on the
+    names of parameters that do not train, whatever the strategy says.
     """
 
     name: str = "adamw"
@@ -129,7 +130,7 @@ def assign(groups: Mapping[str, Group], config: Config, context: Context) -> dic
     head = len(context.layers) - 1
     own = [name for name in groups if not name.startswith("extra/")]
     matches = tree.first_match(config.freeze, own, "optim.freeze")
-    groups = {name: FROZEN if matches.get(name) else group for name, group in groups.items()}
+    groups = {name: group if matches.get(name) is None else FROZEN for name, group in groups.items()}
     if all(group.is_frozen for group in groups.values()):
         raise UserError(f"optim.freeze is {config.freeze}, which leaves nothing to train; freeze less")
 
