@@ -200,7 +200,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "--folds", type=int, default=0, metavar="K", help="instead, validate on each K-th of the data in turn"
     )
     parser.add_argument(
-        "--by", default="", metavar="COLUMN", help="what decides, such as 'val last' (default: 'val best')"
+        "--by", default="", metavar="COLUMN", help="what decides (target last, val best or test, if there)"
     )
     parser.epilog = "Any setting of all runs: --config.SECTION.NAME=VALUE"
 

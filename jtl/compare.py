@@ -24,7 +24,7 @@ from jtl.variants import Variant
 
 RESULT = "compare.json"
 DEFAULT_SEEDS = "3"
-RUNNING = "running"
+RUNNING, FAILED = "running", "failed"
 
 
 class Request(NamedTuple):
@@ -77,7 +77,11 @@ def run(request: Request) -> dict[str, Any]:
                 status = "preempted"
                 break
             live.log(f"\n{label}, {plan.unit} {number}: run {len(outcomes) + 1} of {len(plan.settings)}")
-            result = _run(plan, number, label, stop)
+            try:
+                result = _run(plan, number, label, stop)
+            except UserError:
+                _write(plan, found, FAILED)
+                raise
             if result["status"] not in FINISHED:
                 status = result["status"]
                 break
@@ -140,8 +144,11 @@ def _check(plan: Plan) -> None:
         UserError: there will be nothing to measure on, or the folder holds something else.
     """
     first = next(iter(plan.settings.values()))
+    if plan.column and plan.column not in comparison.COLUMNS:
+        raise UserError(f"--by is {plan.column!r}; expected one of {', '.join(comparison.COLUMNS)}")
     is_split = first.data.val_fraction > 0 and not first.data.folds
-    if not is_split and not {"val", "test"} & build.open_splits(first).keys():
+    is_measured = is_split or (first.data.target and first.data.has_target_labels)
+    if not is_measured and not {"val", "test"} & build.open_splits(first).keys():
         raise UserError(
             "there is no validation and no test split to compare on; set data.val_fraction above 0"
         )

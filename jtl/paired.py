@@ -80,6 +80,8 @@ def gain(
 def verdict(found: Gain) -> str:
     """Return "better" or "worse" where the interval is on one side of 0, "unclear", or "single" of one pair.
 
+    "alike" are differences that are all the same, which small sets of examples give: they have no spread.
+
     >>> verdict(Gain(0.02, -0.01, 0.05, 0.01, 3)), verdict(Gain(0.02, 0.01, 0.03, 0.01, 3))
     ('unclear', 'better')
     """
@@ -87,4 +89,6 @@ def verdict(found: Gain) -> str:
         return "single"
     if found.low <= 0.0 <= found.high:
         return "unclear"
+    if found.std == 0.0:
+        return "alike"
     return "better" if found.low > 0.0 else "worse"

@@ -169,7 +169,7 @@ def test_run_stops_at_the_first_step_where_its_caller_was_asked_to(tmp_path: Pat
     [
         ({"overrides": [("train.steps", "5")]}, r"seed0' was made by other settings \(train.steps: 4 -> 5\)"),
         ({"overrides": [("data.val_fraction", "0")]}, "no validation and no test split to compare on"),
-        ({"column": "tset"}, "--by: column 'tset' is in no run; expected one of val best, val last"),
+        ({"column": "test"}, "--by: column 'test' is in no run; expected one of val best, val last"),
         ({"seeds": "two"}, "--seeds is 'two'; expected how many, such as 3, or which"),
         ({"seeds": "1,1"}, "--seeds is '1,1'; expected one or more, each once"),
         ({"seeds": "0"}, "--seeds is '0'"),
@@ -187,6 +187,25 @@ def test_fault_is_found_before_anything_is_trained(
     with pytest.raises(UserError, match=message):
         compare.run(request._replace(overrides=overrides, **changes))
     assert before == _times(finished[0])
+
+
+def test_unknown_column_is_found_before_the_first_run(pretrained: Path, tmp_path: Path) -> None:
+    request = _request(pretrained, tmp_path / "out")._replace(column="tset")
+    with pytest.raises(UserError, match="--by is 'tset'; expected one of val best, val last, test, target"):
+        compare.run(request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_that_fails_is_named_and_the_comparison_says_so(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: Any) -> None:
+        raise UserError("the loss is nan")
+
+    monkeypatch.setattr(train, "run", diverge)
+    with pytest.raises(UserError, match="variant 'scratch', seed 0: the loss is nan"):
+        compare.run(_request(pretrained, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["status"] == "failed"
 
 
 def test_folder_of_something_else_is_refused_and_kept(pretrained: Path, tmp_path: Path) -> None:

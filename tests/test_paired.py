@@ -58,6 +58,9 @@ def test_one_pair_has_no_interval_and_equal_runs_no_winner() -> None:
     same = gain({0: 0.9, 1: 0.8}, {0: 0.9, 1: 0.8})
     assert same is not None
     assert verdict(same) == "unclear"
+    alike = gain({0: 0.9, 1: 0.8}, {0: 0.8, 1: 0.7})
+    assert alike is not None
+    assert (alike.mean, alike.low, alike.high, verdict(alike)) == (0.1, 0.1, 0.1, "alike")
 
 
 @pytest.mark.parametrize(

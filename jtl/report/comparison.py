@@ -14,6 +14,7 @@ WHOLE = 10_000
 TARGET_COLUMNS = ("last", "selected", "oracle")
 # The column that decides, the first that there is: where domains are adapted, validation is on the wrong one.
 DECISIVE = ("target last", "val best", "test")
+COLUMNS = ("val best", "val last", "test", "target last", "target selected", "target oracle")
 SINGLE_HINT = "in one {unit}: there is no spread to judge it by; give more than one, such as --seeds 3"
 
 
@@ -187,6 +188,9 @@ def _sentence(found: Comparison, label: str, reference: str) -> str:
     each, unit = found.gains[label][reference], found.setup.unit
     roles = found.setup.roles
     kind = verdict(each)
+    if kind == "alike":
+        amount = f"{'better' if each.mean > 0 else 'worse'} than {reference} by {abs(each.mean):.4f}"
+        return f"{label} is {amount} in each of {each.num_pairs} {unit}s alike: no spread to judge it by."
     if kind == "single":
         side = "better" if each.mean > 0 else "worse"
         return f"{label} is {side} than {reference} by {abs(each.mean):.4f} {SINGLE_HINT.format(unit=unit)}."
@@ -217,7 +221,12 @@ def _note(found: Comparison) -> list[str]:
     unit = found.setup.unit
     how = "paired t" if not found.setup.shared_fraction else "corrected resampled t (Nadeau & Bengio 2003)"
     scope = _SCOPES[unit]
-    return [f"In brackets: 95 % intervals, {how} over {unit}s, each by itself. {scope}"]
+    lines = [f"In brackets: 95 % intervals, {how} over {unit}s, each by itself. {scope}"]
+    if "target selected" in found.columns:
+        lines.append(
+            "Target selected is at the step each variant's own monitor chose (summary.json says which)."
+        )
+    return lines
 
 
 _SCOPES = {
