@@ -102,35 +102,46 @@ def execute(name: str, out: Path, *, data: str, weights: str, seeds: int) -> Non
 
 
 def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the accuracies that a run's summary.json has for the table, in percent."""
+    """Return the accuracies that a run's summary.json has for the table, in percent.
+
+    Of a target the last, the selected and the oracle's; otherwise that of the last step, on validation or,
+    where the data has none, on test.
+    """
     target = summary.get("target")
-    if target is None:
-        last = summary["final"].get("val/accuracy", summary["best"].get("test/accuracy"))
-        return {"last": 100 * last}
-    return {which: 100 * target[which]["accuracy"] for which in ("last", "selected", "oracle")}
+    if target:
+        return {which: 100 * target[which]["accuracy"] for which in ("last", "selected", "oracle")}
+    last = summary["final"].get("val/accuracy")
+    return {"last": 100 * (summary["best"]["test/accuracy"] if last is None else last)}
+
+
+def finished(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the accuracies of a variant's finished runs by the name of their folder, such as "seed0"."""
+    summaries = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("seed*/summary.json")}
+    return {seed: accuracies(each) for seed, each in summaries.items() if each["status"] == "finished"}
 
 
 def table(name: str, out: Path) -> str:
-    """Return the Markdown table of a set: mean ± standard deviation over the seeds that are there."""
+    """Return the Markdown table of a set: mean ± standard deviation over seeds, of what has run."""
     measured = SETS[name]
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for variant in measured.variants:
-        found[variant] = {
-            condition: [
-                accuracies(json.loads(path.read_text()))
-                for path in sorted((out / name / condition / variant).glob("seed*/summary.json"))
-            ]
-            for condition in measured.conditions
-        }
-    has_target = any("oracle" in each for cells in found.values() for cell in cells.values() for each in cell)
-    header = ["", *measured.conditions, *(["mean, last", "selected", "oracle"] if has_target else [])]
+    found = {
+        variant: {condition: finished(out / name / condition / variant) for condition in measured.conditions}
+        for variant in measured.variants
+    }
+    found = {variant: cells for variant, cells in found.items() if any(cells.values())}
+    runs = [each for cells in found.values() for cell in cells.values() for each in cell.values()]
+    overall = [which for which in ("last", "selected", "oracle") if any("oracle" in each for each in runs)]
+    header = ["", *measured.conditions, *(f"mean, {which}" for which in overall)]
     lines = [header, ["---"] * len(header)]
     for variant, cells in found.items():
-        row = [f"`{variant}`", *(_cell([each["last"] for each in cell]) for cell in cells.values())]
-        if has_target:
-            row += [_mean_over_conditions(cells, which) for which in ("last", "selected", "oracle")]
-        lines.append(row)
+        row = [f"`{variant}`", *(_cell([each["last"] for each in runs.values()]) for runs in cells.values())]
+        lines.append([*row, *(_cell(over_conditions(cells, which)) for which in overall)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def over_conditions(cells: Mapping[str, Mapping[str, Mapping[str, float]]], which: str) -> list[float]:
+    """Return each seed's mean over the conditions, of the seeds that all conditions have."""
+    seeds = sorted(set.intersection(*(set(runs) for runs in cells.values())))
+    return [statistics.mean(runs[seed][which] for runs in cells.values()) for seed in seeds]
 
 
 def _cell(values: list[float]) -> str:
@@ -138,14 +149,6 @@ def _cell(values: list[float]) -> str:
         return ""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
-
-
-def _mean_over_conditions(cells: Mapping[str, list[dict[str, float]]], which: str) -> str:
-    """Return the mean over conditions of each seed, then over seeds with its spread."""
-    per_seed = [
-        statistics.mean(each[which] for each in seed) for seed in zip(*cells.values(), strict=False) if seed
-    ]
-    return _cell(per_seed)
 
 
 def replace_between(text: str, name: str, body: str) -> str:
