@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
-from jtl import config
+from jtl import config, optim
 from jtl.errors import UserError
 from jtl.strategies import STRATEGIES
 
@@ -47,6 +48,30 @@ def test_every_file_in_configs_is_tested_above() -> None:
     marks = test_every_config_reads_and_survives_json.pytestmark  # type: ignore[attr-defined]
     tested = {spec.partition(":")[0] for spec in marks[0].args[1]}
     assert tested == {str(path) for path in Path("configs").glob("*.py")}
+
+
+@pytest.mark.parametrize(
+    ("spec", "rate", "decay", "steps"),
+    [
+        ("office31,full", 0.001, 0.0003, 2_500),
+        ("officehome,dan", 0.003, 0.0003, 10_000),
+        ("office31,dann", 0.01, 0.001, 20_000),
+        ("officehome,mdd", 0.004, 0.0002, 30_000),
+        ("office31,mcc", 0.005, 0.001, 10_000),
+        ("officehome,mcc", 0.005, 0.001, 30_000),
+    ],
+)
+def test_rates_of_adaptation_are_those_of_the_published_scripts_at_every_step(
+    spec: str, rate: float, decay: float, steps: int
+) -> None:
+    """The script's rate at step n is rate (1 + decay n)^-0.75 for the head, a tenth of it below."""
+    read = config.read(f"configs/da.py:{spec}")
+    assert read.train.steps == steps
+    at = optim.schedule(read.optim, steps)
+    for step in (0, steps // 3, steps - 1):
+        expected = rate * (1 + decay * step) ** -0.75
+        assert float(at(jnp.asarray(step))) * read.optim.head_multiplier == pytest.approx(expected, rel=1e-5)
+    assert read.optim.head_multiplier == 10.0
 
 
 @pytest.mark.parametrize(

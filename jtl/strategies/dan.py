@@ -1,7 +1,8 @@
 """DAN: source and target features with equal kernel means (MK-MMD; Long et al. 2015, eq. 1 to 4).
 
 All pairs of a batch are compared (Gretton et al. 2012, eq. 3), not the linear-time sample of them: a batch is
-small, and the estimate from all of its pairs varies less.
+small, and the estimate from all of its pairs varies less. tllib's default is the linear-time sample, and its
+kernels are added up, not averaged.
 """
 
 from collections.abc import Callable, Mapping

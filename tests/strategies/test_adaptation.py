@@ -1,5 +1,6 @@
 """Domain adaptation: each penalty against its paper's formula in numpy or PyTorch, gradients and masks."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jtl import step
+from jtl import config, step
 from jtl.errors import UserError
 from jtl.models import Outputs
 from jtl.strategies import STRATEGIES, adversarial, cdan, dan, mcc, mdd
@@ -264,6 +265,24 @@ def test_mmd_is_the_mean_over_pairs(is_unbiased: bool) -> None:
         is_unbiased=is_unbiased,
     )
     assert float(found) == pytest.approx(_numpy_mmd(source, target, (-1, 0, 1), is_unbiased), abs=2e-6)
+
+
+def test_dan_of_the_published_protocol_adds_up_the_five_kernels_of_its_script() -> None:
+    """exp(-d / (2 2^k mean)), k from -3 to 1, without the constant that the script adds."""
+    source, target = _draw(6, 16), _draw(6, 16, seed=1) + 0.5
+    both = np.concatenate([source, target]).astype(np.float64)
+    distances = np.sum((both[:, None] - both[None]) ** 2, axis=-1)
+    mean = np.sum(distances) / (12 * 11)
+    kernel = np.zeros((12, 12))
+    for k in range(-3, 2):
+        kernel += np.exp(-distances / (2 * 2.0**k * mean))
+    is_other = ~np.eye(6, dtype=bool)
+    within = kernel[:6, :6][is_other].mean() + kernel[6:, 6:][is_other].mean()
+    settings = config.read("configs/da.py:office31,dan").strategy
+    parts, params, extra = _made("dan", **{**dataclasses.asdict(settings), "name": "dan"})
+    streams = {TRAIN: (source, source[:, :3]), TARGET: (target, target[:, :3])}
+    found = float(_penalty(parts, params)(extra, streams)[0])
+    assert found == pytest.approx(within - 2 * kernel[:6, 6:].mean(), abs=1e-5)
 
 
 def test_biased_mmd_is_zero_for_equal_samples_and_above_it_for_others() -> None:
