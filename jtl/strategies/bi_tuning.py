@@ -5,6 +5,10 @@ eq. 3), and of projected features, where all examples of a class are positives (
 learning, eq. 5). The paper contrasts with a queue of keys from a momentum encoder; here the examples of the
 batch (of a slice, with `optim.accumulate`) are keys, both ways differentiated: a queue would be state that
 every step carries and saves, and the encoder a second model run forward. So larger batches contrast more.
+
+Of eq. 3 this is the plain reading: the logits that the cross-entropy has, at temperature 1, with gradients to
+features and classifier alike. tllib reads otherwise: cosines of the features and each class's weights (with
+the bias), divided by 0.07, with a gradient to the features alone.
 """
 
 from collections.abc import Mapping

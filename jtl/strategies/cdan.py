@@ -1,7 +1,8 @@
 """CDAN: a discriminator of features and the classes they are taken for (Long et al. 2018, eq. 5 to 8).
 
 It sees the outer product of features and probabilities, or beyond `MAX_JOINT` values a random projection of
-it. As in the authors' code no gradient passes through the probabilities.
+it. As in the authors' code no gradient passes through the probabilities of the product. There a reversed one
+passes through the entropies that weigh the examples; here none does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
