@@ -60,6 +60,7 @@ def _draw_runs(axis: Any, found: Comparison, labels: list[str]) -> None:
             mean = found.spreads[label][found.column].mean
             axis.plot([mean, mean], [places[label] - 0.3, places[label] + 0.3], color="black", zorder=2)
     axis.set_yticks(range(len(labels)), labels)
+    axis.locator_params(axis="x", nbins=6)
     axis.set_xlabel(f"{found.setup.metric} ({found.column}); bar: mean", fontsize="small")
     if 1 < len(by_number) <= 5:
         axis.legend(
@@ -76,4 +77,5 @@ def _draw_gains(axis: Any, found: Comparison, labels: list[str], reference: str)
         axis.plot([each.mean], [place], "D", color="black", markersize=4)
         if each.low is not None:
             axis.plot([each.low, each.high], [place, place], color="black", linewidth=1.2)
+    axis.locator_params(axis="x", nbins=3)
     axis.set_xlabel("positive is better", fontsize="small")

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-LOSSES = ("train/loss", "val/loss")
+LOSSES = ("train/loss", "val/loss", "target/loss")
+# What adaptation measures without labels: early values may lie in 0..1, and are no shares all the same.
+NATS = ("target/im", "target/entropy", "target/snd")
 MAX_POINTS_DRAWN_BARE = 200
 SMOOTHING_SPAN = 0.02
 
@@ -20,7 +22,7 @@ def plot(metrics_path: Path, image_path: Path) -> None:
 
 
 def draw(series: Series, image_path: Path, label: str) -> None:
-    """Write a PNG with a panel of losses, one of metrics between 0 and 1, and one of each other metric.
+    """Write a PNG with panels of losses, of metrics in nats, of those between 0 and 1, and of each other.
 
     `label` is what the horizontal axis shows.
     """
@@ -43,16 +45,19 @@ def panels(series: Series) -> list[Series]:
 
     >>> panels({"val/loss": [(1, 2.0)], "val/accuracy": [(1, 0.5)], "val/r2": [(1, -3.0)], "a": [(1, 0)]})
     [{'val/loss': [(1, 2.0)]}, {'val/accuracy': [(1, 0.5)]}, {'val/r2': [(1, -3.0)]}]
+    >>> panels({"target/im": [(1, 0.1)], "target/accuracy": [(1, 0.5)]})
+    [{'target/im': [(1, 0.1)]}, {'target/accuracy': [(1, 0.5)]}]
     """
     losses = {name: points for name, points in series.items() if name in LOSSES}
     others = {
         name: points
         for name, points in series.items()
-        if name.startswith(("val/", "target/")) and name not in LOSSES
+        if name.startswith(("val/", "target/")) and name not in (*LOSSES, *NATS)
     }
+    nats = {name: points for name, points in series.items() if name in NATS}
     shares = {name: points for name, points in others.items() if all(0 <= value <= 1 for _, value in points)}
     single = [{name: points} for name, points in others.items() if name not in shares]
-    return [panel for panel in (losses, shares, *single) if panel]
+    return [panel for panel in (losses, nats, shares, *single) if panel]
 
 
 def read(path: Path) -> Series:
@@ -89,7 +94,8 @@ def _draw(axis: Any, panel: Series) -> None:
         marker = "o" if len(points) <= 40 else ""
         axis.plot(steps, values, color=color, marker=marker, markersize=3, linewidth=1.5, label=name)
     axis.grid(alpha=0.3)
-    axis.legend(loc="best", fontsize="small", ncols=2, frameon=False)
+    # Beside the panel: ten lines' names would cover what they name.
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize="small", frameon=False)
     axis.margins(x=0.02)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

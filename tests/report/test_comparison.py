@@ -161,3 +161,19 @@ def test_picture_has_every_run_and_labels_that_do_not_overlap(num_seeds: int) ->
     assert all(box.x0 >= 0 for box in boxes)
     titles = [axis.title.get_window_extent() for axis in figure.axes]
     assert not any(one.overlaps(other) for one, other in pairwise(titles[1:]))
+
+
+def test_ticks_of_close_runs_do_not_overlap() -> None:
+    """Gains of about 0.001 have long numbers."""
+    outcomes = [
+        each._replace(values={name: 0.8 + 0.004 * (value - 0.8) for name, value in each.values.items()})
+        for each in _outcomes()
+    ]
+    figure = comparison_plot.draw(comparison.compare(_setup(), outcomes))
+    figure.canvas.draw()
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        shown = [label for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
+        boxes = [label.get_window_extent() for label in shown]
+        assert len(boxes) >= 2
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes))

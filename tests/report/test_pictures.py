@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from jtl import adaptation
 from jtl.report import confusion, curves
 
 SIZES = (2, 3, 10, 20, 37, 100, 1000)
@@ -110,6 +112,33 @@ def test_curves_read_what_was_written_without_the_missing(tmp_path: Path) -> Non
         ["val/accuracy"],
         ["val/r2"],
     ]
+
+
+def test_measures_without_labels_are_in_nats_and_beside_no_share() -> None:
+    """Also where all of their values lie in 0..1."""
+    entry = {"step": 1, "accuracy": 0.5, "loss": 0.4, "target_accuracy": 0.3, "target_loss": 0.9}
+    entry |= adaptation.criteria(np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]))
+    values = adaptation.scalars(entry)
+    assert all(0 <= value <= 1 for value in values.values())
+    series = {name: [(1.0, value)] for name, value in values.items()}
+    assert [set(panel) for panel in curves.panels(series)] == [
+        {"val/loss", "target/loss"},
+        {"target/entropy", "target/im", "target/snd"},
+        {"val/accuracy", "target/accuracy"},
+    ]
+
+
+def test_legend_of_many_lines_covers_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: (figures.append(self), save(self, path))[0])
+    names = [f"{split}/measure_{index}" for split in ("val", "target") for index in range(5)]
+    curves.draw({name: [(1, 0.1), (9, 0.9)] for name in names}, tmp_path / "curves.png", "step")
+    (figure,) = figures
+    legend = figure.axes[0].get_legend().get_window_extent()
+    assert not legend.overlaps(figure.axes[0].get_window_extent())
+    assert legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= 0
 
 
 def test_smoothing_keeps_a_constant_and_the_length() -> None:
