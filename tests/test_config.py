@@ -16,7 +16,10 @@ SMOKE = "configs/smoke.py"
     [
         "configs/clip_ft.py:embedded://vit_mini",
         "configs/cub.py",
+        "configs/cub.py:bi_tuning",
         "configs/cub.py:co_tuning",
+        "configs/cub.py:delta",
+        "configs/cub.py:l2_sp",
         "configs/da.py",
         "configs/da.py:office31,mcc",
         "configs/da.py:officehome,cdan",
