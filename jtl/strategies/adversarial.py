@@ -1,8 +1,4 @@
-"""What adversarial adaptation shares: reversed gradients, their strength over a run, and small networks.
-
-A batch's streams carry masks; `share` turns one into weights that add up to one, so that a padded example
-counts nowhere.
-"""
+"""What adversarial adaptation shares: reversed gradients, their strength over a run, and small networks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import initial
-from jtl.strategies.contract import EXTRA, Group
+from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Group
 
 RULES: initial.Rules = ((r"/kernel$", initial.xavier_uniform), (r"/bias$", initial.zeros))
 
@@ -94,12 +90,6 @@ def apply_network(params: Mapping[str, Any], x: Float[Array, "batch dim"]) -> Fl
     return _dense(params["out"], x)
 
 
-def share(mask: Bool[Array, " batch"]) -> Float[Array, " batch"]:
-    """Return weights of the real examples that add up to one."""
-    weights = mask.astype(jnp.float32)
-    return weights / jnp.maximum(jnp.sum(weights), 1.0)
-
-
 def entropy(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:
     """Return the entropy of each row's softmax in nats."""
     logs = jax.nn.log_softmax(logits)
@@ -108,22 +98,19 @@ def entropy(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:
 
 def domain_loss(
     discriminator: Mapping[str, Any],
-    source: Float[Array, "batch dim"],
-    target: Float[Array, "batch dim"],
-    source_weights: Float[Array, " batch"],
-    target_weights: Float[Array, " batch"],
+    means: Mapping[str, Callable[[Float[Array, " batch"]], Float[Array, ""]]],
+    features: Mapping[str, Float[Array, "batch dim"]],
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Return the discriminator's two weighted mean losses, added up, and its accuracy.
+    """Return the discriminator's mean losses on both streams, added up, and its accuracy.
 
     Source is 0 and target 1 (Ganin et al. 2016, eq. 9); chance is a loss of 2 log 2 and half of the examples.
+    `means` average each stream's examples.
     """
-    on_source = apply_network(discriminator, source)[:, 0]
-    on_target = apply_network(discriminator, target)[:, 0]
-    loss = jnp.sum(source_weights * jax.nn.softplus(on_source))
-    loss += jnp.sum(target_weights * jax.nn.softplus(-on_target))
-    is_right = (source_weights * (on_source <= 0), target_weights * (on_target > 0))
-    accuracy = sum((jnp.sum(each) / 2 for each in is_right), jnp.zeros([]))
-    return loss, {"domain_loss": loss, "domain_accuracy": accuracy}
+    on_source, on_target = (apply_network(discriminator, features[name])[:, 0] for name in (TRAIN, TARGET))
+    loss = means[TRAIN](jax.nn.softplus(on_source)) + means[TARGET](jax.nn.softplus(-on_target))
+    is_right = {TRAIN: on_source <= 0, TARGET: on_target > 0}
+    shares = [means[name](each.astype(jnp.float32)) for name, each in is_right.items()]
+    return loss, {"domain_loss": loss, "domain_accuracy": (shares[0] + shares[1]) / 2}
 
 
 def _dense(layer: Mapping[str, Any], x: Array) -> Array:

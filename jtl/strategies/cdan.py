@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import adversarial
+from jtl.strategies import adversarial, masked
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -122,23 +122,20 @@ def _penalty(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     del forward, key
     strength = adversarial.strength(step, num_steps, config.max_lambda, config.gamma)
-    inputs, weights = [], []
+    inputs, means = {}, {}
     for name in (TRAIN, TARGET):
         logits = jax.lax.stop_gradient(outputs[name].logits)
         features = joint(outputs[name].features, jax.nn.softmax(logits), params[EXTRA].get(PROJECTIONS, {}))
-        inputs.append(adversarial.reversed_gradient(features, strength))
-        weights.append(_weights(config, logits, batch[name]["mask"]))
-    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], *inputs, *weights)
+        inputs[name] = adversarial.reversed_gradient(features, strength)
+        weights = _certainty(logits) if config.has_entropy_weights else 1.0
+        means[name] = partial(masked.mean, mask=batch[name]["mask"], weights=weights)
+    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], means, inputs)
     return loss, {**reported, "lambda": strength}
 
 
-def _weights(config: Config, logits: Array, mask: Array) -> Float[Array, " batch"]:
-    """Return weights that add up to one: 1 + exp(-entropy) of each example (Long et al. 2018, sec. 3.3)."""
-    even = adversarial.share(mask)
-    if not config.has_entropy_weights:
-        return even
-    weights = even * (1.0 + jnp.exp(-adversarial.entropy(logits)))
-    return weights / jnp.maximum(jnp.sum(weights), jnp.finfo(jnp.float32).tiny)
+def _certainty(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:
+    """Return how much each example counts: 1 + exp(-entropy) (Long et al. 2018, sec. 3.3)."""
+    return 1.0 + jnp.exp(-adversarial.entropy(logits))
 
 
 KIND = StrategyKind(Config, build)

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Array, Float, Int, Key
 
 from jtl.models import Outputs
-from jtl.strategies import adversarial
+from jtl.strategies import adversarial, masked
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Strategy, StrategyKind
 
 OWN = "discriminator"
@@ -64,9 +64,11 @@ def _penalty(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     del forward, key
     strength = adversarial.strength(step, num_steps, config.max_lambda, config.gamma)
-    features = [adversarial.reversed_gradient(outputs[name].features, strength) for name in (TRAIN, TARGET)]
-    weights = [adversarial.share(batch[name]["mask"]) for name in (TRAIN, TARGET)]
-    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], *features, *weights)
+    features, means = {}, {}
+    for name in (TRAIN, TARGET):
+        features[name] = adversarial.reversed_gradient(outputs[name].features, strength)
+        means[name] = partial(masked.mean, mask=batch[name]["mask"])
+    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], means, features)
     return loss, {**reported, "lambda": strength}
 
 

@@ -4,6 +4,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-def mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:
-    """Return the mean over the examples whose mask is true, 0 where there are none."""
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
+def mean(
+    values: Float[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    weights: Float[Array, " batch"] | float = 1.0,
+) -> Float[Array, ""]:
+    """Return the mean over the examples whose mask is true, 0 where there are none.
+
+    `weights` say how much each counts; what stands in a row whose mask is false, even nan, does not.
+    """
+    total = jnp.sum(jnp.where(mask, weights, 0.0))
+    return jnp.sum(jnp.where(mask, weights * values, 0.0)) / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import adversarial
+from jtl.strategies import adversarial, masked
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Strategy, StrategyKind, check_classes
 
 OWN = "adversary"
@@ -101,7 +101,7 @@ def _penalty(
     for name, loss in ((TRAIN, agreement_loss), (TARGET, disagreement_loss)):
         features = adversarial.reversed_gradient(outputs[name].features, strength)
         found = loss(adversarial.apply_network(params[EXTRA][OWN], features), outputs[name].logits)
-        means.append(jnp.sum(adversarial.share(batch[name]["mask"]) * found))
+        means.append(masked.mean(found, batch[name]["mask"]))
     reported = {"agreement_loss": means[0], "disagreement_loss": means[1], "lambda": strength}
     return config.margin * means[0] + means[1], reported
 
