@@ -18,6 +18,8 @@ from jtl.errors import UserError, nearest
 from jtl.models import Outputs
 from jtl.strategies.contract import TARGET, TRAIN, Context, Group, Strategy, StrategyKind
 
+MIN_ROWS = 2
+
 
 @dataclass(frozen=True)
 class Config:
@@ -69,7 +71,17 @@ def squared_mmd(
     """Return the squared maximum mean discrepancy of the real examples under a mean of Gaussian kernels.
 
     Bandwidths follow the batch and have no gradient.
+
+    Raises:
+        UserError: the unbiased estimate has no pair of a stream with itself.
     """
+    num_rows = min(len(source), len(target))
+    if is_unbiased and num_rows < MIN_ROWS:
+        raise UserError(
+            f"strategy.is_unbiased compares different images of a stream and found {num_rows} in a slice "
+            f"(train.batch_size / optim.accumulate); expected {MIN_ROWS} or more: raise train.batch_size, "
+            f"lower optim.accumulate, or set strategy.is_unbiased=false"
+        )
     joint = jnp.concatenate([source, target]).astype(jnp.float32)
     of_source = jnp.concatenate([source_mask, jnp.zeros_like(target_mask)]).astype(jnp.float32)
     of_target = jnp.concatenate([jnp.zeros_like(source_mask), target_mask]).astype(jnp.float32)

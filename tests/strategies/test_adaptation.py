@@ -294,6 +294,15 @@ def test_biased_mmd_is_zero_for_equal_samples_and_above_it_for_others() -> None:
     assert values[1] > 0.1
 
 
+@pytest.mark.parametrize("sizes", [(1, 4), (4, 1)])
+def test_unbiased_mmd_of_one_image_is_refused(sizes: tuple[int, int]) -> None:
+    samples = [jnp.asarray(_draw(size, 4)) for size in sizes]
+    masks = [jnp.ones(size, bool) for size in sizes]
+    with pytest.raises(UserError, match=r"found 1 in a slice .*; expected 2 or more: raise train.batch_size"):
+        dan.squared_mmd(*samples, *masks, powers=(0,), is_unbiased=True)
+    assert np.isfinite(float(dan.squared_mmd(*samples, *masks, powers=(0,), is_unbiased=False)))
+
+
 def test_dan_adds_up_its_layers_and_is_finite_where_all_logits_are_equal() -> None:
     parts, params, extra = _made("dan", weight=2.0)
     streams = _streams()
@@ -338,12 +347,23 @@ def test_batch_statistics_are_those_of_both_streams_in_one_pass() -> None:
     assert max(np.abs(np.asarray(a) - b).max() for a, b in zip(found, of_source, strict=True)) > 1e-3
 
 
-def test_every_adapting_strategy_takes_images_of_the_target_alone() -> None:
+def test_every_adapting_strategy_reads_the_target_and_no_other_strategy_does() -> None:
     made = {name: tiny.make_parts("vit", name)[0] for name in STRATEGIES}
     assert {name for name, parts in made.items() if parts.strategy.streams} == set(ADAPTING)
-    for name in ADAPTING:
-        assert made[name].strategy.streams == (TARGET,)
-        assert tiny.make_batch(made[name])[TARGET].keys() == {"image", "mask"}
+    assert {made[name].strategy.streams for name in ADAPTING} == {(TARGET,)}
+
+
+@pytest.mark.parametrize("strategy", ["dann", "cdan", "mdd"])
+def test_what_stands_in_a_padded_row_does_not_reach_the_loss(strategy: str) -> None:
+    parts, params, extra = _made(strategy)
+    streams = _streams(size=6)
+    masks = dict.fromkeys(streams, np.arange(6) < 4)
+    expected, _ = _penalty(parts, params, masks=masks)(extra, streams)
+    for features, logits in streams.values():
+        features[4:], logits[4:] = np.nan, np.nan
+    found, reported = _penalty(parts, params, masks=masks)(extra, streams)
+    assert float(found) == float(expected)
+    assert all(np.isfinite(float(value)) for value in reported.values())
 
 
 @pytest.mark.parametrize("strategy", ["cdan", "mcc", "mdd"])
