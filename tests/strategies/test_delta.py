@@ -30,10 +30,30 @@ def _moved(params: Any, scale: float) -> Any:
     return tree.map_named(change, params)
 
 
-@pytest.mark.parametrize("model", ["vit", "resnet"])
-def test_distance_is_zero_at_the_start(model: str) -> None:
-    parts, params, model_state = tiny.make_parts(model, "delta", beta=0.0)
-    assert tiny.penalty_of(parts, params, model_state, _batch(parts)) == (0.0, {"layer_distance": 0.0})
+def test_distance_is_zero_at_the_start_where_no_layer_looks_at_the_batch() -> None:
+    parts, params, model_state = tiny.make_parts("vit", "delta", beta=0.0)
+    found = tiny.penalty_of(parts, params, model_state, _batch(parts), train=True)
+    assert found == (0.0, {"layer_distance": 0.0})
+
+
+def test_distance_at_the_start_is_that_of_the_batchs_statistics_from_the_running_ones() -> None:
+    """The step's forward pass normalises by the batch, the copy's as the model does when it is served."""
+    parts, params, model_state = tiny.make_parts("resnet", "delta", beta=0.0, layers=("stage1",))
+    batch = _batch(parts)
+    assert tiny.penalty_of(parts, params, model_state, batch)[0] == 0.0
+    value, _ = tiny.penalty_of(parts, params, model_state, batch, train=True)
+    own = {name: leaf for name, leaf in params.items() if name != "extra"}
+    now, was = (
+        np.asarray(
+            parts.model.apply(
+                own, model_state, batch["train"]["image"], train=train, key=jax.random.key(0)
+            ).intermediates["stage1"],
+            np.float64,
+        )
+        for train in (True, False)
+    )
+    assert value == pytest.approx(np.square(now - was).sum() / np.square(was).sum(), rel=1e-4)
+    assert value > 0.01
 
 
 @pytest.mark.parametrize(
