@@ -88,11 +88,18 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
 
 
 def check_streams(config: Config, strategy: Strategy, streams: Mapping[str, Source]) -> None:
-    """Check that the data has every stream the strategy needs.
+    """Check that the data has every stream the strategy needs, and that nothing marks the training images.
 
     Raises:
-        UserError: it has not.
+        UserError: it has not, or training images alone are blended.
     """
+    augment = config.augment
+    if strategy.streams and (augment.mixup_alpha or augment.cutmix_alpha):
+        raise UserError(
+            f"augment.mixup_alpha is {augment.mixup_alpha} and augment.cutmix_alpha {augment.cutmix_alpha}, "
+            f"which blend training images alone; expected 0 with strategy {config.strategy.name!r}, which "
+            f"compares them with the target's: set both to 0"
+        )
     for name in strategy.streams:
         if name not in streams:
             raise UserError(

@@ -109,7 +109,7 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     active, resting = tree.split(state.trainable, _active_names(parts.groups, phase_start).__contains__)
     rest = tree.merge(resting, state.frozen)
     batch = {name: _normalised(parts, stream) for name, stream in batch.items()}
-    batch[STREAM] = _augmented(parts, batch[STREAM], state.step)
+    batch = _augmented(parts, batch, state.step)
     loss, grads, model_state, extra_metrics = _gradients(parts, phase_start, state, active, rest, batch)
     flat = tree.flatten(state.trainable)
     flat_grads = tree.flatten(grads)
@@ -137,16 +137,22 @@ def _normalised(parts: Parts, stream: Batch) -> dict[str, Any]:
     return {**stream, "image": device.normalise(stream["image"], parts.preprocess)}
 
 
-def _augmented(parts: Parts, stream: Batch, step: Int[Array, ""]) -> dict[str, Any]:
-    """Return the stream of normalised images with blended targets, and erased boxes."""
+def _augmented(parts: Parts, batch: Batch, step: Int[Array, ""]) -> dict[str, Any]:
+    """Return the streams of normalised images, that of training blended with its targets, with erased boxes.
+
+    Every stream is erased alike, or a discriminator could tell one from the other by the boxes.
+    """
     key = rng.key(parts.seed, "augment", step)
-    augment = parts.augment
+    augment, stream = parts.augment, batch[STREAM]
     targets = parts.task.targets(stream["label"])
     images, targets = device.mix(
         jax.random.fold_in(key, 0), stream["image"], targets, augment.mixup_alpha, augment.cutmix_alpha
     )
-    images = device.erase(jax.random.fold_in(key, 1), images, augment.erase_probability)
-    return {**stream, "image": images, "target": targets}
+    batch = {**batch, STREAM: {**stream, "image": images, "target": targets}}
+    for index, name in enumerate((STREAM, *parts.strategy.streams), start=1):
+        images = device.erase(jax.random.fold_in(key, index), batch[name]["image"], augment.erase_probability)
+        batch[name] = {**batch[name], "image": images}
+    return batch
 
 
 def _gradients(

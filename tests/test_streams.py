@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jtl import optim, step, tree
+from jtl.data.image import Augment
 from jtl.errors import UserError
 from jtl.strategies import Group, Strategy
 from jtl.strategies.contract import TARGET, TRAIN
@@ -56,6 +57,26 @@ def test_target_runs_beside_the_training_images_and_a_penalty_of_zero_changes_no
         np.testing.assert_allclose(
             tree.flatten(found.trainable)[name], leaf, rtol=1e-5, atol=1e-6, err_msg=name
         )
+
+
+def test_both_streams_are_erased_alike_and_in_other_places() -> None:
+    """A discriminator must not tell the domains apart by what augmentation did to one of them."""
+    plain, params, model_state = tiny.make_parts("vit", optimizer=SGD, augment=Augment(erase_probability=1.0))
+    is_erased: dict[str, np.ndarray] = {}
+
+    def penalty(forward: Any, params: Any, batch: Any, outputs: Any, step: Any, key: Any) -> Any:
+        del forward, params, outputs, step, key
+        found = {name: jnp.all(batch[name]["image"] == 0.0, axis=-1) for name in (TRAIN, TARGET)}
+        jax.debug.callback(lambda each: is_erased.update(jax.device_get(each)), found)
+        return jnp.zeros([]), {}
+
+    train = tiny.make_batch(plain)[TRAIN]
+    batch = {TRAIN: train, TARGET: {name: train[name] for name in ("image", "mask")}}
+    _after(_with_target(plain, penalty), params, model_state, [batch])
+    jax.effects_barrier()
+    for name in (TRAIN, TARGET):
+        assert is_erased[name].any(axis=(1, 2)).all(), name
+    assert (is_erased[TRAIN] != is_erased[TARGET]).any(axis=(1, 2)).mean() > 0.5
 
 
 def test_statistics_are_of_both_streams() -> None:

@@ -42,7 +42,8 @@ class Augment:
     up to `color_jitter` times. `policy` is "none", "randaugment" (`policy_num_ops` operations at strength
     `policy_magnitude` of 10) or "trivialaugment" (one operation at a random strength; it reads neither of the
     two). On the device: mixup and CutMix with Beta(alpha, alpha) (0: off; both: a coin for each batch), and
-    random erasing with probability `erase_probability` an image.
+    random erasing with probability `erase_probability` an image, of every stream; a strategy that adapts to
+    a target takes no mixup and no CutMix.
     """
 
     crop_scale: tuple[float, float] = (0.35, 1.0)
