@@ -11,6 +11,7 @@ import numpy as np
 from jtl import __version__, optim, step, tree
 from jtl.build import Built, Target
 from jtl.config import Config
+from jtl.data import preflight
 from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
 from jtl.tasks import LabelStats
@@ -21,7 +22,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def describe(config: Config, built: Built, stats: LabelStats, target: Target | None = None) -> dict[str, Any]:
-    """Return the JSON-ready description of a run's model, and how many images of a target it has."""
+    """Return the JSON-ready description of a run's model, and which images of a target it has."""
     return {
         "family": config.model.name,
         "model": asdict(config.model),
@@ -35,7 +36,7 @@ def describe(config: Config, built: Built, stats: LabelStats, target: Target | N
         "versions": {"jtl": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    } | ({} if target is None else {"target": _sizes(target)})
+    } | ({} if target is None else {"target": _images(target)})
 
 
 def source(built: Built) -> dict[str, str]:
@@ -62,8 +63,13 @@ def freeze_rows(built: Built, config: Config) -> list[FreezeRow]:
     return [_freeze_row(label, names, built, config) for label, names in members.items() if names]
 
 
-def _sizes(target: Target) -> dict[str, int]:
-    return {"num_images": len(target.stream), "num_evaluated": len(target.evaluation)}
+def _images(target: Target) -> dict[str, Any]:
+    sources = (target.stream,) if target.evaluation is target.stream else (target.stream, target.evaluation)
+    return {
+        "num_images": len(target.stream),
+        "num_evaluated": len(target.evaluation),
+        "sha256": [preflight.digest(source) for source in sources],
+    }
 
 
 def _freeze_row(label: str, names: list[str], built: Built, config: Config) -> FreezeRow:

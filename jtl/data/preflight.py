@@ -1,5 +1,6 @@
 """A look at the data before training: counts, imbalance, unreadable images, the same image in two splits."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -61,6 +62,12 @@ def inspect(splits: dict[str, Source], config: Config) -> Preflight:
         pairs = [f"{first} = {second}" for first, second in duplicates]
         lines.append(f"{len(duplicates)} images are in two splits: {_few(pairs)}")
     return Preflight(readable, lines, unreadable, duplicates)
+
+
+def digest(source: Source) -> str:
+    """Return the sha256 of the examples' fingerprints in order; of many, of `MAX_CHECKED` evenly spaced."""
+    rows = _rows_to_check(len(source), checks_all=False)
+    return hashlib.sha256(b"".join(fingerprints(Subset(source, rows)))).hexdigest()
 
 
 def _rows_to_check(count: int, *, checks_all: bool) -> np.ndarray:
