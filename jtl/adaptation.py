@@ -18,7 +18,7 @@ from jtl.tasks import Task
 PREFIX = metrics.TARGET_PREFIX
 IM, SND, ENTROPY = (f"{PREFIX}{name}" for name in ("im", "snd", "entropy"))
 CRITERIA = (IM, SND, ENTROPY)
-MAX_NEIGHBOURS = 2000
+MIN_NEIGHBOURS, MAX_NEIGHBOURS = 2, 2000
 SND_TEMPERATURE = 0.05
 
 
@@ -69,7 +69,7 @@ def neighbourhood_density(probabilities: Float[np.ndarray, "examples classes"]) 
     similarities to all others, at temperature 0.05. Of more than `MAX_NEIGHBOURS` examples an even choice is
     taken: all pairs of it are compared. nan of less than two.
     """
-    if len(probabilities) < 2:
+    if len(probabilities) < MIN_NEIGHBOURS:
         return float("nan")
     stride = -(-len(probabilities) // MAX_NEIGHBOURS)
     chosen = probabilities[::stride]

@@ -128,8 +128,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state = _prepare(settings, folder, live, phases)
-        checkpoints = Checkpoints(folder / "checkpoints", is_maximized=metrics.is_maximized(ready.monitor))
+        ready, state, checkpoints = _prepare(settings, folder, live, phases)
         state, history = _restored(ready, state, checkpoints)
     listening = StopRequest() if asked is None else nullcontext(asked)
     with listening as stop, closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
@@ -147,8 +146,12 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     return result
 
 
-def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State]:
-    """Open the data, build the model, show what will train; return the run and its state at step 0."""
+def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+    """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
+
+    Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
+    in the checkpoint.
+    """
     mesh = sharding.mesh(settings.sharding)
     build.check_batch(settings, mesh.size)
     splits, target = _splits(settings, live)
@@ -162,7 +165,9 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     monitor = _monitor(settings, built, splits, target)
     _claim(folder, settings, built, stats, target)
-    built = evaluate.prepared(built, splits["train"], settings, mesh)
+    checkpoints = Checkpoints(folder / "checkpoints", is_maximized=metrics.is_maximized(monitor))
+    if not checkpoints.steps():
+        built = evaluate.prepared(built, splits["train"], settings, mesh)
     state, state_sharding = build.initial_state(built, settings, mesh)
     is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
     batches_of = partial(
@@ -190,7 +195,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         phases=phases,
         monitor=monitor,
     )
-    return ready, state
+    return ready, state, checkpoints
 
 
 def _splits(settings: Config, live: Live) -> tuple[dict[str, Source], Target | None]:
@@ -227,6 +232,7 @@ def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], targe
     is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
     chosen = settings.train.monitor or (adaptation.IM if is_adapting else task.monitor)
     if chosen in criteria:
+        _check_criterion(chosen, target)
         return chosen
     if chosen.startswith(adaptation.PREFIX):
         raise UserError(
@@ -246,6 +252,16 @@ def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], targe
             f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}"
         )
     return chosen
+
+
+def _check_criterion(chosen: str, target: Target | None) -> None:
+    assert target is not None, "criteria are of a target"
+    if chosen == adaptation.SND and len(target.evaluation) < adaptation.MIN_NEIGHBOURS:
+        raise UserError(
+            f"train.monitor is {chosen!r} and config.data.target has {len(target.evaluation)} image to "
+            f"measure, which has no neighbours; expected {adaptation.MIN_NEIGHBOURS} or more: add images, or "
+            f"set train.monitor={adaptation.IM!r}"
+        )
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:

@@ -1,15 +1,21 @@
 """Measuring another domain: the criteria without labels, what they choose, and runs that have a target."""
 
 import json
+import shutil
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from jtl import adaptation, config, train
+from jtl import adaptation, config, loop, train
 from jtl.errors import UserError
 from jtl.report import curves
+from jtl.report.console import Live
+from jtl.report.summary import Phases
 from jtl.runtime import StopRequest
 
 NUM_IMAGES, NUM_CLASSES = 24, 3
@@ -104,12 +110,14 @@ def test_outcome_of_a_target_without_labels_has_no_oracle() -> None:
     assert adaptation.outcome([], "target_im", "accuracy") == {}
 
 
-def _write_images(folder: Path, *, seed: int, classes: tuple[str, ...] = ("a", "b", "c")) -> Path:
+def _write_images(
+    folder: Path, *, seed: int, classes: tuple[str, ...] = ("a", "b", "c"), count: int = NUM_IMAGES
+) -> Path:
     """Small pictures whose colour is their class."""
     from PIL import Image
 
     random = np.random.default_rng(seed)
-    for index in range(NUM_IMAGES):
+    for index in range(count):
         name = classes[index % len(classes)] if classes else ""
         (folder / name).mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 60, (8, 8, 3)).astype(np.uint8)
@@ -120,13 +128,14 @@ def _write_images(folder: Path, *, seed: int, classes: tuple[str, ...] = ("a", "
 
 @pytest.fixture(scope="module")
 def domains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of images: two domains, one without folders a class, and one with a class of its own."""
+    """Folders of images: two domains, two without a folder a class, and one with a class of its own."""
     folder = tmp_path_factory.mktemp("domains")
     return {
         "source": _write_images(folder / "source", seed=0),
         "target": _write_images(folder / "target", seed=1),
         "plain": _write_images(folder / "plain", seed=2, classes=()),
         "foreign": _write_images(folder / "foreign", seed=3, classes=("a", "b", "dog")),
+        "single": _write_images(folder / "single", seed=3, classes=(), count=1),
     }
 
 
@@ -167,8 +176,8 @@ def test_run_with_a_target_reports_it_apart(finished: tuple[Path, dict[str, Any]
     assert best == (target["selected"]["step"], target["selected"]["im"])
     assert max(value for _, value in series["target/accuracy"]) == target["oracle"]["accuracy"]
     assert series["train/lambda"][0] == (1, 0.0)
-    described = json.loads((folder / "meta.json").read_text())
-    assert described["target"] == {"num_images": NUM_IMAGES, "num_evaluated": NUM_IMAGES}
+    described = json.loads((folder / "meta.json").read_text())["target"]
+    assert (described["num_images"], described["num_evaluated"]) == (NUM_IMAGES, NUM_IMAGES)
 
 
 class _StopAfter(StopRequest):
@@ -211,13 +220,71 @@ def test_target_whose_images_changed_is_refused(
         train.run(settings, folder)
 
 
-def test_target_without_folders_is_adapted_to_and_told_what_can_be_told(
-    domains: dict[str, Path], tmp_path: Path
+def test_target_of_as_many_other_images_is_refused(
+    domains: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = train.run(_settings(domains, "plain", data__val_fraction=0.0), tmp_path / "run")
+    target, folder = tmp_path / "target", tmp_path / "run"
+    shutil.copytree(domains["target"], target)
+    settings = _settings({**domains, "target": target}, "target")
+    monkeypatch.setattr(loop, "run", _never)
+    with pytest.raises(AssertionError, match="it came to the loop"):
+        train.run(settings, folder)
+    with pytest.raises(AssertionError, match="it came to the loop"):
+        train.run(settings, folder)
+    first, second = target / "a" / "0.png", target / "b" / "1.png"
+    swapped = second.read_bytes(), first.read_bytes()
+    first.write_bytes(swapped[0])
+    second.write_bytes(swapped[1])
+    with pytest.raises(UserError, match=r"target's images changed since run .*sha256.* give another --workd"):
+        train.run(settings, folder)
+
+
+def _never(*parts: Any) -> Any:
+    raise AssertionError("it came to the loop")
+
+
+@pytest.mark.parametrize(
+    ("target", "changes"), [("plain", {}), ("target", {"data__has_target_labels": False})]
+)
+def test_target_without_labels_is_adapted_to_and_told_what_can_be_told(
+    domains: dict[str, Path], tmp_path: Path, target: str, changes: dict[str, Any]
+) -> None:
+    result = train.run(_settings(domains, target, data__val_fraction=0.0, **changes), tmp_path / "run")
     assert result["target"].keys() == {"last", "selected", "criteria"}
     assert result["target"]["last"].keys() == {"by", "step", "entropy", "im", "snd"}
     assert result["best"] == {"step": result["target"]["selected"]["step"]}
+    assert "accuracy" not in (tmp_path / "run" / "summary.json").read_text()
+
+
+def _epoch(settings: config.Config, folder: Path) -> list[dict[str, Any]]:
+    """What the loop gives to the steps of the first epoch."""
+    ready, _, checkpoints = train._prepare(settings, folder, Live(), Phases())
+    with closing(checkpoints), closing(loop._batches(ready, 0)) as batches:
+        return [jax.device_get(batch) for batch in islice(batches, NUM_IMAGES // 8)]
+
+
+def test_loop_reads_the_target_without_labels_in_an_order_of_its_own(
+    domains: dict[str, Path], tmp_path: Path
+) -> None:
+    """Both streams are the same images here, as they are, so that what differs is their order."""
+    whole = {"data__val_fraction": 0.0, "augment__crop_scale": (1.0, 1.0), "augment__crop_ratio": (1.0, 1.0)}
+    still = {**whole, "augment__flip": 0.0}
+    both = _epoch(_settings(domains, "source", **still), tmp_path / "both")
+    alone = _epoch(_settings(domains, "", strategy__name="full", **still), tmp_path / "alone")
+    for batch in both:
+        assert batch["target"].keys() == {"image", "mask"}
+        assert batch["train"].keys() == {"image", "label", "mask"}
+    orders = {
+        name: [image.tobytes() for batch in batches for image in batch[stream]["image"]]
+        for name, batches, stream in (
+            ("train", both, "train"),
+            ("target", both, "target"),
+            ("alone", alone, "train"),
+        )
+    }
+    assert orders["train"] == orders["alone"]
+    assert sorted(orders["train"]) == sorted(orders["target"])
+    assert orders["train"] != orders["target"]
 
 
 def test_plain_strategy_measures_a_target_and_chooses_by_its_own_validation(
@@ -242,6 +309,17 @@ def test_plain_strategy_measures_a_target_and_chooses_by_its_own_validation(
         ),
         ("", {"strategy__name": "full", "train__monitor": "target_im"}, "train.monitor is 'target_im'"),
         ("target", {"train__monitor": "targt_im"}, "train.monitor 'targt_im' is no metric"),
+        (
+            "single",
+            {"train__monitor": "target_snd"},
+            "train.monitor is 'target_snd' and config.data.target has 1 image .* expected 2 or more",
+        ),
+        (
+            "target",
+            {"augment__cutmix_alpha": 0.5},
+            "mixup_alpha is 0.0 and augment.cutmix_alpha 0.5, .* expected 0 with .* 'dann', .* both to 0",
+        ),
+        ("target", {"augment__mixup_alpha": 0.2}, "mixup_alpha is 0.2 .* expected 0 with strategy 'dann'"),
     ],
 )
 def test_run_that_cannot_be_is_refused(
