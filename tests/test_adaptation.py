@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jtl import adaptation, config, loop, train
+from jtl.data import image, pipeline
 from jtl.errors import UserError
 from jtl.report import curves
 from jtl.report.console import Live
@@ -256,35 +257,29 @@ def test_target_without_labels_is_adapted_to_and_told_what_can_be_told(
     assert "accuracy" not in (tmp_path / "run" / "summary.json").read_text()
 
 
-def _epoch(settings: config.Config, folder: Path) -> list[dict[str, Any]]:
-    """What the loop gives to the steps of the first epoch."""
-    ready, _, checkpoints = train._prepare(settings, folder, Live(), Phases())
-    with closing(checkpoints), closing(loop._batches(ready, 0)) as batches:
-        return [jax.device_get(batch) for batch in islice(batches, NUM_IMAGES // 8)]
-
-
 def test_loop_reads_the_target_without_labels_in_an_order_of_its_own(
     domains: dict[str, Path], tmp_path: Path
 ) -> None:
     """Both streams are the same images here, as they are, so that what differs is their order."""
     whole = {"data__val_fraction": 0.0, "augment__crop_scale": (1.0, 1.0), "augment__crop_ratio": (1.0, 1.0)}
-    still = {**whole, "augment__flip": 0.0}
-    both = _epoch(_settings(domains, "source", **still), tmp_path / "both")
-    alone = _epoch(_settings(domains, "", strategy__name="full", **still), tmp_path / "alone")
-    for batch in both:
+    settings = _settings(domains, "source", **whole, augment__flip=0.0, train__seed=3)
+    ready, _, checkpoints = train._prepare(settings, tmp_path / "run", Live(), Phases())
+    transform = image.train_transform(ready.built.parts.preprocess, settings.augment)
+    of_seed = pipeline.train_batches(
+        ready.splits["train"], transform, batch_size=8, seed=3, config=settings.input
+    )
+    with closing(checkpoints), closing(loop._batches(ready, 0)) as batches, closing(of_seed):
+        epoch = [jax.device_get(batch) for batch in islice(batches, NUM_IMAGES // 8)]
+        expected = [each.tobytes() for batch in islice(of_seed, NUM_IMAGES // 8) for each in batch["image"]]
+    for batch in epoch:
         assert batch["target"].keys() == {"image", "mask"}
         assert batch["train"].keys() == {"image", "label", "mask"}
-    orders = {
-        name: [image.tobytes() for batch in batches for image in batch[stream]["image"]]
-        for name, batches, stream in (
-            ("train", both, "train"),
-            ("target", both, "target"),
-            ("alone", alone, "train"),
-        )
-    }
-    assert orders["train"] == orders["alone"]
-    assert sorted(orders["train"]) == sorted(orders["target"])
-    assert orders["train"] != orders["target"]
+    training, target = (
+        [each.tobytes() for batch in epoch for each in batch[name]["image"]] for name in ("train", "target")
+    )
+    assert training == expected
+    assert sorted(target) == sorted(training)
+    assert target != training
 
 
 def test_plain_strategy_measures_a_target_and_chooses_by_its_own_validation(
