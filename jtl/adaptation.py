@@ -55,8 +55,8 @@ def criteria(probabilities: Float[np.ndarray, "examples classes"]) -> dict[str, 
 def entropy(probabilities: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " rows"]:
     """Return the entropy of each row in nats.
 
-    >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).round(3)
-    array([0.   , 0.693])
+    >>> entropy(np.array([[0.9, 0.1], [0.5, 0.5]])).round(3)
+    array([0.325, 0.693])
     """
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     return -np.sum(probabilities * logs, axis=1)
@@ -116,9 +116,9 @@ def table(found: Mapping[str, Mapping[str, Any]], width: int | None = None) -> s
 
     >>> print(table({"last": {"by": "step", "step": 9, "im": 1.0},
     ...              "selected": {"by": "target_im", "step": 6, "im": 1.5}}))
-    target  last  selected by target_im
-    step       9                      6
-    im    1.0000                 1.5000
+    target    last  selected by target_im
+    step         9                      6
+    im      1.0000                 1.5000
     """
     columns = {name: found[name] for name in ("last", "selected", "oracle") if name in found}
     header = ["target", *(name if name == "last" else f"{name} by {columns[name]['by']}" for name in columns)]

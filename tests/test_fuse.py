@@ -19,6 +19,7 @@ from jtl.errors import UserError
 from jtl.report import summary
 from jtl.weights.recognise import recognise
 from jtl.weights.run_folder import write_run_weights
+from tests import tiny
 
 VIT = {"size": "mini", "image_px": 8, "dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16}
 RESNET = {"name": "cifar_resnet", "image_px": 8, "units": (1, 1), "width": 4}
@@ -190,11 +191,9 @@ def test_best_of_the_sweep_is_kept_and_all_of_it_is_written(runs: Path, tmp_path
 
 
 def _first_moments(weights: dict[str, np.ndarray], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the first convolution's outputs over all images, in PyTorch's float64."""
-    torch = pytest.importorskip("torch")
-    kernel = torch.tensor(weights["params/conv_root/kernel"], dtype=torch.float64).permute(3, 2, 0, 1)
-    maps = torch.nn.functional.conv2d(torch.tensor(images).permute(0, 3, 1, 2), kernel, padding=1)
-    return maps.mean((0, 2, 3)).numpy(), maps.var((0, 2, 3), correction=0).numpy()
+    """Mean and variance of the first convolution's outputs over all images, in float64."""
+    maps = tiny.convolved(images, weights["params/conv_root/kernel"])
+    return maps.mean((0, 1, 2)), maps.var((0, 1, 2))
 
 
 def _inputs(folder: Path, images: Any) -> np.ndarray:

@@ -164,6 +164,13 @@ class Trainer:
         return state, reported
 
 
+def convolved(images: Any, kernel: Any) -> np.ndarray:
+    """Return what a 3 x 3 convolution, padded by 1, makes of images [n, height, width, channels]; float64."""
+    padded = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return np.einsum("nhwcij,ijco->nhwo", windows, np.float64(kernel))
+
+
 def compiled(parts: step.Parts, batch: dict[str, Any], params: Any, model_state: Any, phase: int = 0) -> Any:
     """Return the compiled train step on one device, for its cost and memory analysis."""
     mesh = sharding.mesh(sharding.Config(devices=1))

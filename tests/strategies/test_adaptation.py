@@ -60,34 +60,28 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _network(params: Any, x: Any) -> Any:
-    """The same ReLU network in PyTorch."""
-    import torch
-
+    """The same ReLU network, layer by layer."""
     *hidden, _ = params
     for name in hidden:
-        x = torch.relu(x @ torch.tensor(params[name]["kernel"]) + torch.tensor(params[name]["bias"]))
-    return x @ torch.tensor(params["out"]["kernel"]) + torch.tensor(params["out"]["bias"])
+        x = jnp.maximum(x @ params[name]["kernel"] + params[name]["bias"][None], 0)
+    return x @ params["out"]["kernel"] + params["out"]["bias"][None]
 
 
-def _torch_domain_gradients(extra: Any, streams: Any) -> tuple[float, list[np.ndarray]]:
-    """The plain discriminator's loss, and its gradients with respect to both streams' features."""
-    torch = pytest.importorskip("torch")
-    plain = jax.tree.map(np.asarray, extra["discriminator"])
-    features = [torch.tensor(streams[name][0], requires_grad=True) for name in (TRAIN, TARGET)]
-    loss = sum(
-        torch.nn.functional.binary_cross_entropy_with_logits(
-            _network(plain, each)[:, 0], torch.full((len(each),), float(is_target))
-        )
-        for is_target, each in enumerate(features)
-    )
-    loss.backward()
-    return loss.item(), [each.grad.numpy() for each in features]
+def _plain_domain_gradients(extra: Any, streams: Any) -> tuple[float, list[np.ndarray]]:
+    """The plain discriminator's binary cross-entropy, and its gradients with respect to the features."""
+
+    def loss(features: list[Any]) -> Any:
+        source, target = (jax.nn.sigmoid(_network(extra["discriminator"], each)[:, 0]) for each in features)
+        return -jnp.mean(jnp.log(1 - source)) - jnp.mean(jnp.log(target))
+
+    value, grads = jax.value_and_grad(loss)([jnp.asarray(streams[name][0]) for name in (TRAIN, TARGET)])
+    return float(value), [np.asarray(each) for each in grads]
 
 
 def test_dann_gradient_of_features_is_minus_lambda_times_the_plain_one() -> None:
     parts, params, extra = _made("dann", hidden_widths=(8,), gamma=3.0, max_lambda=0.7)
     streams = _streams()
-    found, plain = _torch_domain_gradients(extra, streams)
+    found, plain = _plain_domain_gradients(extra, streams)
     for at_step in (0, 10):
         value, reported = _penalty(parts, params, at_step)(extra, streams)
         assert float(value) == pytest.approx(found, rel=1e-6)
@@ -193,15 +187,18 @@ def test_mcc_is_the_papers_formula() -> None:
 
 
 def test_mcc_gradient_takes_the_weights_as_given() -> None:
-    torch = pytest.importorskip("torch")
-    logits = torch.tensor(_draw(7, 4), requires_grad=True)
-    y = torch.softmax(logits / 2.5, dim=1)
-    weights = (1 + torch.exp((y * torch.log(y)).sum(1))).detach()
-    matrix = y.T @ ((7 * weights / weights.sum())[:, None] * y)
-    matrix = matrix / matrix.sum(1, keepdim=True)
-    ((matrix.sum() - matrix.trace()) / 4).backward()
+    fixed = _softmax(_draw(7, 4) / 2.5)
+    weights = 1 + np.exp((fixed * np.log(fixed)).sum(1))
+
+    def with_weights_given(logits: Any) -> Any:
+        y = jnp.exp(logits / 2.5) / jnp.sum(jnp.exp(logits / 2.5), axis=1, keepdims=True)
+        matrix = y.T @ (jnp.asarray(7 * weights / weights.sum(), jnp.float32)[:, None] * y)
+        matrix = matrix / jnp.sum(matrix, axis=1, keepdims=True)
+        return (jnp.sum(matrix) - jnp.trace(matrix)) / 4
+
+    expected = jax.grad(with_weights_given)(jnp.asarray(_draw(7, 4)))
     found = jax.grad(lambda each: mcc.confusion(each, jnp.ones(7, bool), 2.5))(jnp.asarray(_draw(7, 4)))
-    np.testing.assert_allclose(found, logits.grad.numpy(), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_mdd_is_the_papers_formula() -> None:

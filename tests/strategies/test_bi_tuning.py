@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from scipy.special import log_softmax
 
 from jtl import tree
 from jtl.errors import UserError
@@ -18,11 +18,15 @@ MASK = np.asarray([True, True, True, True, True, True, False])
 TARGETS = np.eye(3, dtype=np.float32)[LABELS]
 
 
-def _mean_log_share(scores: torch.Tensor, positives: list[int]) -> float:
-    return -torch.log_softmax(scores, dim=0)[positives].mean().item()
+def _mean_log_share(scores: np.ndarray, positives: list[int]) -> float:
+    return -float(log_softmax(np.float64(scores))[positives].mean())
 
 
-def _looped_classifier_contrast(logits: torch.Tensor, labels: np.ndarray) -> float:
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _looped_classifier_contrast(logits: np.ndarray, labels: np.ndarray) -> float:
     """Eq. 3 as it is written: each example a query; keys are all examples, positives those of its class."""
     queries = range(len(labels))
     return float(
@@ -30,7 +34,7 @@ def _looped_classifier_contrast(logits: torch.Tensor, labels: np.ndarray) -> flo
     )
 
 
-def _looped_projector_contrast(z: torch.Tensor, labels: np.ndarray, temperature: float) -> float:
+def _looped_projector_contrast(z: np.ndarray, labels: np.ndarray, temperature: float) -> float:
     """Eq. 5 as it is written, keys being the other examples; queries without a positive are left out."""
     found = []
     for query in range(len(labels)):
@@ -53,9 +57,9 @@ def test_penalty_is_both_contrasts_of_the_examples_that_count() -> None:
 
     own = {name: leaf for name, leaf in params.items() if name != "extra"}
     outputs = jax.jit(lambda own: parts.model.apply(own, model_state, images))(own)
-    logits, features = (torch.tensor(np.array(each)[MASK]) for each in (outputs.logits, outputs.features))
-    projector = jax.tree.map(torch.tensor, params["extra"]["projector"])
-    z = torch.nn.functional.normalize(features @ projector["kernel"] + projector["bias"])
+    logits, features = (np.array(each)[MASK] for each in (outputs.logits, outputs.features))
+    projector = params["extra"]["projector"]
+    z = _unit(features @ projector["kernel"] + projector["bias"])
     of_classes = _looped_classifier_contrast(logits, LABELS[MASK])
     of_features = _looped_projector_contrast(z, LABELS[MASK], 0.5)
     assert reported["classifier_contrast"] == pytest.approx(of_classes, rel=1e-4)
@@ -68,11 +72,11 @@ def test_blended_targets_count_in_parts() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(size=(3, 2)).astype(np.float32)
     targets, mask = np.asarray([[1, 0], [0.5, 0.5], [0, 1]], np.float32), jnp.ones(3, bool)
-    logs = torch.log_softmax(torch.tensor(logits), dim=0).numpy()
+    logs = log_softmax(logits, axis=0)
     found = bi_tuning.contrastive_cross_entropy(jnp.asarray(logits), jnp.asarray(targets), mask)
     assert float(found) == pytest.approx(-float((targets * logs).sum()) / 3, rel=1e-5)
-    z = torch.nn.functional.normalize(torch.tensor(random.normal(size=(3, 4)).astype(np.float32)))
-    found = bi_tuning.categorical_contrast(jnp.asarray(z.numpy()), jnp.asarray(targets), mask, 1.0)
+    z = _unit(random.normal(size=(3, 4)).astype(np.float32))
+    found = bi_tuning.categorical_contrast(jnp.asarray(z), jnp.asarray(targets), mask, 1.0)
     ends = [_mean_log_share(z[[1, 2]] @ z[0], [0]), _mean_log_share(z[[0, 1]] @ z[2], [1])]
     middle = _mean_log_share(z[[0, 2]] @ z[1], [0, 1])
     assert float(found) == pytest.approx((sum(ends) + middle) / 3, rel=1e-5)

@@ -1,13 +1,13 @@
-"""Distillation: its penalty against PyTorch, a teacher of another family, classes, and what is refused."""
+"""Distillation: its penalty by hand, a teacher of another family, classes, and what is refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
+from scipy.special import log_softmax, softmax
 
 from jtl import tree
 from jtl.data import device
@@ -25,20 +25,43 @@ def _batch(parts: Any) -> dict[str, Any]:
     return {"train": {"image": jax.random.normal(jax.random.key(2), shape), "mask": MASK}}
 
 
-def _outputs(model: Any, params: Any, model_state: Any, images: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _outputs(model: Any, params: Any, model_state: Any, images: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return features and logits of the examples that count."""
     own = {name: leaf for name, leaf in params.items() if name != "extra"}
     found = jax.jit(model.apply)(own, model_state, np.asarray(images))
-    return torch.tensor(np.array(found.features)[MASK]), torch.tensor(np.array(found.logits)[MASK])
+    return np.array(found.features)[MASK], np.array(found.logits)[MASK]
 
 
-def _by_torch(images: Any, before: Preprocess, after: Preprocess, mode: str) -> np.ndarray:
-    """Return normalised images as another pre-processing has them, by PyTorch's interpolation."""
-    pixels = torch.tensor(np.array(images)) * torch.tensor(before.std) + torch.tensor(before.mean)
-    resized = functional.interpolate(
-        pixels.permute(0, 3, 1, 2), after.image_px, mode=mode, antialias=True, align_corners=False
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def _weights(num_before: int, num_after: int, filter_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return [after, before]: a filter as wide as the step between new pixels, where there is an image."""
+    step = num_before / num_after
+    centres = (np.arange(num_after) + 0.5) * step - 0.5
+    found = filter_of(np.abs(np.arange(num_before) - centres[:, None]) / max(step, 1))
+    return found / found.sum(1, keepdims=True)
+
+
+def _cubic(t: np.ndarray) -> np.ndarray:
+    """Keys 1981, with a = -0.5 as Pillow and PyTorch resample."""
+    inner = 1.5 * t**3 - 2.5 * t**2 + 1
+    outer = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return np.where(t <= 1, inner, np.where(t < 2, outer, 0))
+
+
+FILTERS = {"bilinear": lambda t: np.maximum(0, 1 - t), "bicubic": _cubic}
+
+
+def _by_hand(images: Any, before: Preprocess, after: Preprocess, mode: str) -> np.ndarray:
+    """Return normalised images as another pre-processing has them."""
+    pixels = np.float64(images) * before.std + before.mean
+    rows, columns = (
+        _weights(*sizes, FILTERS[mode]) for sizes in zip(pixels.shape[1:3], after.image_px, strict=True)
     )
-    return ((resized.permute(0, 2, 3, 1) - torch.tensor(after.mean)) / torch.tensor(after.std)).numpy()
+    resized = np.einsum("hy,wx,nyxc->nhwc", rows, columns, pixels)
+    return ((resized - after.mean) / after.std).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["l2", "cosine"])
@@ -57,17 +80,18 @@ def test_penalty_from_a_teacher_of_another_family(kind: str) -> None:
 
     teacher = MODELS["vit"].build(MODELS["vit"].tiny(), 3)
     mode = teacher.preprocess.interpolation
-    seen = _by_torch(batch["train"]["image"], parts.preprocess, teacher.preprocess, mode)
+    seen = _by_hand(batch["train"]["image"], parts.preprocess, teacher.preprocess, mode)
     guide, taught = _outputs(teacher, params["extra"]["teacher"]["params"], {}, seen)
     features, logits = _outputs(parts.model, params, model_state, batch["train"]["image"])
-    logs, soft = torch.log_softmax(logits / 3.0, -1), torch.softmax(taught / 3.0, -1)
-    divergence = 9.0 * functional.kl_div(logs, soft, reduction="batchmean").item()
-    projection = jax.tree.map(torch.tensor, params["extra"]["projection"])
+    soft = softmax(taught / 3.0, axis=-1)
+    nats = (soft * (np.log(soft) - log_softmax(logits / 3.0, axis=-1))).sum(-1)
+    divergence = 9.0 * float(nats.mean())
+    projection = params["extra"]["projection"]
     assert projection["kernel"].shape == (32, 16)
     projected = features @ projection["kernel"] + projection["bias"]
     apart = {
-        "l2": 0.5 * functional.mse_loss(projected, guide).item(),
-        "cosine": 1 - functional.cosine_similarity(projected, guide).mean().item(),
+        "l2": 0.5 * float(np.square(projected - guide).mean()),
+        "cosine": 1 - float((_unit(projected) * _unit(guide)).sum(-1).mean()),
     }[kind]
     assert reported["teacher_divergence"] == pytest.approx(divergence, rel=1e-4)
     assert reported["teacher_distance"] == pytest.approx(apart, rel=1e-4)
@@ -87,14 +111,14 @@ def test_a_model_that_is_its_teacher_has_nothing_to_learn_from_it() -> None:
 
 @pytest.mark.parametrize(("interpolation", "mode"), [("bilinear", "bilinear"), ("bicubic", "bicubic")])
 @pytest.mark.parametrize("image_px", [(6, 10), (24, 20)])
-def test_images_of_another_preprocessing_are_pytorchs(
+def test_images_of_another_preprocessing_are_resampled_by_a_filter_as_wide_as_the_step(
     interpolation: str, mode: str, image_px: tuple[int, int]
 ) -> None:
     before = Preprocess((16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
     after = Preprocess(image_px, interpolation=interpolation)
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     found = device.renormalise(images, before, after)
-    np.testing.assert_allclose(found, _by_torch(images, before, after, mode), atol=1e-5)
+    np.testing.assert_allclose(found, _by_hand(images, before, after, mode), atol=1e-5)
     assert device.renormalise(images, before, replace(before, resize_px=0)) is images
 
 
