@@ -23,6 +23,7 @@ from jtl.preprocess import INTERPOLATIONS, Preprocess
 from jtl.state import State
 from jtl.step import Parts
 from jtl.strategies import STRATEGIES, Classifier, Context, Strategy
+from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, LabelStats
 from jtl.weights.contract import NO_WEIGHTS, Loaded
 from jtl.weights.load import load
@@ -165,7 +166,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     )
     strategy = strategy_kind.build(config.strategy, context)
     extra = strategy.extra(rng.key(config.train.seed, "extra"), params, model_state)
-    params = {**params, "extra": extra} if extra else params
+    params = {**params, EXTRA: extra} if extra else params
     groups = optim.assign(strategy.groups(list(tree.flatten(params))), config.optim, context)
     parts = Parts(
         model=model,

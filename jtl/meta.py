@@ -14,9 +14,8 @@ from jtl.config import Config
 from jtl.data import preflight
 from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
+from jtl.strategies.contract import EXTRA
 from jtl.tasks import LabelStats
-
-EXTRA = "extra"
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 

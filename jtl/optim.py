@@ -20,7 +20,7 @@ from optax import contrib
 from jtl import tree
 from jtl.errors import UserError, nearest
 from jtl.models.layers import layer_of
-from jtl.strategies.contract import FROZEN, Context, Group
+from jtl.strategies.contract import EXTRA, FROZEN, Context, Group
 
 # A dict of leaves by name. optax's own types of trees (unions with scalars) fit no dict.
 Flat = Any
@@ -128,14 +128,14 @@ def assign(groups: Mapping[str, Group], config: Config, context: Context) -> dic
         UserError: a pattern of `config.freeze` matches no parameter, or nothing is left to train.
     """
     head = len(context.layers) - 1
-    own = [name for name in groups if not name.startswith("extra/")]
+    own = [name for name in groups if not name.startswith(f"{EXTRA}/")]
     matches = tree.first_match(config.freeze, own, "optim.freeze")
     groups = {name: group if matches.get(name) is None else FROZEN for name, group in groups.items()}
     if all(group.is_frozen for group in groups.values()):
         raise UserError(f"optim.freeze is {config.freeze}, which leaves nothing to train; freeze less")
 
     def scaled(name: str, group: Group) -> Group:
-        if group.is_frozen or name.startswith("extra/"):
+        if group.is_frozen or name.startswith(f"{EXTRA}/"):
             return group
         layer = layer_of(name, context.layers)
         factor = config.head_multiplier if layer == head else config.layer_decay ** (head - layer)
