@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from jtl import config, variants
+from jtl import config, fuse, variants
 from tests.measured import transfer
 
 
@@ -37,3 +37,22 @@ def test_every_set_is_made_of_comparisons_that_read() -> None:
             chosen = [words[place + 1] for place, word in enumerate(words) if word == "--variant"]
             for each in variants.read(chosen, base):
                 assert variants.settings(each, base).train.steps == base.train.steps
+
+
+def test_what_is_fused_are_the_runs_of_one_seed_and_condition() -> None:
+    found = dict(transfer.fusions("hymenoptera", Path("out"), seeds=2))
+    assert len(found) == 3 * 2 * 3
+    place = Path("out/hymenoptera/50")
+    words = found[place / "wise" / "seed1"]
+    assert words[:4] == ["fuse", "--runs", str(place / "plain" / "seed1"), "--method"]
+    for measured in transfer.SETS.values():
+        for each in measured.fused.values():
+            count = len(set(each.variants) & set(measured.variants))
+            assert count == len(each.variants)
+            assert fuse.METHODS[each.method].min_runs <= count <= fuse.METHODS[each.method].max_runs
+
+
+def test_a_test_split_is_what_counts_and_validation_where_there_is_none() -> None:
+    summary = {"final": {"val/accuracy": 0.5}, "best": {"test/accuracy": 0.25}}
+    assert transfer.accuracies(summary) == {"last": 25.0}
+    assert transfer.accuracies({**summary, "best": {}}) == {"last": 50.0}

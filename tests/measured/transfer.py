@@ -4,10 +4,12 @@
     python -m tests.measured.transfer table pacs --out runs/measured
 
 DATA holds `images/` as the tests expect it (`JTL_TEST_DATA`), WEIGHTS is the public ViT-Ti/16 (AugReg). Each
-condition of a set is one `jtl compare` in OUT/SET/CONDITION, so runs that are finished are not repeated.
+condition of a set is one `jtl compare` in OUT/SET/CONDITION, and one `jtl fuse` for each seed and each way to
+fuse its runs; what is finished is not repeated.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -15,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 README = Path(__file__).parents[2] / "README.md"
@@ -27,12 +30,20 @@ SMALL = {
 }
 
 
+class Fused(NamedTuple):
+    """What is made of the runs of one seed: the method of `jtl fuse`, and the variants it takes."""
+
+    method: str
+    variants: tuple[str, ...]
+
+
 class Measured(NamedTuple):
     """One set of runs: `shared` settings, those of each condition, strategy and settings of each variant."""
 
     shared: Mapping[str, str]
     conditions: Mapping[str, Mapping[str, str]]
     variants: Mapping[str, tuple[str, str]]
+    fused: Mapping[str, Fused] = MappingProxyType({})
 
 
 FRACTIONS = {f"{percent}": {"data.train_fraction": str(percent / 100)} for percent in (10, 50, 100)}
@@ -45,6 +56,11 @@ FINE_TUNING = {
     "bi_tuning": ("bi_tuning", ""),
     "lora": ("lora", "optim.learning_rate=2e-3"),
     "lp_ft": ("lp_ft", ""),
+}
+FUSED = {
+    "wise": Fused("wise", ("plain",)),
+    "soup_uniform": Fused("uniform", tuple(FINE_TUNING)),
+    "soup_greedy": Fused("greedy", tuple(FINE_TUNING)),
 }
 SETS: dict[str, Measured] = {
     "pacs": Measured(
@@ -61,19 +77,23 @@ SETS: dict[str, Measured] = {
         {"source_only": ("full", ""), **{name: (name, "") for name in ("dan", "dann", "cdan", "mcc", "mdd")}},
     ),
     "hymenoptera": Measured(
-        {"data.path": "{data}/images/hymenoptera", "model.image_px": "96", **SMALL}, FRACTIONS, FINE_TUNING
+        {"data.path": "{data}/images/hymenoptera", "model.image_px": "96", **SMALL},
+        FRACTIONS,
+        FINE_TUNING,
+        FUSED,
     ),
     "fashion_mnist": Measured(
         {
             "data.name": "arrays",
             "data.path": "{data}/images/fashion_mnist_35k/fashion_mnist_35k.npz",
-            "data.val_fraction": "0.0",
+            "data.val_fraction": "0.02",
             "model.image_px": "48",
             **{**SMALL, "train.batch_size": "32", "train.steps": "200", "train.eval_every": "200"},
             "train.eval_batch_size": "250",
         },
         FRACTIONS,
         FINE_TUNING,
+        FUSED,
     ),
 }
 
@@ -95,23 +115,38 @@ def commands(name: str, out: Path, *, data: str, weights: str, seeds: int) -> It
         ]
 
 
+def fusions(name: str, out: Path, *, seeds: int) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folder and words of the `jtl fuse` of every condition and seed."""
+    measured = SETS[name]
+    for condition, seed in itertools.product(measured.conditions, range(seeds)):
+        place = out / name / condition
+        for label, fused in measured.fused.items():
+            runs = [str(place / variant / f"seed{seed}") for variant in fused.variants]
+            folder = place / label / f"seed{seed}"
+            words = ["fuse", "--runs", *runs, "--method", fused.method, "--out", str(folder)]
+            yield folder, [*words, "--batch-size", measured.shared["train.eval_batch_size"]]
+
+
 def execute(name: str, out: Path, *, data: str, weights: str, seeds: int) -> None:
-    """Train what is not finished yet, one condition after another."""
+    """Train what is not finished yet, one condition after another, then fuse."""
     for words in commands(name, out, data=data, weights=weights, seeds=seeds):
         subprocess.run([sys.executable, "-m", "jtl", *words], check=True)
+    for folder, words in fusions(name, out, seeds=seeds):
+        if not (folder / "summary.json").is_file():
+            subprocess.run([sys.executable, "-m", "jtl", *words], check=True)
 
 
 def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the accuracies that a run's summary.json has for the table, in percent.
 
-    Of a target the last, the selected and the oracle's; otherwise that of the last step, on validation or,
-    where the data has none, on test.
+    Of a target the last, the selected and the oracle's. Otherwise these runs are measured once, at their end:
+    on test or, where the data has none, on validation.
     """
     target = summary.get("target")
     if target:
         return {which: 100 * target[which]["accuracy"] for which in ("last", "selected", "oracle")}
-    last = summary["final"].get("val/accuracy")
-    return {"last": 100 * (summary["best"]["test/accuracy"] if last is None else last)}
+    test = summary["best"].get("test/accuracy")
+    return {"last": 100 * (summary["final"]["val/accuracy"] if test is None else test)}
 
 
 def finished(folder: Path) -> dict[str, dict[str, float]]:
@@ -125,7 +160,7 @@ def table(name: str, out: Path) -> str:
     measured = SETS[name]
     found = {
         variant: {condition: finished(out / name / condition / variant) for condition in measured.conditions}
-        for variant in measured.variants
+        for variant in (*measured.variants, *measured.fused)
     }
     found = {variant: cells for variant, cells in found.items() if any(cells.values())}
     runs = [each for cells in found.values() for cell in cells.values() for each in cell.values()]
