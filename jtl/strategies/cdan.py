@@ -45,12 +45,12 @@ class Config:
     """
 
     name: str = "cdan"
-    max_lambda: float = 0.01
+    max_lambda: float = 0.03
     gamma: float = 10.0
     has_entropy_weights: bool = True
     projected_dim: int = 1024
     hidden_widths: tuple[int, ...] = (256, 256)
-    multiplier: float = 1.0
+    multiplier: float = 10.0
 
     def __post_init__(self) -> None:
         adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)

@@ -27,10 +27,10 @@ class Config:
     """
 
     name: str = "dann"
-    max_lambda: float = 0.01
+    max_lambda: float = 0.1
     gamma: float = 10.0
     hidden_widths: tuple[int, ...] = (256, 256)
-    multiplier: float = 1.0
+    multiplier: float = 10.0
 
     def __post_init__(self) -> None:
         adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)

@@ -31,11 +31,11 @@ class Config:
     """
 
     name: str = "mdd"
-    margin: float = 4.0
-    max_lambda: float = 0.01
+    margin: float = 2.0
+    max_lambda: float = 0.03
     gamma: float = 10.0
     hidden_widths: tuple[int, ...] = (256,)
-    multiplier: float = 1.0
+    multiplier: float = 10.0
 
     def __post_init__(self) -> None:
         adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)
