@@ -54,5 +54,5 @@ def test_what_is_fused_are_the_runs_of_one_seed_and_condition() -> None:
 
 def test_a_test_split_is_what_counts_and_validation_where_there_is_none() -> None:
     summary = {"final": {"val/accuracy": 0.5}, "best": {"test/accuracy": 0.25}}
-    assert transfer.accuracies(summary) == {"last": 25.0}
-    assert transfer.accuracies({**summary, "best": {}}) == {"last": 50.0}
+    assert transfer.values(summary, "accuracy") == {"last": 25.0}
+    assert transfer.values({**summary, "best": {}}, "accuracy") == {"last": 50.0}

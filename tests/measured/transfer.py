@@ -38,12 +38,16 @@ class Fused(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One set of runs: `shared` settings, those of each condition, strategy and settings of each variant."""
+    """One set of runs: `shared` settings, those of each condition, strategy and settings of each variant.
+
+    `{data}` in a setting stands for DATA, `{out}` for OUT. `metric` is what the table has, in percent.
+    """
 
     shared: Mapping[str, str]
     conditions: Mapping[str, Mapping[str, str]]
     variants: Mapping[str, tuple[str, str]]
     fused: Mapping[str, Fused] = MappingProxyType({})
+    metric: str = "accuracy"
 
 
 FRACTIONS = {f"{percent}": {"data.train_fraction": str(percent / 100)} for percent in (10, 50, 100)}
@@ -56,6 +60,29 @@ FINE_TUNING = {
     "bi_tuning": ("bi_tuning", ""),
     "lora": ("lora", "optim.learning_rate=2e-3"),
     "lp_ft": ("lp_ft", ""),
+}
+NEW_RATE = "optim.learning_rate=5e-3"
+OTHERS = {
+    "probe": ("probe", ""),
+    "gradual": ("gradual", ""),
+    "bitfit": ("bitfit", NEW_RATE),
+    "bitfit_norm": ("bitfit", f"strategy.train=norm;{NEW_RATE}"),
+    "ia3": ("ia3", NEW_RATE),
+    "vpt_shallow": ("vpt", f"model.num_prompts=10;{NEW_RATE}"),
+    "vpt_deep": ("vpt", f"model.num_prompts=10;model.has_deep_prompts=True;{NEW_RATE}"),
+    "distillation": ("distillation", "strategy.teacher={out}/hymenoptera/100/plain/seed0"),
+    "sam": ("full", "optim.sam_radius=0.05"),
+    "swa": ("full", "optim.swa_start=0.75"),
+    "ema": ("full", "optim.ema=0.95"),
+}
+IMBALANCE = {
+    "plain": ("full", ""),
+    "class_balanced": ("full", "train.sampling=class_balanced"),
+    "square_root": ("full", "train.sampling=square_root"),
+    "balanced_weights": ("full", "task.class_weights=('balanced',)"),
+    "effective_weights": ("full", "task.class_weights=('effective',)"),
+    "focal": ("full", "task.focal_gamma=2.0;task.label_smoothing=0.0"),
+    "logit_adjustment": ("full", "task.logit_adjustment=1.0"),
 }
 FUSED = {
     "wise": Fused("wise", ("plain",)),
@@ -82,6 +109,22 @@ SETS: dict[str, Measured] = {
         FINE_TUNING,
         FUSED,
     ),
+    "hymenoptera_others": Measured(
+        {"data.path": "{data}/images/hymenoptera", "model.image_px": "96", **SMALL},
+        {percent: FRACTIONS[percent] for percent in ("50",)},
+        OTHERS,
+    ),
+    "pneumoniamnist": Measured(
+        {
+            "data.name": "arrays",
+            "data.path": "{data}/images/pneumoniamnist/pneumoniamnist.npz",
+            "model.image_px": "48",
+            **{**SMALL, "train.batch_size": "32", "train.steps": "120", "train.eval_every": "120"},
+        },
+        {"100": {}},
+        IMBALANCE,
+        metric="balanced_accuracy",
+    ),
     "fashion_mnist": Measured(
         {
             "data.name": "arrays",
@@ -106,7 +149,7 @@ def commands(name: str, out: Path, *, data: str, weights: str, seeds: int) -> It
         variants = [
             word
             for label, (strategy, own) in measured.variants.items()
-            for word in ("--variant", f"{label}={strategy}{':' if own else ''}{own}")
+            for word in ("--variant", f"{label}={strategy}{':' if own else ''}{own.format(out=out)}")
         ]
         yield [
             *("compare", "--config", "configs/vit_ft.py:ti16", "--out", str(out / name / condition)),
@@ -136,30 +179,33 @@ def execute(name: str, out: Path, *, data: str, weights: str, seeds: int) -> Non
             subprocess.run([sys.executable, "-m", "jtl", *words], check=True)
 
 
-def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the accuracies that a run's summary.json has for the table, in percent.
+def values(summary: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """Return what a run's summary.json has of the metric, in percent.
 
     Of a target the last, the selected and the oracle's. Otherwise these runs are measured once, at their end:
     on test or, where the data has none, on validation.
     """
     target = summary.get("target")
     if target:
-        return {which: 100 * target[which]["accuracy"] for which in ("last", "selected", "oracle")}
-    test = summary["best"].get("test/accuracy")
-    return {"last": 100 * (summary["final"]["val/accuracy"] if test is None else test)}
+        return {which: 100 * target[which][metric] for which in ("last", "selected", "oracle")}
+    test = summary["best"].get(f"test/{metric}")
+    return {"last": 100 * (summary["final"][f"val/{metric}"] if test is None else test)}
 
 
-def finished(folder: Path) -> dict[str, dict[str, float]]:
-    """Return the accuracies of a variant's finished runs by the name of their folder, such as "seed0"."""
+def finished(folder: Path, metric: str) -> dict[str, dict[str, float]]:
+    """Return the values of a variant's finished runs by the name of their folder, such as "seed0"."""
     summaries = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("seed*/summary.json")}
-    return {seed: accuracies(each) for seed, each in summaries.items() if each["status"] == "finished"}
+    return {seed: values(each, metric) for seed, each in summaries.items() if each["status"] == "finished"}
 
 
 def table(name: str, out: Path) -> str:
     """Return the Markdown table of a set: mean ± standard deviation over seeds, of what has run."""
     measured = SETS[name]
     found = {
-        variant: {condition: finished(out / name / condition / variant) for condition in measured.conditions}
+        variant: {
+            condition: finished(out / name / condition / variant, measured.metric)
+            for condition in measured.conditions
+        }
         for variant in (*measured.variants, *measured.fused)
     }
     found = {variant: cells for variant, cells in found.items() if any(cells.values())}
@@ -179,11 +225,11 @@ def over_conditions(cells: Mapping[str, Mapping[str, Mapping[str, float]]], whic
     return [statistics.mean(runs[seed][which] for runs in cells.values()) for seed in seeds]
 
 
-def _cell(values: list[float]) -> str:
-    if not values:
+def _cell(found: list[float]) -> str:
+    if not found:
         return ""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.1f}{spread}"
 
 
 def replace_between(text: str, name: str, body: str) -> str:
