@@ -64,7 +64,6 @@ FINE_TUNING = {
 NEW_RATE = "optim.learning_rate=5e-3"
 OTHERS = {
     "probe": ("probe", ""),
-    "gradual": ("gradual", ""),
     "bitfit": ("bitfit", NEW_RATE),
     "bitfit_norm": ("bitfit", f"strategy.train=norm;{NEW_RATE}"),
     "ia3": ("ia3", NEW_RATE),
@@ -78,9 +77,7 @@ OTHERS = {
 IMBALANCE = {
     "plain": ("full", ""),
     "class_balanced": ("full", "train.sampling=class_balanced"),
-    "square_root": ("full", "train.sampling=square_root"),
     "balanced_weights": ("full", "task.class_weights=('balanced',)"),
-    "effective_weights": ("full", "task.class_weights=('effective',)"),
     "focal": ("full", "task.focal_gamma=2.0;task.label_smoothing=0.0"),
     "logit_adjustment": ("full", "task.logit_adjustment=1.0"),
 }
