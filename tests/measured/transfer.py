@@ -61,6 +61,7 @@ FINE_TUNING = {
     "lora": ("lora", "optim.learning_rate=2e-3"),
     "lp_ft": ("lp_ft", ""),
 }
+HYMENOPTERA = {"data.path": "{data}/images/hymenoptera", "model.image_px": "96", **SMALL}
 NEW_RATE = "optim.learning_rate=5e-3"
 OTHERS = {
     "probe": ("probe", ""),
@@ -69,6 +70,7 @@ OTHERS = {
     "ia3": ("ia3", NEW_RATE),
     "vpt_shallow": ("vpt", f"model.num_prompts=10;model.has_deep_prompts=False;{NEW_RATE}"),
     "vpt_deep": ("vpt", f"model.num_prompts=10;{NEW_RATE}"),
+    # The set hymenoptera comes first.
     "distillation": ("distillation", "strategy.teacher={out}/hymenoptera/100/plain/seed0"),
     "sam_0.01": ("full", "optim.sam_radius=0.01"),
     "sam_0.05": ("full", "optim.sam_radius=0.05"),
@@ -102,13 +104,13 @@ SETS: dict[str, Measured] = {
         {"source_only": ("full", ""), **{name: (name, "") for name in ("dan", "dann", "cdan", "mcc", "mdd")}},
     ),
     "hymenoptera": Measured(
-        {"data.path": "{data}/images/hymenoptera", "model.image_px": "96", **SMALL},
+        HYMENOPTERA,
         FRACTIONS,
         FINE_TUNING,
         FUSED,
     ),
     "hymenoptera_others": Measured(
-        {"data.path": "{data}/images/hymenoptera", "model.image_px": "96", **SMALL},
+        HYMENOPTERA,
         {percent: FRACTIONS[percent] for percent in ("50",)},
         OTHERS,
     ),
@@ -142,16 +144,17 @@ SETS: dict[str, Measured] = {
 def commands(name: str, out: Path, *, data: str, weights: str, seeds: int) -> Iterator[list[str]]:
     """Yield the `jtl compare` of every condition, as words."""
     measured = SETS[name]
+    places = {"data": data, "out": out}
     for condition, changed in measured.conditions.items():
         settings = {"model.weights": weights, **measured.shared, **changed}
         variants = [
             word
             for label, (strategy, own) in measured.variants.items()
-            for word in ("--variant", f"{label}={strategy}{':' if own else ''}{own.format(out=out)}")
+            for word in ("--variant", f"{label}={strategy}{':' if own else ''}{own.format(**places)}")
         ]
         yield [
             *("compare", "--config", "configs/vit_ft.py:ti16", "--out", str(out / name / condition)),
-            *(f"--config.{key}={value.format(data=data)}" for key, value in settings.items()),
+            *(f"--config.{key}={value.format(**places)}" for key, value in settings.items()),
             *("--seeds", str(seeds), *variants),
         ]
 
