@@ -154,7 +154,7 @@ def _wise(request: Request, members: Sequence[Member]) -> dict[str, Any]:
         {"alpha": alpha, **score(judge, candidate(alpha), VALIDATION).scalars} for alpha in sorted(alphas)
     ]
     say(_table(sweep))
-    if fusion.are_equal(start, end):
+    if fusion.is_same(start, end):
         say("start and run have the same weights, but for what is new in the run: every alpha is one model")
     _check_monitor(judge, sweep[0])
     places = [{**entry, "step": place} for place, entry in enumerate(sweep)]

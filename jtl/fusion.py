@@ -46,16 +46,6 @@ def interpolate(start: Mapping[str, Any], end: Mapping[str, Any], alpha: float) 
     return tree.unflatten({name: _between(leaf, ends[1][name], alpha) for name, leaf in ends[0].items()})
 
 
-def are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two trees of the same leaves hold the same values.
-
-    >>> are_equal({"w": np.float32([1.0])}, {"w": np.float32([2.0])})
-    False
-    """
-    leaves = tree.flatten(other)
-    return all(np.array_equal(leaf, leaves[name]) for name, leaf in tree.flatten(one).items())
-
-
 def mean(trees: Iterable[Mapping[str, Any]]) -> tree.Tree:
     """Return the mean of the trees: the uniform soup (Wortsman et al. 2022a, table 2).
 
