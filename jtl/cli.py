@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jtl import weights_verbs
 from jtl.errors import UserError
-from jtl.verb import Verb, print_json
+from jtl.verbs import weights as weights_verbs
+from jtl.verbs.contract import Verb, print_json
 
 OVERRIDE = "--config."
 INTERRUPTED_EXIT_CODE = 130
@@ -101,7 +101,8 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from jtl import runtime
 
     runtime.prepare()
-    from jtl import config, train
+    from jtl.training import config
+    from jtl.training import run as train
 
     resolved = config.read(args.config, overrides, Path(args.workdir) if args.workdir else None)
     summary = train.run(resolved, train.run_folder(resolved, args.config, args.workdir))
@@ -142,7 +143,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     from jtl import runtime
 
     runtime.prepare()
-    from jtl import evaluate
+    from jtl.verbs import evaluate
 
     request = evaluate.Request(
         args.run,
@@ -174,7 +175,8 @@ def _bench(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from jtl import runtime
 
     runtime.prepare()
-    from jtl import bench, config
+    from jtl.training import config
+    from jtl.verbs import bench
 
     result = bench.run(bench.Request(config.read(args.config, overrides), args.steps))
     if args.json:
@@ -210,7 +212,7 @@ def _compare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     runtime.prepare()
     runtime.share_compiled()
-    from jtl import compare, variants
+    from jtl.verbs.compare import compare, variants
 
     listed = variants.split(args.variants, ",") if args.variants else []
     asked = (*listed, *args.variant)
@@ -238,7 +240,7 @@ def _predict(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from jtl import runtime
 
     runtime.prepare()
-    from jtl import predict
+    from jtl.verbs import predict
 
     result = predict.run(
         predict.Request(
@@ -277,7 +279,7 @@ def _features(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     from jtl import runtime
 
     runtime.prepare()
-    from jtl import features
+    from jtl.verbs import features
 
     names = tuple(name.strip() for name in args.features.split(",") if name.strip())
     result = features.run(
@@ -322,7 +324,7 @@ def _fuse(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from jtl import runtime
 
     runtime.prepare()
-    from jtl import fuse
+    from jtl.verbs.fuse import fuse
 
     result = fuse.run(
         fuse.Request(

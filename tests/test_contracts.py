@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from jtl import optim, step, tree
-from jtl import state as states
-from jtl.data.image import Augment
+from jtl import tree
+from jtl.inputs.image import Augment
 from jtl.models import MODELS
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
+from jtl.training import optim, step
+from jtl.training import state as states
 from tests import tiny
 
 NUM_STEPS = 6

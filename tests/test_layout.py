@@ -17,26 +17,20 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CODE_FOLDERS = ("jtl", "tests", "configs", "launch")
+CODE_FOLDERS = ("jtl", "tests", "configs", "benchmarks")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "runtime"),
-    ("verb",),
-    ("tree", "rng", "preprocess", "metrics", "progress", "tokens", "paired"),
-    ("data", "models", "tasks", "fusion"),
+    ("tree", "rng", "metrics"),
+    ("inputs",),
+    ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
-    ("optim", "sharding", "state", "zero_shot"),
-    ("config",),
-    ("step", "checkpoint", "variants"),
-    ("build", "report"),
-    ("trained",),
-    ("adaptation", "evaluate", "meta"),
-    ("loop", "bench", "predict", "features", "members"),
-    ("train", "weights_verbs", "ensemble"),
-    ("compare", "fuse"),
+    ("training",),
+    ("predictor",),
+    ("verbs",),
     ("cli",),
     ("main", "__main__"),
 )
@@ -151,7 +145,7 @@ def future_annotations(source: Source) -> list[str]:
 
 
 def standard_output(source: Source) -> list[str]:
-    if source.unit in ("cli", "verb", "weights_verbs"):
+    if source.unit in ("cli", "verbs"):
         return []
     found = []
     for node in ast.walk(source.tree):
@@ -222,25 +216,25 @@ RULES: dict[Callable[[Source], list[str]], tuple[tuple[str, ...], Source]] = {
         CODE_FOLDERS,
         Source("jtl/tree.py", "def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1)),
     ),
-    import_order: (("jtl",), Source("jtl/data/image.py", "from jtl.models import vit")),
-    vague_names: (CODE_FOLDERS, Source("jtl/data/image.py", "class RunManager: ...")),
+    import_order: (("jtl",), Source("jtl/data/files.py", "from jtl.models import vit")),
+    vague_names: (CODE_FOLDERS, Source("jtl/data/files.py", "class RunManager: ...")),
     future_annotations: (CODE_FOLDERS, Source("jtl/tree.py", "from __future__ import annotations")),
     standard_output: (("jtl",), Source("jtl/tree.py", "def f():\n    sys.stdout.write('x')")),
     heavy_imports: (
         ("jtl",),
         Source("jtl/tree.py", "try:\n    import sklearn.datasets\nexcept OSError: ..."),
     ),
-    branches_on_names: (("jtl",), Source("jtl/train.py", "if x.name in ('probe', 'other'): ...")),
+    branches_on_names: (("jtl",), Source("jtl/training/run.py", "if x.name in ('probe', 'other'): ...")),
     left_overs: (CODE_FOLDERS, Source("jtl/tree.py", "x = 1  # TO" + "DO: more")),
     undeclared_imports: (("jtl",), Source("jtl/tree.py", "def f():\n    import clu.metrics")),
 }
 MORE_SAMPLES = [
-    (import_order, Source("jtl/models/vit.py", "def f():\n    from jtl.data import image")),
-    (import_order, Source("jtl/step.py", "import jtl.report.tables")),
+    (import_order, Source("jtl/models/vit.py", "def f():\n    from jtl.data import files")),
+    (import_order, Source("jtl/training/step.py", "import jtl.verbs.bench")),
     (import_order, Source("jtl/new.py", "")),
     (vague_names, Source("jtl/image_utils.py", "")),
     (standard_output, Source("jtl/tree.py", "print(1)")),
-    (branches_on_names, Source("jtl/train.py", "match name:\n    case 'vit': ...")),
+    (branches_on_names, Source("jtl/training/run.py", "match name:\n    case 'vit': ...")),
     (left_overs, Source("jtl/tree.py", "# " + "-" * 20)),
 ]
 
@@ -262,7 +256,8 @@ def test_rule_finds_what_breaks_it(rule: Callable[[Source], list[str]], sample: 
 
 def settings_classes() -> dict[str, type]:
     """Every settings class of the root configuration and of the explicit dicts, by where it stands."""
-    from jtl import config, data, models, strategies, tasks
+    from jtl import data, models, strategies, tasks
+    from jtl.training import config
 
     found = {each.name: each.type for each in fields(config.Config) if is_dataclass(each.type)}
     kinds = {

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jtl import optim, rng, sharding, step, tree
-from jtl import state as states
-from jtl.data.image import Augment
+from jtl import rng, tree
+from jtl.inputs.image import Augment
 from jtl.models import MODELS, Model, Outputs
-from jtl.state import State
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.tasks import TASKS
+from jtl.training import optim, sharding, step
+from jtl.training import state as states
+from jtl.training.state import State
 
 NUM_CLASSES = 3
 # Each phase of gradual unfreezing compiles a step of its own; small networks compile faster.

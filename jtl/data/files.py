@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jtl.data import image
 from jtl.data.contract import Info
+from jtl.inputs import image
 
 # Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one
 # seek a file, and two different photos never share all three in practice (a JPEG's tail is entropy-coded).

@@ -9,8 +9,8 @@ import numpy as np
 
 from jtl.data.contract import Info
 from jtl.data.files import Files
-from jtl.data.image import Unreadable
 from jtl.errors import UserError
+from jtl.inputs.image import Unreadable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 READABLE, UNREADABLE = 0, -1

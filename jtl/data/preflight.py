@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jtl.data.contract import Config, Source
-from jtl.data.image import Unreadable
 from jtl.data.pipeline import num_cores
 from jtl.data.subset import Subset, fingerprints
 from jtl.errors import UserError
+from jtl.inputs.image import Unreadable
 
 # Up to here every image is decoded; of a larger split an evenly spaced part of this size (unless unreadable
 # images may be skipped, for then each must be known), and duplicates are not looked for. 10,000 photos take

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
-from jtl.preprocess import Preprocess
 
 SIZES: dict[str, dict[str, Any]] = {
     "20": {"units": (3, 3, 3), "width": 16},

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from jtl.preprocess import Preprocess
+from jtl.inputs.preprocess import Preprocess
 
 
 class Outputs(NamedTuple):

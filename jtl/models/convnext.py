@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import depthwise, head, initial, layers, linen, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
-from jtl.preprocess import Preprocess
 
 DENSE, CONV = "dense", "conv"
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import initial, low_rank, rescale, statistics
 from jtl.models.contract import Model, Outputs, TokenGrid
-from jtl.preprocess import Preprocess
 
 
 def as_model(

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import depthwise, head, layers, linen, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Mode, Transformed
-from jtl.preprocess import Preprocess
 
 # Sandler et al. 2018, table 2: channels and stride of each stage, and the units it has.
 CHANNELS = (16, 24, 32, 64, 96, 160, 320)

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, initial, layers, linen
 from jtl.models.contract import Family, Model
-from jtl.preprocess import Preprocess
 
 Activations: TypeAlias = Float[Array, "batch height width channels"]
 Transformed: TypeAlias = Float[Array, "batch new_height new_width new_channels"]

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, initial, layers, linen, vit_layers
 from jtl.models.contract import Family, Model, TokenGrid
 from jtl.models.vit_layers import Tokens
-from jtl.preprocess import Preprocess
 
 AllTokens: TypeAlias = Float[Array, "batch all_tokens dim"]
 Pool: TypeAlias = Callable[..., Float[Array, "batch pooled"]]

@@ -23,8 +23,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import masked
 from jtl.strategies.contract import EXTRA, TRAIN, Context, Group, Strategy, StrategyKind, check_classes
+from jtl.strategies.shared import masked
 
 OWN = "projector"
 # Finite, so that no difference of two is undefined, and its exponential 0.

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import adversarial, masked
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -29,6 +28,7 @@ from jtl.strategies.contract import (
     StrategyKind,
     check_classes,
 )
+from jtl.strategies.shared import adversarial, masked
 
 OWN, PROJECTIONS = "discriminator", "projections"
 MAX_JOINT = 4096

@@ -17,7 +17,6 @@ from scipy.special import softmax
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import masked
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -29,6 +28,7 @@ from jtl.strategies.contract import (
     StrategyKind,
     check_classes,
 )
+from jtl.strategies.shared import masked
 
 HEAD, RELATIONSHIP = "source_head", "relationship"
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Array
 
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import Model, Outputs
-from jtl.preprocess import Preprocess
 
 EXTRA = "extra"
 TRAIN, TARGET = "train", "target"

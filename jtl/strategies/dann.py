@@ -12,8 +12,8 @@ from typing import Any
 from jaxtyping import Array, Float, Int, Key
 
 from jtl.models import Outputs
-from jtl.strategies import adversarial, masked
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Strategy, StrategyKind
+from jtl.strategies.shared import adversarial, masked
 
 OWN = "discriminator"
 

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jtl.data import device
 from jtl.errors import UserError, nearest
+from jtl.inputs import on_device
 from jtl.models import Outputs
-from jtl.strategies import masked
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -31,6 +30,7 @@ from jtl.strategies.contract import (
     StrategyKind,
     check_classes,
 )
+from jtl.strategies.shared import masked
 
 TEACHER, PROJECTION = "teacher", "projection"
 NUM_NAMED = 5
@@ -86,7 +86,7 @@ def build(config: Config, context: Context) -> Strategy:
             f"{context.preprocess.num_channels}; expected as many: set preprocess.mean and preprocess.std, "
             f"or give another teacher"
         )
-    run = _teacher_run(teacher, order, partial(device.renormalise, before=context.preprocess))
+    run = _teacher_run(teacher, order, partial(on_device.renormalise, before=context.preprocess))
 
     def groups(names: Sequence[str]) -> dict[str, Group]:
         return {name: FROZEN if name.startswith(f"{EXTRA}/{TEACHER}/") else Group() for name in names}

@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import adversarial
 from jtl.strategies.contract import TARGET, Context, Group, Strategy, StrategyKind, check_classes
+from jtl.strategies.shared import adversarial
 
 
 @dataclass(frozen=True)

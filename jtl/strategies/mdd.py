@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import adversarial, masked
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Strategy, StrategyKind, check_classes
+from jtl.strategies.shared import adversarial, masked
 
 OWN = "adversary"
 

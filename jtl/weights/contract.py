@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jtl.errors import UserError
-from jtl.preprocess import Preprocess
+from jtl.inputs.preprocess import Preprocess
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
@@ -25,10 +25,10 @@ class Config:
     `head`: "new" keeps the fresh head, "load" takes the source's (its shape must fit), "map" copies the
     source's rows for the classes in `label_map` and keeps fresh ones for the others, "zero_shot" makes it of
     the new classes' names (CLIP and SigLIP, with model.has_unit_features). Of that, `templates` are prompts
-    with "{}" for the name, () takes those of `jtl.zero_shot`; `tokenizer` is the path or spec of its file, ""
-    takes the one beside the weights. `label_map` takes a new class (name or index) to a source class (index,
-    or name where the source carries names): a mapping, or the path of a .json object or of a .csv file with
-    two columns. `position_embedding` resamples to another grid: "bicubic" as timm (antialiased),
+    with "{}" for the name, () takes those of `jtl.weights.zero_shot`; `tokenizer` is the path or spec of its
+    file, "" takes the one beside the weights. `label_map` takes a new class (name or index) to a source class
+    (index, or name where the source carries names): a mapping, or the path of a .json object or of a .csv
+    file with two columns. `position_embedding` resamples to another grid: "bicubic" as timm (antialiased),
     "bicubic_plain" as transformers (not antialiased), "bilinear" as vit_jax (align-corners), "auto" as the
     library the names come from. `channels`: "auto" sums the first convolution's input channels for one
     channel, and else repeats and rescales them; "strict" refuses other numbers of channels. `sha256` is the

@@ -12,9 +12,10 @@ from jtl import tree
 from jtl.errors import UserError, nearest
 from jtl.models import MODELS
 from jtl.models.head import Settings
-from jtl.weights import FAMILIES, hub, plan, problems
+from jtl.weights import FAMILIES, plan, problems
 from jtl.weights.contract import Config, LeftOut, Origin, Recognised, Row, TensorFile
 from jtl.weights.head import PREFIX
+from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign, pattern
 from jtl.weights.open import open_path
 from jtl.weights.recognise import described, of_file, origins_of

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jtl.models import MODELS
-from jtl.weights import hub
 from jtl.weights.contract import Config, Recognised, TensorFile
+from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
 from jtl.weights.recognise import of_file, origins_of

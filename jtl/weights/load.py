@@ -10,8 +10,9 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
 from jtl.models.head import Settings
-from jtl.weights import FAMILIES, hub, plan, problems
+from jtl.weights import FAMILIES, plan, problems
 from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
+from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
 from jtl.weights.recognise import of_family, of_file, origins_of

@@ -4,10 +4,11 @@ import hashlib
 from pathlib import Path
 
 from jtl.errors import UserError
-from jtl.weights import beside, orbax_folder, sharded
 from jtl.weights.contract import TensorFile
-from jtl.weights.download import sha256_of
-from jtl.weights.files import open_file
+from jtl.weights.formats import orbax_folder, sharded
+from jtl.weights.formats.files import open_file
+from jtl.weights.hub import beside
+from jtl.weights.hub.download import sha256_of
 from jtl.weights.run_folder import META_NAME, WEIGHTS_NAME, open_run
 
 # What folders and hubs call their weights; the safer format first.

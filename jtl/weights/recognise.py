@@ -6,9 +6,10 @@ from typing import Any
 from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.weights import FAMILIES, hub
+from jtl.weights import FAMILIES
 from jtl.weights.contract import Config, Origin, Recognised, TensorFile
 from jtl.weights.head import PREFIX
+from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
 from jtl.weights.report import shorten

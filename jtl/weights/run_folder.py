@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.preprocess import Preprocess
+from jtl.inputs.preprocess import Preprocess
 from jtl.weights.contract import TensorFile
-from jtl.weights.safetensors_file import open_safetensors
+from jtl.weights.formats.safetensors_file import open_safetensors
 
 WEIGHTS_NAME, META_NAME = "model.safetensors", "meta.json"
 # What `jtl fuse` says of a folder it made; without weights, it is an ensemble.

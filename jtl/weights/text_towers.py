@@ -7,8 +7,10 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.models import text_tower
 from jtl.models.text_tower import TextModel
-from jtl.weights import beside, hub, plan
+from jtl.weights import plan
 from jtl.weights.contract import Config, TensorFile
+from jtl.weights.hub import beside
+from jtl.weights.hub import resolve as hub
 from jtl.weights.load import read
 from jtl.weights.names import assign, text
 from jtl.weights.open import open_path

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jtl.data import image, pipeline
+from jtl.data import pipeline
 from jtl.data.contract import Info
 from jtl.data.files import Files
-from jtl.data.image import Augment
 from jtl.data.pipeline import Config, eval_batches, train_batches
 from jtl.data.sources.arrays import Arrays
 from jtl.errors import UserError
-from jtl.preprocess import Preprocess
+from jtl.inputs import image
+from jtl.inputs.image import Augment
+from jtl.inputs.preprocess import Preprocess
 from tests.data.conftest import pixels, png
 
 SIZE = 23

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jtl import adaptation
 from jtl.report import confusion, curves
+from jtl.training import adaptation
 
 SIZES = (2, 3, 10, 20, 37, 100, 1000)
 

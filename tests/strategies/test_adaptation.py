@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jtl import config, step
 from jtl.errors import UserError
 from jtl.models import Outputs
-from jtl.strategies import STRATEGIES, adversarial, cdan, dan, mcc, mdd
+from jtl.strategies import STRATEGIES, cdan, dan, mcc, mdd
 from jtl.strategies.contract import TARGET, TRAIN, plain_forward
+from jtl.strategies.shared import adversarial
+from jtl.training import config, step
 from tests import tiny
 
 NUM_STEPS = 20

@@ -10,10 +10,10 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from jtl import tree
-from jtl.data import device
 from jtl.errors import UserError
+from jtl.inputs import on_device
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import MODELS
-from jtl.preprocess import Preprocess
 from jtl.strategies import Classifier, Context, distillation
 from tests import tiny
 
@@ -117,9 +117,9 @@ def test_images_of_another_preprocessing_are_resampled_by_a_filter_as_wide_as_th
     before = Preprocess((16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
     after = Preprocess(image_px, interpolation=interpolation)
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
-    found = device.renormalise(images, before, after)
+    found = on_device.renormalise(images, before, after)
     np.testing.assert_allclose(found, _by_hand(images, before, after, mode), atol=1e-5)
-    assert device.renormalise(images, before, replace(before, resize_px=0)) is images
+    assert on_device.renormalise(images, before, replace(before, resize_px=0)) is images
 
 
 def test_classes_are_matched_by_name() -> None:

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jtl import step, tree
+from jtl import tree
 from jtl.errors import UserError
+from jtl.training import step
 from tests import tiny
 
 # Every linear layer, on both sides.

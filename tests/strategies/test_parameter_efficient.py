@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jtl import step, tree
+from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
+from jtl.training import step
 from tests import tiny
 
 ALL_LINEAR = {

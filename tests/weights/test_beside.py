@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jtl.data.image import eval_transform
 from jtl.errors import UserError
+from jtl.inputs.image import eval_transform
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import MODELS
-from jtl.preprocess import Preprocess
-from jtl.weights import FAMILIES, Config, beside
+from jtl.weights import FAMILIES, Config
+from jtl.weights.hub import beside
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 from tests.weights import writing

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from jtl import tree, zero_shot
+from jtl import tree
 from jtl.errors import UserError
 from jtl.models import text_tower, vit
-from jtl.weights import FAMILIES, Config, catalogue, convert, text_towers
+from jtl.weights import FAMILIES, Config, convert, text_towers, zero_shot
+from jtl.weights.hub import catalogue
 from jtl.weights.load import load
 from jtl.weights.names import clip, text
 from jtl.weights.names.assign import assign, best_origin

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import MODELS
-from jtl.preprocess import Preprocess
 from jtl.weights import FAMILIES, convert
 from jtl.weights.contract import Op, Origin, Row
 from jtl.weights.names import ops

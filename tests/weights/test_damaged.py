@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jtl.errors import UserError
-from jtl.weights.files import open_file
+from jtl.weights.formats.files import open_file
 from tests.weights import writing
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "weights"

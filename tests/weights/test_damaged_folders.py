@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jtl.errors import UserError
+from jtl.weights.formats.orbax_folder import METADATA
 from jtl.weights.open import open_path
-from jtl.weights.orbax_folder import METADATA
 from tests.weights import writing
 
 NUM_FUZZED = 60

@@ -15,7 +15,8 @@ from flax.serialization import msgpack_serialize
 from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.weights import Config, beside, convert, text_towers
+from jtl.weights import Config, convert, text_towers
+from jtl.weights.hub import beside
 from jtl.weights.load import load
 from jtl.weights.open import open_path
 from jtl.weights.recognise import recognise

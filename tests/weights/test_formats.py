@@ -16,9 +16,11 @@ import pytest
 
 from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.weights import FAMILIES, Config, hub, sharded, variables
+from jtl.weights import FAMILIES, Config
 from jtl.weights.contract import Tensor, TensorFile
-from jtl.weights.files import open_file
+from jtl.weights.formats import sharded, variables
+from jtl.weights.formats.files import open_file
+from jtl.weights.hub import resolve as hub
 from jtl.weights.load import load
 from jtl.weights.open import digest, open_path
 from jtl.weights.recognise import recognise

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jtl.errors import UserError
-from jtl.weights import Config, hub
-from jtl.weights.download import cache_path, download
+from jtl.weights import Config
+from jtl.weights.hub import resolve as hub
+from jtl.weights.hub.download import cache_path, download
 from tests.weights import writing
 from tests.weights.serving import CONTENT, CUT_AT, SHA256, Server
 

@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import save
 
 from jtl.errors import UserError
-from jtl.weights import Config, hub
+from jtl.weights import Config
+from jtl.weights.hub import resolve as hub
 from jtl.weights.open import open_path
 from tests.weights import serving
 from tests.weights.serving import COMMIT, CONTENT, SHA256, Server

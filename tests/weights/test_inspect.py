@@ -7,8 +7,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from jtl.models import MODELS
-from jtl.weights import FAMILIES, catalogue, hub, inspect
+from jtl.weights import FAMILIES, inspect
 from jtl.weights import Config as WeightsConfig
+from jtl.weights.hub import catalogue
+from jtl.weights.hub import resolve as hub
 from tests.weights import writing
 
 MAX_MILLIONS = 12

@@ -12,8 +12,8 @@ import pytest
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs.preprocess import Preprocess
 from jtl.models import MODELS
-from jtl.preprocess import Preprocess
 from jtl.weights import FAMILIES, Config, Loaded
 from jtl.weights.head import PREFIX
 from jtl.weights.load import differing_settings, load

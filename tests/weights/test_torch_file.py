@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from jtl.errors import UserError
-from jtl.weights import torch_file, unpickle
-from jtl.weights.files import open_file
+from jtl.weights.formats import torch_file, unpickle
+from jtl.weights.formats.files import open_file
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "weights"
 MARKER = "this_file_would_be_made_by_running_the_pickle"

@@ -16,7 +16,7 @@ from jtl import tree
 from jtl.models import MODELS
 from jtl.weights import FAMILIES, convert
 from jtl.weights.contract import Origin
-from jtl.weights.safetensors_file import DTYPES
+from jtl.weights.formats.safetensors_file import DTYPES
 
 NUM_CLASSES = 3
 CLIP = {"has_pre_norm": True, "has_patch_bias": False}

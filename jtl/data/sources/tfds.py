@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from jtl.data import contract, image, subset
+from jtl.data import contract, subset
 from jtl.data.contract import Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.data.sources.folder import SPLITS
 from jtl.errors import UserError, nearest
+from jtl.inputs import image
 
 INFO_FILE = "dataset_info.json"
 

@@ -1,0 +1,1 @@
+"""Kinds of input: how what a source holds becomes what a model reads."""

@@ -1,0 +1,290 @@
+"""Image bytes → uint8 array → the uint8 input of a model. Host side, Pillow only; `device` normalises.
+
+Shapes are [height, width, channels]. The evaluation transform equals timm 1.0.31 and torchvision on Pillow
+images bit for bit; EXIF rotation is applied everywhere.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from jtl.errors import UserError, nearest
+from jtl.inputs import policy
+from jtl.inputs.preprocess import INTERPOLATIONS, Preprocess
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 80_000_000
+
+EvalTransform = Callable[[np.ndarray], np.ndarray]
+TrainTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+_RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_LUMA = {1: "L", 3: "RGB"}
+_CROP_ATTEMPTS = 10
+
+
+class Unreadable(UserError):
+    """An image that cannot be decoded; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are varied. The defaults suit small sets of photos; everything else is off.
+
+    On the host: a crop covering `crop_scale` (least, most) of the image's area, whose aspect ratio is
+    `crop_ratio` (least, most) times the input's, is resized to the input (`interpolation`: "" takes the
+    pre-processing's). It is mirrored with probability `flip`; brightness, contrast and saturation change by
+    up to `color_jitter` times. `policy` is "none", "randaugment" (`policy_num_ops` operations at strength
+    `policy_magnitude` of 10) or "trivialaugment" (one operation at a random strength; it reads neither of the
+    two). On the device: mixup and CutMix with Beta(alpha, alpha) (0: off; both: a coin for each batch), and
+    random erasing with probability `erase_probability` an image, of every stream; a strategy that adapts to
+    a target takes no mixup and no CutMix.
+    """
+
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = ""
+    flip: float = 0.5
+    color_jitter: float = 0.0
+    policy: str = "none"
+    policy_num_ops: int = 2
+    policy_magnitude: float = 3.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    erase_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise UserError(f"augment.crop_scale is {self.crop_scale}, expected (least, most) in 0 to 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise UserError(f"augment.crop_ratio is {self.crop_ratio}, expected (least, most) above 0")
+        if self.interpolation and self.interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"augment.interpolation is {self.interpolation!r}, expected '' or one of "
+                f"{', '.join(INTERPOLATIONS)}"
+            )
+        if self.policy not in policy.POLICIES:
+            raise UserError(
+                f"augment.policy {self.policy!r} is unknown; nearest: {nearest(self.policy, policy.POLICIES)}"
+            )
+        for name, low, high in (
+            ("flip", 0, 1),
+            ("erase_probability", 0, 1),
+            ("color_jitter", 0, 1),
+            ("policy_num_ops", 1, 16),
+            ("policy_magnitude", 0, 10),
+            ("mixup_alpha", 0, math.inf),
+            ("cutmix_alpha", 0, math.inf),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"augment.{name} is {getattr(self, name)}, expected {low} to {high}")
+
+
+def decode(data: bytes, name: str, min_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
+    """Decode an image file's first frame, turned upright, as 1 (grey) or 3 (RGB) channels; alpha is dropped.
+
+    With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under
+    `min_px`.
+
+    Raises:
+        Unreadable: the bytes are damaged, of another format, over `MAX_PIXELS`, or of a pixel type without a
+        range.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                raise Unreadable(
+                    f"cannot read image {name}: "
+                    f"its {width} x {height} pixels are over the limit of {MAX_PIXELS}; shrink it"
+                )
+            if min_px:
+                opened.draft(None, (min_px, min_px))
+            return _to_array(ImageOps.exif_transpose(opened), name)
+    except Unreadable:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise Unreadable(f"cannot read image {name}: it is none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise almost any type on damaged bytes
+        raise Unreadable(f"cannot read image {name}: {error or type(error).__name__}") from error
+
+
+def eval_transform(preprocess: Preprocess) -> EvalTransform:
+    """Return the transform `image → input` of evaluation: resize, then centre crop.
+
+    A square input follows torchvision's `Resize(resize_px)`, `CenterCrop`. For another, both sides scale by
+    `resize_px / min(image_px)` and the image is resized to just cover that, as timm's `ResizeKeepRatio` does;
+    a squashed one is resized to just that, whatever its own shape.
+    """
+    _check(preprocess)
+    return _Eval(preprocess)
+
+
+def train_transform(preprocess: Preprocess, augment: Augment) -> TrainTransform:
+    """Return the transform `image, random generator → input` of training.
+
+    Raises:
+        UserError: colours are to change, but the model reads neither grey nor RGB images.
+    """
+    _check(preprocess)
+    if preprocess.num_channels not in _LUMA and (augment.color_jitter or augment.policy != "none"):
+        raise UserError(
+            "augment.color_jitter and augment.policy need 1 or 3 channels, the model reads "
+            f"{preprocess.num_channels}; "
+            "set them to 0 and 'none'"
+        )
+    return _Train(preprocess, augment)
+
+
+def to_channels(
+    image: UInt8[np.ndarray, "height width found"], num_channels: int
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Return the image with as many channels as the model reads: grey is repeated, RGB becomes luma.
+
+    Raises:
+        UserError: the number differs in any other way.
+    """
+    found = image.shape[-1]
+    if found == num_channels:
+        return image
+    if (found, num_channels) == (1, 3):
+        return np.repeat(image, 3, axis=-1)
+    if (found, num_channels) == (3, 1):
+        return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    raise UserError(
+        f"images have {found} channels, the model reads {num_channels}; change the data or the model's input"
+    )
+
+
+@dataclass(frozen=True)
+class _Eval:
+    preprocess: Preprocess
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        preprocess = self.preprocess
+        resized_size = _resized_size(image.shape[:2], preprocess)
+        resized = _resize(to_channels(image, preprocess.num_channels), resized_size, preprocess.interpolation)
+        height, width = preprocess.image_px
+        # Python's round, half to even, is part of torchvision's CenterCrop.
+        top, left = round((resized_size[0] - height) / 2), round((resized_size[1] - width) / 2)
+        return np.ascontiguousarray(resized[top : top + height, left : left + width])
+
+
+@dataclass(frozen=True)
+class _Train:
+    """`min_px` is the side below which decoding an image smaller would blur the smallest crop."""
+
+    preprocess: Preprocess
+    augment: Augment
+    min_px: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        least_side = math.sqrt(self.augment.crop_scale[0] * min(1.0, self.augment.crop_ratio[0]))
+        object.__setattr__(self, "min_px", math.ceil(max(self.preprocess.image_px) / least_side))
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        augment, preprocess = self.augment, self.preprocess
+        box = random_crop(image.shape[:2], preprocess.image_px, augment, rng)
+        interpolation = augment.interpolation or preprocess.interpolation
+        pixels = _resize(to_channels(image, preprocess.num_channels), preprocess.image_px, interpolation, box)
+        if rng.random() < augment.flip:
+            pixels = pixels[:, ::-1]
+        if augment.color_jitter or augment.policy != "none":
+            varied = _to_pillow(np.ascontiguousarray(pixels))
+            if augment.color_jitter:
+                varied = policy.jitter(varied, augment.color_jitter, rng)
+            apply = policy.POLICIES[augment.policy]
+            varied = apply(varied, rng, num_ops=augment.policy_num_ops, magnitude=augment.policy_magnitude)
+            pixels = np.asarray(varied).reshape(pixels.shape)
+        return np.ascontiguousarray(pixels)
+
+
+def random_crop(
+    size: tuple[int, int], target: tuple[int, int], augment: Augment, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a crop (left, top, right, bottom) of an image of `size`, as Inception's training does.
+
+    After ten draws that do not fit, it is the largest centred crop whose aspect ratio is allowed.
+    """
+    height, width = size
+    shape = target[1] / target[0]
+    low, high = augment.crop_ratio[0] * shape, augment.crop_ratio[1] * shape
+    for _ in range(_CROP_ATTEMPTS):
+        area = height * width * rng.uniform(*augment.crop_scale)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(rng.integers(width - crop_width + 1))
+            top = int(rng.integers(height - crop_height + 1))
+            return left, top, left + crop_width, top + crop_height
+    crop_width = min(width, max(1, round(height * high)))
+    crop_height = min(height, max(1, round(width / low)))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def _check(preprocess: Preprocess) -> None:
+    if preprocess.interpolation not in INTERPOLATIONS:
+        raise UserError(
+            f"preprocess.interpolation is {preprocess.interpolation!r}, expected one of "
+            f"{', '.join(INTERPOLATIONS)}"
+        )
+    if 0 < preprocess.resize_px < min(preprocess.image_px):
+        raise UserError(
+            f"preprocess.resize_px is {preprocess.resize_px}, expected 0 or at least the shorter side of "
+            f"image_px {preprocess.image_px}"
+        )
+
+
+def _resized_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+    """Return the (height, width) an image of `size` is resized to before the centre crop."""
+    (height, width), resize_px = size, preprocess.resize_px
+    if resize_px == 0:
+        return preprocess.image_px
+    cover_height, cover_width = (side * resize_px // min(preprocess.image_px) for side in preprocess.image_px)
+    if preprocess.is_squashed:
+        return cover_height, cover_width
+    if preprocess.image_px[0] == preprocess.image_px[1]:
+        short = min(height, width)
+        return int(resize_px * height / short), int(resize_px * width / short)
+    ratio = min(height / cover_height, width / cover_width)
+    return round(height / ratio), round(width / ratio)
+
+
+def _resize(
+    image: np.ndarray,
+    size: tuple[int, int],
+    interpolation: str,
+    box: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
+    """Resize with antialiasing; channels do not mix, so any number of them can go one plane at a time."""
+    if image.shape[-1] in _LUMA:
+        resized = _to_pillow(image).resize((size[1], size[0]), _RESAMPLE[interpolation], box)
+        return np.asarray(resized).reshape(*size, image.shape[-1])
+    planes = [_resize(plane[..., None], size, interpolation, box) for plane in np.moveaxis(image, -1, 0)]
+    return np.concatenate(planes, axis=-1)
+
+
+def _to_pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image))
+
+
+def _to_array(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        # The high byte, as libpng gives it for 16-bit colour; Pillow's own conversion saturates at 255.
+        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+    if image.mode in ("I", "F"):
+        raise Unreadable(
+            f"cannot read image {name}: pixel type {image.mode} (32 bits) has no fixed range; "
+            "save 8 or 16 bits"
+        )
+    if image.mode in ("1", "L", "LA", "La"):
+        return np.asarray(image.convert("L"))[..., None]
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns of palettes with transparency
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,1 @@
+"""Training: what makes a run, from its configuration to its summary."""

@@ -1,0 +1,396 @@
+"""The resolved configuration: a config file's ConfigDict, read once and strictly into frozen dataclasses.
+
+This is the only file that knows ConfigDict. A setting is declared beside the code that reads it; here they
+are put together. An unknown key is an error, from the file and from the command line alike.
+"""
+
+import ast
+import importlib.util
+import inspect
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jtl.data import SOURCES
+from jtl.data.pipeline import Config as Input
+from jtl.data.sampling import UNIFORM, check_name
+from jtl.errors import UserError, nearest
+from jtl.inputs.image import Augment
+from jtl.models import MODELS
+from jtl.strategies import STRATEGIES
+from jtl.tasks import TASKS
+from jtl.training.optim import Config as Optim
+from jtl.training.sharding import Config as Sharding
+from jtl.weights import Config as Weights
+from jtl.weights.contract import NO_WEIGHTS
+from jtl.weights.recognise import recognise
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where the pre-processing differs from what the weights bring; empty and 0 mean "as the weights say"."""
+
+    resize_px: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    interpolation: str = ""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Settings of the loop.
+
+    Either `epochs` or `steps` (above 0) gives the length. `batch_size` is global, over all devices.
+    Evaluation runs every `eval_every` steps (0: once an epoch), on `eval_batch_size` images at a time (0: as
+    in training), and a checkpoint is saved with it and also every `checkpoint_every` steps (0: only with
+    evaluation). `monitor` names the metric that picks the best step and drives early stopping ("": the task's
+    own); training stops after `patience` evaluations without a gain above `min_gain` (0: never).
+    `sampling` draws training images "uniform" (each once an epoch), "class_balanced" (all classes in turn) or
+    "square_root" (in the ratio of the roots of their numbers). `batch_stats` says what frozen normalisation
+    layers do with their statistics: "frozen" or "adapt". `log_every` is in steps.
+    """
+
+    epochs: float = 10.0
+    steps: int = 0
+    batch_size: int = 32
+    eval_batch_size: int = 0
+    seed: int = 0
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    monitor: str = ""
+    patience: int = 0
+    min_gain: float = 0.0
+    sampling: str = UNIFORM
+    batch_stats: str = "frozen"
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"train.seed is {self.seed}; expected 0 <= value < 2**31")
+        for name in ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "patience", "min_gain"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
+        if not self.steps and self.epochs <= 0:
+            raise UserError(
+                f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
+            )
+        check_name(self.sampling)
+        if self.batch_stats not in ("frozen", "adapt"):
+            raise UserError(f"train.batch_stats is {self.batch_stats!r}; expected 'frozen' or 'adapt'")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on, a section per part.
+
+    With `baseline` the same model is also trained from random weights on the same data, under RUN/scratch,
+    and both results are printed side by side.
+    """
+
+    model: Any
+    data: Any
+    task: Any
+    strategy: Any
+    weights: Weights = field(default_factory=Weights)
+    preprocess: Pretrained = field(default_factory=Pretrained)
+    input: Input = field(default_factory=Input)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    sharding: Sharding = field(default_factory=Sharding)
+    baseline: bool = False
+
+
+AUTO = "auto"
+CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "model": ("vit", MODELS),
+    "data": ("image_folder", SOURCES),
+    "task": ("multiclass", TASKS),
+    "strategy": ("full", STRATEGIES),
+}
+
+# Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices and
+# rules) the order in which float32 sums are added.
+RESUMABLE = (
+    "input.threads",
+    "input.workers",
+    "input.prefetch",
+    "input.cache_bytes",
+    "train.log_every",
+    "weights.cache_dir",
+    "sharding.devices",
+    "sharding.rules",
+)
+
+
+def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | None = None) -> Config:
+    """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
+
+    Model "auto" is the one its weights are of: they are fetched and looked at, unless the run folder says
+    what they were when it began.
+
+    Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's
+    type.
+
+    Raises:
+        UserError: the file cannot be read, or a key, a value or a type does not fit.
+    """
+    values = _to_dict(_load(spec))
+    return from_dict(_recognised(_overridden(values, overrides), folder))
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Return the configuration from nested plain values, such as `to_dict` gave and JSON brought back."""
+    known = {each.name for each in fields(Config)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown config section {key!r}; nearest: {nearest(key, known)}")
+    sections: dict[str, Any] = {}
+    for each in fields(Config):
+        given = values.get(each.name, {})
+        if each.name in CHOICES:
+            sections[each.name] = _choice(each.name, given)
+        elif is_dataclass(each.type):
+            sections[each.name] = _section(typing.cast(type, each.type), given, each.name)
+        elif each.name in values:
+            sections[each.name] = _convert(given, each.type, each.name)
+    return Config(**sections)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain values, all defaults included."""
+    return asdict(config)
+
+
+def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Config:
+    """Return the configuration with (dotted name, text) pairs applied, as `read` does."""
+    values = to_dict(config)
+    return from_dict(_overridden(values, overrides))
+
+
+def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
+    """Return "name: old → new" for each setting whose change would make a resumed run another run.
+
+    Settings that came after a run was saved count at their defaults: what it did without them.
+    """
+    with suppress(UserError):  # of settings that are no more: they are named as they stand
+        saved = to_dict(from_dict(saved))
+    return _differences(to_dict(new), saved)
+
+
+def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in sorted(new.keys() | old.keys()):
+        name, ours, theirs = f"{prefix}{key}", new.get(key), old.get(key)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            found += _differences(ours, theirs, f"{name}.")
+        elif _plain(ours) != _plain(theirs) and name not in RESUMABLE:
+            found.append(f"{name}: {theirs!r} -> {ours!r}")
+    return found
+
+
+def text(config: Config) -> str:
+    """Return the resolved configuration as one line a section, for people."""
+    lines = []
+    for name, section in to_dict(config).items():
+        items = section.items() if isinstance(section, dict) else ()
+        lines.append(f"{name}: {', '.join(f'{key}={value!r}' for key, value in items) or section}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _load(spec: str) -> ConfigDict:
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(
+            f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py"
+        )
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert module_spec is not None, path
+    assert module_spec.loader is not None, path
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own file raises
+        raise UserError(f"config file {path!r} cannot be read: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {path!r} has no function get_config(argument='')")
+    if argument and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"config file {path!r} takes no argument; found {argument!r} after the colon")
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _to_dict(config: ConfigDict) -> dict[str, Any]:
+    return {key: _to_dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
+
+
+def without_resumable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings that decide what a run is: all but `RESUMABLE`."""
+    return {
+        key: without_resumable(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in RESUMABLE
+    }
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values with the overrides; another kind drops what the file set for its own kind."""
+    values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for section, (default, kinds) in CHOICES.items():
+        chosen, given = dict(overrides).get(f"{section}.name"), values.get(section)
+        is_other = isinstance(given, dict) and chosen in kinds and chosen != given.get("name", default)
+        if is_other and chosen is not None and isinstance(given, dict):
+            known = {each.name for each in fields(kinds[chosen].Config)}
+            values[section] = {key: value for key, value in given.items() if key in known}
+    for name, value in overrides:
+        _override(values, name, value)
+    return values
+
+
+def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
+    """Return the values with model "auto" replaced by the family and settings that its weights are of."""
+    model = values.get("model")
+    if not isinstance(model, Mapping) or model.get("name") != AUTO:
+        return values
+    spec = str(model.get("weights", NO_WEIGHTS))
+    if spec == NO_WEIGHTS:
+        raise UserError(
+            f"model.name is {AUTO!r} and model.weights {spec!r}; expected weights to tell the family from, "
+            f"or a name: {', '.join(MODELS)}"
+        )
+    if folder is not None and (begun := _begun_with(folder, spec)) is not None:
+        return {**values, "model": {**begun, **model, "name": begun["name"]}}
+    found = recognise(spec, _section(Weights, values.get("weights", {}), "weights"))
+    return {**values, "model": {**found.config_fields, **model, "name": found.family}}
+
+
+def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
+    """Return the model's settings in a run folder that began with these weights."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        model = json.loads(path.read_text())["model"]
+        return model if model["weights"] == spec else None
+    except (ValueError, KeyError, TypeError):
+        return None  # a damaged folder is refused when it is opened
+
+
+def _override(values: dict[str, Any], name: str, value: str) -> None:
+    *parents, last = name.split(".")
+    node = values
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--config.{name}: {parent!r} is a value, not a section")
+    node[last] = value
+
+
+def _choice(name: str, given: Mapping[str, Any]) -> Any:
+    default, known = CHOICES[name]
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"config.{name} is {given!r}; expected a section with a name, such as {name}.name={default}"
+        )
+    chosen = given.get("name", default)
+    if chosen not in known:
+        raise UserError(f"unknown {name}.name {chosen!r}; nearest: {nearest(str(chosen), known)}")
+    return _section(known[chosen].Config, {**given, "name": chosen}, name)
+
+
+def _section(section: type, given: Any, where: str) -> Any:
+    if not isinstance(given, Mapping):
+        raise UserError(f"config.{where} is {given!r}; expected a section with settings")
+    hints = typing.get_type_hints(section)
+    known = {each.name: each for each in fields(section)}
+    for key in given:
+        if key not in known:
+            raise UserError(f"unknown config key {where}.{key}; nearest: {nearest(key, known)}")
+    missing = [name for name, each in known.items() if name not in given and each.default is MISSING]
+    missing = [name for name in missing if known[name].default_factory is MISSING]
+    if missing:
+        raise UserError(f"config.{where} lacks {', '.join(missing)}")
+    return section(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in given.items()})
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Return the value as the annotated type; text is parsed unless the type is text."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return _convert_union(value, typing.get_args(kind), where)
+    if isinstance(value, str) and kind is not str:
+        value = _parsed(value, where)
+    if typing.get_origin(kind) is tuple:
+        return _convert_tuple(value, typing.get_args(kind), where)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    is_right = isinstance(value, kind) if isinstance(kind, type) else True
+    if not is_right or (kind is int and isinstance(value, bool)):
+        raise UserError(f"config.{where} is {value!r}; expected {_type_name(kind)}")
+    return value
+
+
+def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    """Return the value as the first member type that takes it; text last, so that numbers stay numbers."""
+    if value is None and type(None) in kinds:
+        return None
+    for kind in sorted(kinds, key=lambda each: each is str):
+        if kind is type(None):
+            continue
+        try:
+            return _convert(value, kind, where)
+        except UserError:
+            continue
+    raise UserError(
+        f"config.{where} is {value!r}; expected {' or '.join(_type_name(kind) for kind in kinds)}"
+    )
+
+
+def _convert_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"config.{where} is {value!r}; expected a tuple such as {_example(kinds)}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_convert(each, kinds[0], where) for each in value)
+    if len(value) != len(kinds):
+        raise UserError(
+            f"config.{where} is {value!r}; expected {len(kinds)} values such as {_example(kinds)}"
+        )
+    return tuple(_convert(each, kind, where) for each, kind in zip(value, kinds, strict=True))
+
+
+def _parsed(value: str, where: str) -> Any:
+    lowered = {"true": True, "false": False, "none": None}
+    if value.lower() in lowered:
+        return lowered[value.lower()]
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(
+            f"config.{where} is {value!r}; expected a number, true, false, or a tuple in quotes"
+        ) from error
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
+def _example(kinds: tuple[Any, ...]) -> str:
+    samples = {int: "1", float: "0.5", str: "'name'", bool: "True"}
+    return f"({', '.join(samples.get(kind, '…') for kind in kinds if kind is not Ellipsis)},)"

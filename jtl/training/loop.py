@@ -1,0 +1,288 @@
+"""The loop: batch → step → evaluate → save, until all is done, nothing improves, or the process must go.
+
+The numbers of step n-1 are read after step n was dispatched, so the device never waits for the host's
+bookkeeping.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from jtl import metrics
+from jtl.data import Source, pipeline
+from jtl.data.sampling import UNIFORM
+from jtl.errors import UserError
+from jtl.inputs import image
+from jtl.metrics import Summary
+from jtl.report.console import Live
+from jtl.report.summary import Phases
+from jtl.report.writer import Writer
+from jtl.runtime import StopRequest
+from jtl.tasks import LabelStats
+from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
+from jtl.training.build import Built, Target
+from jtl.training.checkpoint import Checkpoints
+from jtl.training.config import Config
+from jtl.training.state import State
+
+FINISHED = ("finished", "stopped_early")
+UNLABELLED_FIELDS = ("image", "mask")
+
+
+class Run(NamedTuple):
+    """A run that is ready to go: what it is, where it writes, and how it talks."""
+
+    settings: Config
+    folder: Path
+    splits: dict[str, Source]
+    streams: dict[str, Source]
+    target: Target | None
+    stats: LabelStats
+    built: Built
+    mesh: Mesh
+    state_sharding: Any
+    eval_step: Callable[[State, step.Batch], metrics.Sums]
+    eval_batches: dict[str, pipeline.EvalBatches]
+    output_step: Callable[[State, step.Batch], tuple[Any, Any]]
+    target_batches: pipeline.EvalBatches | None
+    live: Live
+    phases: Phases
+    monitor: str
+
+
+class Ended(NamedTuple):
+    """How the loop ended: the state, the evaluations, the status, and the training images it read."""
+
+    state: State
+    history: progress.History
+    status: str
+    num_images: int
+
+
+def run(
+    ready: Run,
+    state: State,
+    history: progress.History,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    stop: StopRequest,
+) -> Ended:
+    """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
+
+    Raises:
+        UserError: the loss or a gradient is no longer finite.
+    """
+    start, num_steps = int(state.step), ready.built.parts.num_steps
+    status = "stopped_early" if _is_exhausted(ready, history) else "finished"
+    numbers = range(start, start) if status == "stopped_early" else range(start, num_steps)
+    compiled, reader = _CompiledSteps(ready), _Reader(ready, writer, history)
+    with closing(_batches(ready, start)) as batches, _finishing(ready.live):
+        for number in numbers:
+            with ready.phases.measure("data_wait"):
+                batch = next(batches)
+            train_step = compiled.at(number, state, batch)
+            with ready.phases.measure("step"):
+                state, values = train_step(state, batch)
+                reader.push(number + 1, values)
+            is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
+            must_stop = stop.is_set
+            is_saved = is_evaluated or must_stop or _is_due(number + 1, ready.settings.train.checkpoint_every)
+            if is_saved:
+                with ready.phases.measure("step"):
+                    reader.flush()
+            if is_evaluated and ("val" in ready.eval_batches or ready.target_batches is not None):
+                history = [*history, _evaluate(ready, state, writer)]
+                reader.history = history
+            if is_saved:
+                _save(ready, state, history, checkpoints, is_evaluated=is_evaluated)
+            if _is_exhausted(ready, history) and number + 1 < num_steps:
+                status = "stopped_early"
+                break
+            if must_stop and number + 1 < num_steps:
+                status = "preempted"
+                break
+    return Ended(state, history, status, (int(state.step) - start) * ready.settings.train.batch_size)
+
+
+def evaluated(ready: Run, state: State, split: str) -> Summary:
+    """Return the task's metrics of a state on one split."""
+    with ready.phases.measure("evaluate"):
+        return evaluate.measure(
+            ready.eval_step,
+            state,
+            ready.eval_batches[split],
+            mesh=ready.mesh,
+            task=ready.built.parts.task,
+            num_examples=len(ready.splits[split]),
+        )
+
+
+class _CompiledSteps:
+    """The compiled step of each phase, made when the phase begins."""
+
+    def __init__(self, ready: Run) -> None:
+        self._ready = ready
+        self._phases = optim.phases(ready.built.parts.groups)
+        self._compiled: dict[int, Callable[..., Any]] = {}
+
+    def at(self, number: int, state: State, batch: step.Batch) -> Callable[..., Any]:
+        """Return the step of the phase that `number` is in; compile it if it is the first."""
+        phase = max(start for start in self._phases if start <= number)
+        if phase not in self._compiled:
+            with self._ready.phases.measure("compile"):
+                place = (self._ready.state_sharding, sharding.of_batch(self._ready.mesh))
+                jitted = step.make_train_step(self._ready.built.parts, phase, *place)
+                self._compiled[phase] = jitted.lower(state, batch).compile()
+        return self._compiled[phase]
+
+
+class _Reader:
+    """Reads each step's numbers once the next is dispatched, reports them, and stops a run that diverged."""
+
+    def __init__(self, ready: Run, writer: Writer, history: progress.History) -> None:
+        self.history = history
+        self._ready, self._writer = ready, writer
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+
+    def push(self, number: int, values: Mapping[str, Any]) -> None:
+        """Take the numbers of the step just dispatched and read those of the one before."""
+        self.flush()
+        self._pending = (number, values)
+
+    def flush(self) -> None:
+        """Read what is pending; waits for its step.
+
+        Raises:
+            UserError: the loss or the gradient norm is not finite.
+        """
+        if self._pending is None:
+            return
+        number, arrays = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
+            raise UserError(
+                f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; "
+                f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
+                f"raise optim.warmup and start with another --workdir"
+            )
+        settings = self._ready.settings.train
+        if number % settings.log_every == 0 or number == self._ready.built.parts.num_steps:
+            self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
+        self._show(number, values["loss"])
+
+    def _show(self, number: int, loss: float) -> None:
+        ready, monitor = self._ready, self._ready.monitor
+        best = progress.best(self.history, monitor, is_maximized=metrics.is_maximized(monitor))
+        ready.live.update(
+            step=number,
+            num_steps=ready.built.parts.num_steps,
+            epoch=number * ready.settings.train.batch_size / len(ready.splits["train"]),
+            loss=loss,
+            num_images=ready.settings.train.batch_size,
+            wait_fraction=ready.phases.data_wait_fraction(),
+            metric_name=monitor,
+            last=self.history[-1].get(monitor) if self.history else None,
+            best=best.get(monitor) if best else None,
+        )
+
+
+@contextmanager
+def _finishing(live: Live) -> Iterator[None]:
+    """End the live line whatever happens, so that an error starts on a line of its own."""
+    try:
+        yield
+    finally:
+        live.finish()
+
+
+def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
+    """Yield device batches of all streams from the step `start` on; only training images bring labels."""
+    settings, parts = ready.settings, ready.built.parts
+    fields: dict[str, tuple[str, ...]] = {step.STREAM: evaluate.DEVICE_FIELDS}
+    fields |= dict.fromkeys(parts.strategy.streams, UNLABELLED_FIELDS)
+    with ExitStack() as stack:
+        readers = {
+            name: pipeline.train_batches(
+                ready.streams[name],
+                image.train_transform(parts.preprocess, settings.augment),
+                batch_size=settings.train.batch_size,
+                seed=_stream_seed(settings.train.seed, name),
+                start_step=start,
+                sampling=settings.train.sampling if name == step.STREAM else UNIFORM,
+                config=settings.input,
+            )
+            for name in fields
+        }
+        for reader in readers.values():
+            stack.enter_context(closing(reader))
+        while True:
+            host = {name: next(reader) for name, reader in readers.items()}
+            yield sharding.put_batch(
+                {name: {key: host[name][key] for key in fields[name]} for name in host}, ready.mesh
+            )
+
+
+def _stream_seed(seed: int, stream: str) -> int:
+    """Return a seed of the stream's own order; that of the training images is the run's."""
+    return seed if stream == step.STREAM else seed + zlib.crc32(stream.encode())
+
+
+def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
+    number = int(state.step)
+    entry = evaluated(ready, state, "val").scalars if "val" in ready.eval_batches else {}
+    entry = {"step": number, **entry, **_measured_target(ready, state)}
+    found = adaptation.scalars(entry)
+    writer.scalars(number, found)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    ready.live.log(f"step {number}: {shown}")
+    return entry
+
+
+def _measured_target(ready: Run, state: State) -> dict[str, float]:
+    """Return what can be said of the other domain's images, {} without any."""
+    if ready.target is None or ready.target_batches is None:
+        return {}
+    with ready.phases.measure("evaluate"):
+        _, logits, labels = evaluate.collect(ready.output_step, state, ready.target_batches, mesh=ready.mesh)
+        known = labels if ready.target.is_labelled else None
+        has_classes = build.has_classes(ready.settings)
+        return adaptation.measure(ready.built.parts.task, logits, known, has_classes=has_classes)
+
+
+def _save(
+    ready: Run, state: State, history: progress.History, checkpoints: Checkpoints, *, is_evaluated: bool
+) -> None:
+    last = history[-1] if is_evaluated and history else None
+    rank = None
+    if last is not None and ready.monitor in last:
+        rank = {"value": last[ready.monitor], "loss": last.get("loss", 0.0)}
+    with ready.phases.measure("checkpoint"):
+        checkpoints.save(int(state.step), state, {"history": history}, rank)
+
+
+def _is_due(number: int, every: int, last: int = -1) -> bool:
+    return number == last or (every > 0 and number % every == 0)
+
+
+def _eval_every(ready: Run) -> int:
+    """Return the steps between evaluations: as set, or those of one epoch."""
+    num_examples = len(ready.splits["train"])
+    return ready.settings.train.eval_every or max(1, num_examples // ready.settings.train.batch_size)
+
+
+def _is_exhausted(ready: Run, history: progress.History) -> bool:
+    settings = ready.settings.train
+    return progress.is_exhausted(
+        history,
+        ready.monitor,
+        is_maximized=metrics.is_maximized(ready.monitor),
+        patience=settings.patience,
+        min_gain=settings.min_gain,
+    )

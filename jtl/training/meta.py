@@ -1,0 +1,98 @@
+"""What a run folder's meta.json says: all that evaluation, prediction and export need beside the weights."""
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import numpy as np
+
+from jtl import __version__, tree
+from jtl.data import preflight
+from jtl.models.linen import module_names
+from jtl.report.tables import FreezeRow
+from jtl.strategies.contract import EXTRA
+from jtl.tasks import LabelStats
+from jtl.training import optim, step
+from jtl.training.build import Built, Target
+from jtl.training.config import Config
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+def describe(config: Config, built: Built, stats: LabelStats, target: Target | None = None) -> dict[str, Any]:
+    """Return the JSON-ready description of a run's model, and which images of a target it has."""
+    return {
+        "family": config.model.name,
+        "model": asdict(config.model),
+        "num_outputs": built.parts.task.head_size,
+        "task": config.task.name,
+        "label_names": list(stats.label_names),
+        "labels": stats._asdict(),
+        "preprocess": asdict(built.parts.preprocess),
+        "weights": source(built),
+        "parameters": parameters(built),
+        "versions": {"jtl": __version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    } | ({} if target is None else {"target": _images(target)})
+
+
+def source(built: Built) -> dict[str, str]:
+    """Return where the initial weights came from and their sha256 ("none" and "" for random ones)."""
+    if built.loaded is None:
+        return {"source": "none", "sha256": ""}
+    return {"source": built.loaded.source, "sha256": built.loaded.sha256}
+
+
+def parameters(built: Built) -> dict[str, int]:
+    """Return how many scalars the model has, and how many of them ever train."""
+    trainable, _ = tree.split(built.params, lambda name: not built.parts.groups[name].is_frozen)
+    return {"total": tree.num_values(built.params), "trainable": tree.num_values(trainable)}
+
+
+def freeze_rows(built: Built, config: Config) -> list[FreezeRow]:
+    """Return a row a layer of the model, from input to head, and one for what the strategy adds."""
+    parts, flat = built.parts, tree.flatten(built.params)
+    layers = {prefixes[0].split("/")[-1]: prefixes for prefixes in parts.model.layers}
+    members = {
+        label: [name for name in flat if _is_under(name, prefixes)] for label, prefixes in layers.items()
+    }
+    members[EXTRA] = [name for name in flat if _is_under(name, (EXTRA,))]
+    return [_freeze_row(label, names, built, config) for label, names in members.items() if names]
+
+
+def _images(target: Target) -> dict[str, Any]:
+    sources = (target.stream,) if target.evaluation is target.stream else (target.stream, target.evaluation)
+    return {
+        "num_images": len(target.stream),
+        "num_evaluated": len(target.evaluation),
+        "sha256": [preflight.digest(source) for source in sources],
+    }
+
+
+def _freeze_row(label: str, names: list[str], built: Built, config: Config) -> FreezeRow:
+    parts, flat = built.parts, tree.flatten(built.params)
+    trained = {name: parts.groups[name] for name in names if not parts.groups[name].is_frozen}
+    multipliers = [group.multiplier for group in trained.values()]
+    starts = [group.start_step for group in trained.values()]
+    is_decayed = any(optim.is_decayed(name, config.optim.decay_on) for name in trained)
+    modules = {name.rsplit("/", 1)[0] for name in names}
+    stats = module_names(built.model_state) & modules
+    last_phase = optim.phases(parts.groups)[-1]
+    is_frozen = stats <= step.frozen_stats(parts, built.model_state, last_phase)
+    return FreezeRow(
+        name=label,
+        num_params=sum(int(np.size(flat[name])) for name in names),
+        num_bytes=sum(int(flat[name].nbytes) for name in names),
+        num_trainable=sum(int(np.size(flat[name])) for name in trained),
+        multipliers=(min(multipliers), max(multipliers)) if trained else (0.0, 0.0),
+        weight_decay=config.optim.weight_decay if is_decayed else 0.0,
+        start_step=min(starts) if trained else 0,
+        batch_stats=("frozen" if is_frozen else "adapting") if stats else "",
+    )
+
+
+def _is_under(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}/") for prefix in prefixes)

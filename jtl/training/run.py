@@ -1,0 +1,331 @@
+"""The story of a run: build, restore, loop, evaluate, report. No arithmetic, no jit, no branch on a name."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jtl import metrics, tree
+from jtl.data import Source, preflight
+from jtl.errors import UserError, nearest
+from jtl.report import curves, summary, tables
+from jtl.report.console import Live
+from jtl.report.summary import Phases
+from jtl.report.writer import Writer
+from jtl.runtime import StopRequest
+from jtl.strategies.contract import TARGET
+from jtl.tasks import LabelStats
+from jtl.training import adaptation, build, config, evaluate, loop, meta, progress, sharding, step
+from jtl.training import state as states
+from jtl.training.build import Built, Target
+from jtl.training.checkpoint import Checkpoints
+from jtl.training.config import Config
+from jtl.training.loop import FINISHED, Ended, Run
+from jtl.training.state import State
+from jtl.weights.contract import NO_WEIGHTS
+from jtl.weights.run_folder import write_run_weights
+
+TARGET_TEST = "target_test"
+
+
+def run_folder(settings: Config, spec: str, workdir: str) -> Path:
+    """Return the run folder: `workdir`, or runs/CONFIG-DIGEST, which the same command finds again."""
+    if workdir:
+        return Path(workdir)
+    decisive = config.without_resumable(config.to_dict(settings))
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
+
+
+def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
+    """Train as configured, or resume what the folder holds, and return what summary.json says.
+
+    With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
+    compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
+
+    Raises:
+        UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
+    """
+    live = Live()
+    live.log(f"run folder: {folder}")
+    result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
+    if not settings.baseline or result["status"] not in FINISHED:
+        return result
+    scratch = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
+    other = run(scratch, folder / "scratch", stop)
+    if other["status"] not in FINISHED:
+        return {**result, "status": other["status"]}
+    live.log(tables.comparison({"pretrained": result, "from scratch": other}))
+    return result
+
+
+def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
+    """Return the summary of a finished run of this configuration, None where there is none yet.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
+            )
+        return None
+    changed = config.conflicts(settings, _json(path))
+    if changed:
+        raise UserError(
+            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "
+            f"give another --workdir, or repeat the command it was made with"
+        )
+    result = _json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    if result.get("status") not in FINISHED:
+        return None
+    live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
+    return result
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is damaged ({error}); give another --workdir") from error
+
+
+def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats, target: Target | None) -> None:
+    """Write config.json and meta.json, once everything they name has been found to fit.
+
+    Raises:
+        UserError: the folder's checkpoints are of other training data, or other images of the target.
+    """
+    described = meta.describe(settings, built, stats, target)
+    if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
+        begun = _json(folder / "meta.json")
+        before = LabelStats.from_dict(begun["labels"])
+        if before != stats:
+            raise UserError(
+                f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
+                f"of {len(before.label_names)} classes, now {stats.num_examples} of "
+                f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
+            )
+        if begun.get("target") != described.get("target"):
+            raise UserError(
+                f"the target's images changed since run {str(folder)!r} began: {begun.get('target')}, now "
+                f"{described.get('target')}; restore them or give another --workdir"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    summary.write_json(folder / "config.json", config.to_dict(settings))
+    summary.write_json(folder / "meta.json", described)
+
+
+def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None) -> dict[str, Any]:
+    live.log(config.text(settings))
+    phases = Phases()
+    with phases.measure("load"):
+        ready, state, checkpoints = _prepare(settings, folder, live, phases)
+        state, history = _restored(ready, state, checkpoints)
+    listening = StopRequest() if asked is None else nullcontext(asked)
+    with listening as stop, closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
+        ended = loop.run(ready, state, history, checkpoints, writer, stop)
+        with phases.measure("checkpoint"):
+            checkpoints.wait()
+        scores: dict[str, Any] = {}
+        if ended.status in FINISHED:
+            scores = _report(ready, ended, checkpoints, writer)
+        else:
+            live.log(f"stopped at step {int(ended.state.step)} and saved; repeat the command to go on")
+    result = _summarize(ready, ended, scores)
+    summary.write_json(folder / "summary.json", result)
+    curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    return result
+
+
+def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+    """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
+
+    Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
+    in the checkpoint.
+    """
+    mesh = sharding.mesh(settings.sharding)
+    build.check_batch(settings, mesh.size)
+    splits, target = _splits(settings, live)
+    stats = build.label_stats(settings, splits["train"])
+    built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    streams = {step.STREAM: splits["train"]} | ({} if target is None else {TARGET: target.stream})
+    build.check_streams(settings, built.parts.strategy, streams)
+    if built.loaded is not None:
+        live.log(built.loaded.report.text())
+    live.log(build.preprocess_text(built.parts.preprocess, built.loaded))
+    live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
+    monitor = _monitor(settings, built, splits, target)
+    _claim(folder, settings, built, stats, target)
+    checkpoints = Checkpoints(folder / "checkpoints", is_maximized=metrics.is_maximized(monitor))
+    if not checkpoints.steps():
+        built = evaluate.prepared(built, splits["train"], settings, mesh)
+    state, state_sharding = build.initial_state(built, settings, mesh)
+    is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
+    batches_of = partial(
+        evaluate.batches_of,
+        preprocess=built.parts.preprocess,
+        batch_size=settings.train.eval_batch_size or settings.train.batch_size,
+        mesh=mesh,
+        settings=settings.input,
+    )
+    ready = Run(
+        settings=settings,
+        folder=folder,
+        splits=splits,
+        streams=streams,
+        target=target,
+        stats=stats,
+        built=built,
+        mesh=mesh,
+        state_sharding=state_sharding,
+        eval_step=step.make_eval_step(built.parts),
+        eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
+        output_step=step.make_output_step(built.parts),
+        target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
+        live=live,
+        phases=phases,
+        monitor=monitor,
+    )
+    return ready, state, checkpoints
+
+
+def _splits(settings: Config, live: Live) -> tuple[dict[str, Source], Target | None]:
+    """Return the readable examples of each split, and the other domain's where there is one."""
+    splits = build.open_splits(settings)
+    names = next(iter(splits.values())).info.label_names
+    target = build.open_target(settings, names)
+    others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
+    if target is not None and target.evaluation is target.stream:
+        del others[TARGET_TEST]
+    checked = preflight.inspect({**splits, **others}, settings.data)
+    for line in checked.lines:
+        live.log(line)
+    if "train" not in checked.splits:
+        raise UserError(
+            f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
+        )
+    found = dict(checked.splits)
+    if target is not None:
+        stream = found.pop(TARGET)
+        target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
+    return found, target
+
+
+def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:
+    """Return the metric that picks the best step: one without labels where the run adapts to a target.
+
+    Raises:
+        UserError: there is no metric of the name the settings give, nothing to measure it on, or it would
+            choose by labels of the target.
+    """
+    task, source = built.parts.task, splits["train"]
+    criteria = adaptation.CRITERIA if target is not None and build.has_classes(settings) else ()
+    is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
+    chosen = settings.train.monitor or (adaptation.IM if is_adapting else task.monitor)
+    if chosen in criteria:
+        _check_criterion(chosen, target)
+        return chosen
+    if chosen.startswith(adaptation.PREFIX):
+        raise UserError(
+            f"train.monitor is {chosen!r}; expected a metric of the validation split, or of a target "
+            f"(config.data.target) with classes one that needs no labels: {', '.join(adaptation.CRITERIA)}"
+        )
+    if "val" not in splits and (settings.train.patience or settings.train.monitor):
+        raise UserError(
+            "train.patience and train.monitor need a validation split; set data.val_fraction above 0"
+        )
+    sums = task.metrics(
+        jnp.zeros((1, task.head_size)), jnp.asarray(source.labels()[:1]), jnp.ones((1,), bool)
+    )
+    known = task.summarize(metrics.merge(None, sums)).scalars
+    if chosen not in known:
+        raise UserError(
+            f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}"
+        )
+    return chosen
+
+
+def _check_criterion(chosen: str, target: Target | None) -> None:
+    assert target is not None, "criteria are of a target"
+    if chosen == adaptation.SND and len(target.evaluation) < adaptation.MIN_NEIGHBOURS:
+        raise UserError(
+            f"train.monitor is {chosen!r} and config.data.target has {len(target.evaluation)} image to "
+            f"measure, which has no neighbours; expected {adaptation.MIN_NEIGHBOURS} or more: add images, or "
+            f"set train.monitor={adaptation.IM!r}"
+        )
+
+
+def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
+    """Return the newest sound checkpoint's state and history, or those of a new run."""
+    restored = checkpoints.restore(_like(state), ready.live.log)
+    if restored is None:
+        return state, []
+    ready.live.log(f"resumed at step {restored.step} of {ready.built.parts.num_steps}")
+    return restored.state, restored.meta["history"]
+
+
+def _like(state: State) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
+
+
+def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
+    """Measure the best step on every split that is not for training; write weights, tables and plots."""
+    best = progress.best(ended.history, ready.monitor, is_maximized=metrics.is_maximized(ready.monitor))
+    state = ended.state
+    if best is not None and best["step"] != int(state.step):
+        try:
+            state = checkpoints.restore_step(int(best["step"]), _like(state)).state
+        except UserError as error:
+            ready.live.log(f"{error}; the last step is reported and exported in its place")
+    params = jax.device_get(states.params_for_evaluation(state))
+    merged = ready.built.parts.strategy.merged(params)
+    write_run_weights(ready.folder, merged, jax.device_get(state.model_state))
+    scores: dict[str, Any] = {"step": int(state.step)}
+    for split in ready.eval_batches:
+        found = loop.evaluated(ready, state, split)
+        scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
+        ready.live.log(
+            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.stats.label_names)}"
+        )
+        result = {"split": split, "num_examples": len(ready.splits[split]), "metrics": found.scalars}
+        evaluate.write(ready.folder / split, result, found, ready.stats.label_names)
+    writer.scalars(
+        int(state.step), {name: value for name, value in scores.items() if name.startswith("test/")}
+    )
+    return scores
+
+
+def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, Any]:
+    last = ended.history[-1] if ended.history else {}
+    return summary.build(
+        status=ended.status,
+        steps=int(ended.state.step),
+        final=adaptation.scalars(last),
+        best=dict(best),
+        phases=ready.phases,
+        num_images=ended.num_images,
+        parameters=meta.parameters(ready.built),
+        weights=meta.source(ready.built),
+        digest=tree.sha256(jax.device_get(tree.merge(ended.state.trainable, ended.state.frozen))),
+        peak_memory_bytes=ready.live.peak_memory_bytes(),
+        target=None if ready.target is None else _outcome(ready, ended),
+    )
+
+
+def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:
+    found = adaptation.outcome(ended.history, ready.monitor, ready.built.parts.task.monitor)
+    if ended.status in FINISHED and found:
+        ready.live.log(adaptation.table(found))
+    return found

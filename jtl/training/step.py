@@ -1,0 +1,274 @@
+"""The step: the only `jit` of training and the only donation. Model, task and strategy meet here alone.
+
+Only leaves that train in the current phase are differentiated, so compiled FLOPs and memory fall as leaves
+freeze.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from jtl import metrics, rng, tree
+from jtl.inputs import on_device
+from jtl.inputs.image import Augment
+from jtl.inputs.preprocess import Preprocess
+from jtl.models import Model, Outputs
+from jtl.models.linen import module_names
+from jtl.strategies.contract import TRAIN, Group, Strategy
+from jtl.tasks import Task
+from jtl.training import optim
+from jtl.training.state import State, params_for_evaluation
+
+Batch = Mapping[str, Any]
+STREAM = TRAIN
+
+
+class Parts(NamedTuple):
+    """What a step is made of; static for the whole run.
+
+    `groups` name how each leaf trains, `adapts_frozen_stats` whether normalisation layers of frozen parts
+    keep learning their statistics, `seed` feeds every random key.
+    """
+
+    model: Model
+    task: Task
+    strategy: Strategy
+    optimizer: optax.GradientTransformation
+    optim: optim.Config
+    groups: Mapping[str, Group]
+    preprocess: Preprocess
+    augment: Augment
+    num_steps: int
+    seed: int
+    adapts_frozen_stats: bool
+
+
+def make_train_step(
+    parts: Parts, phase_start: int, state_sharding: Any, batch_sharding: Any
+) -> jax.stages.Wrapped:
+    """Return the jitted step for the phase that begins at `phase_start` (see `optim.phases`).
+
+    It maps (state, {stream: batch}) to the next state and metrics as device scalars; the given state is
+    donated. A non-finite loss or gradient leaves everything but the step number as it was.
+    """
+    step = partial(_train_step, parts, phase_start)
+    return jax.jit(
+        step,
+        in_shardings=(state_sharding, batch_sharding),
+        out_shardings=(state_sharding, None),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
+    """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
+
+    def eval_step(state: State, batch: Batch) -> metrics.Sums:
+        inputs = on_device.normalise(batch["image"], parts.preprocess)
+        outputs = predict(parts, params_for_evaluation(state), state.model_state, inputs)
+        return parts.task.metrics(outputs.logits, batch["label"], batch["mask"])
+
+    return jax.jit(eval_step)
+
+
+def make_output_step(parts: Parts) -> Callable[[State, Batch], tuple[Array, Array]]:
+    """Return the compiled forward pass of one batch: features [batch, dim] and logits [batch, outputs]."""
+
+    def output_step(state: State, batch: Batch) -> tuple[Array, Array]:
+        inputs = on_device.normalise(batch["image"], parts.preprocess)
+        outputs = predict(parts, params_for_evaluation(state), state.model_state, inputs)
+        return outputs.features, outputs.logits
+
+    return jax.jit(output_step)
+
+
+def predict(
+    parts: Parts, params: Any, model_state: Any, inputs: Float[Array, "batch height width channels"]
+) -> Outputs:
+    """Return the outputs in evaluation mode, through the strategy's own forward pass."""
+    apply = _bind(parts.model, model_state, frozenset())
+    return parts.strategy.forward(apply, params, inputs, train=False, key=None)
+
+
+def frozen_stats(parts: Parts, model_state: Any, phase_start: int) -> frozenset[str]:
+    """Return the names of normalisation layers none of whose parameters train in this phase."""
+    if parts.adapts_frozen_stats:
+        return frozenset()
+    active = _active_names(parts.groups, phase_start)
+    modules = module_names(model_state)
+    return frozenset(
+        module for module in modules if not any(name.startswith(f"{module}/") for name in active)
+    )
+
+
+def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+    active, resting = tree.split(state.trainable, _active_names(parts.groups, phase_start).__contains__)
+    rest = tree.merge(resting, state.frozen)
+    batch = {name: _normalised(parts, stream) for name, stream in batch.items()}
+    batch = _augmented(parts, batch, state.step)
+    loss, grads, model_state, extra_metrics = _gradients(parts, phase_start, state, active, rest, batch)
+    flat = tree.flatten(state.trainable)
+    flat_grads = tree.flatten(grads)
+    all_grads = {name: flat_grads.get(name, jnp.zeros_like(leaf)) for name, leaf in flat.items()}
+    grad_norm = optax.tree.norm(flat_grads)
+    updates, opt_state = parts.optimizer.update(all_grads, state.opt_state, flat)
+    moved: Any = optax.apply_updates(flat, updates)
+    trainable = tree.unflatten(moved)
+    new = State(
+        step=state.step + 1,
+        trainable=trainable,
+        frozen=state.frozen,
+        model_state=model_state,
+        opt_state=opt_state,
+        ema=_averaged(state.ema, trainable, optim.average_rate(parts.optim, state.step, parts.num_steps)),
+    )
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    kept = jax.tree.map(lambda after, before: jnp.where(is_finite, after, before), new, state)
+    rate = optim.schedule(parts.optim, parts.num_steps)(state.step)
+    reported = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate, **extra_metrics}
+    return kept._replace(step=new.step), reported
+
+
+def _normalised(parts: Parts, stream: Batch) -> dict[str, Any]:
+    return {**stream, "image": on_device.normalise(stream["image"], parts.preprocess)}
+
+
+def _augmented(parts: Parts, batch: Batch, step: Int[Array, ""]) -> dict[str, Any]:
+    """Return the streams of normalised images, that of training blended with its targets, with erased boxes.
+
+    Every stream is erased alike, or a discriminator could tell one from the other by the boxes.
+    """
+    key = rng.key(parts.seed, "augment", step)
+    augment, stream = parts.augment, batch[STREAM]
+    targets = parts.task.targets(stream["label"])
+    images, targets = on_device.mix(
+        jax.random.fold_in(key, 0), stream["image"], targets, augment.mixup_alpha, augment.cutmix_alpha
+    )
+    batch = {**batch, STREAM: {**stream, "image": images, "target": targets}}
+    for index, name in enumerate((STREAM, *parts.strategy.streams), start=1):
+        images = on_device.erase(
+            jax.random.fold_in(key, index), batch[name]["image"], augment.erase_probability
+        )
+        batch[name] = {**batch[name], "image": images}
+    return batch
+
+
+def _gradients(
+    parts: Parts, phase_start: int, state: State, active: Any, rest: Any, batch: Batch
+) -> tuple[Array, Any, Any, dict[str, Array]]:
+    """Return loss, gradients of the active leaves, new model state and metrics, over `accumulate` slices."""
+    num_slices = parts.optim.accumulate
+    total = jnp.maximum(jnp.sum(batch[STREAM]["mask"].astype(jnp.float32)), 1.0)
+    stats = frozen_stats(parts, state.model_state, phase_start)
+    key = rng.key(parts.seed, "dropout", state.step)
+
+    def slice_gradients(model_state: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, Any]:
+        index, part = index_and_batch
+        loss_of = partial(_loss, parts, stats, rest, model_state, part, state.step)
+        slice_key = jax.random.fold_in(key, index)
+        differentiate = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (new_state, reported)), grads = differentiate(active, total, slice_key)
+        if parts.optim.sam_radius:
+            _, grads = differentiate(optim.ascended(active, grads, parts.optim.sam_radius), total, slice_key)
+        return new_state, (loss, grads, reported)
+
+    if num_slices == 1:
+        model_state, (loss, grads, reported) = slice_gradients(
+            state.model_state, (jnp.zeros([], jnp.int32), batch)
+        )
+        return loss, grads, model_state, reported
+
+    slices = jax.tree.map(lambda leaf: _sliced(leaf, num_slices), batch)
+    model_state, (losses, grads, reported) = _summed_scan(
+        slice_gradients, state.model_state, slices, num_slices
+    )
+    return losses, grads, model_state, jax.tree.map(lambda value: value / num_slices, reported)
+
+
+def _summed_scan(body: Callable[..., Any], carry: Any, slices: Any, num_slices: int) -> tuple[Any, Any]:
+    """Scan `body` over the slices, carrying the state and adding up what it returns."""
+    first = jax.tree.map(lambda leaf: leaf[0], slices)
+    carry, totals = body(carry, (jnp.zeros([], jnp.int32), first))
+
+    def add(state: Any, index_and_slice: Any) -> tuple[Any, None]:
+        model_state, sums = state
+        model_state, values = body(model_state, index_and_slice)
+        return (model_state, jax.tree.map(jnp.add, sums, values)), None
+
+    rest = jax.tree.map(lambda leaf: leaf[1:], slices)
+    (carry, totals), _ = jax.lax.scan(add, (carry, totals), (jnp.arange(1, num_slices), rest))
+    return carry, totals
+
+
+def _sliced(leaf: Array, num_slices: int) -> Array:
+    """Return [slices, batch / slices, …] such that each device keeps its own examples."""
+    return jnp.swapaxes(leaf.reshape(leaf.shape[0] // num_slices, num_slices, *leaf.shape[1:]), 0, 1)
+
+
+def _loss(
+    parts: Parts,
+    stats: frozenset[str],
+    rest: Any,
+    model_state: Any,
+    batch: Batch,
+    step: Int[Array, ""],
+    active: Any,
+    total: Float[Array, ""],
+    key: Key[Array, ""],
+) -> tuple[Array, Any]:
+    params = tree.merge(active, rest)
+    forward = partial(parts.strategy.forward, _bind(parts.model, model_state, stats), train=True)
+    stream = batch[STREAM]
+    names = (STREAM, *parts.strategy.streams)
+    inputs = jnp.concatenate([batch[name]["image"] for name in names]) if len(names) > 1 else stream["image"]
+    whole = forward(params, inputs, key=jax.random.fold_in(key, 0))
+    outputs = _by_stream(whole, {name: len(batch[name]["image"]) for name in names})
+    per_example = parts.task.loss(outputs[STREAM].logits, stream["target"])
+    loss = jnp.sum(per_example * stream["mask"].astype(per_example.dtype)) / total
+    if parts.strategy.penalty is None:
+        return loss, (whole.model_state, {})
+    penalty, reported = parts.strategy.penalty(
+        forward, params, batch, outputs, step, jax.random.fold_in(key, 1)
+    )
+    return loss + penalty / parts.optim.accumulate, (whole.model_state, reported)
+
+
+def _by_stream(whole: Outputs, sizes: Mapping[str, int]) -> dict[str, Outputs]:
+    """Return the rows of each stream of a forward pass over all, in their order."""
+    if len(sizes) == 1:
+        return dict.fromkeys(sizes, whole)
+    found: dict[str, Outputs] = {}
+    start = 0
+    for name, size in sizes.items():
+        rows = partial(jax.lax.slice_in_dim, start_index=start, limit_index=start + size)
+        values = jax.tree.map(rows, (whole.features, whole.logits, dict(whole.intermediates)))
+        found[name] = Outputs(values[0], values[1], whole.model_state, values[2])
+        start += size
+    return found
+
+
+def _bind(model: Model, model_state: Any, stats: frozenset[str]) -> Callable[..., Outputs]:
+    def apply(
+        params: Any, inputs: Array, *, train: bool, key: Any, model_state: Any = model_state, **hooks: Any
+    ) -> Outputs:
+        return model.apply(params, model_state, inputs, train=train, key=key, frozen_stats=stats, **hooks)
+
+    return apply
+
+
+def _active_names(groups: Mapping[str, Group], phase_start: int) -> frozenset[str]:
+    return frozenset(
+        name for name, group in groups.items() if not group.is_frozen and group.start_step <= phase_start
+    )
+
+
+def _averaged(ema: Any, trainable: Any, rate: Float[Array, ""]) -> Any:
+    """Return the average after this step, of which the one before makes up `rate`; {} where none is kept."""
+    if not ema:
+        return ema
+    return jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, ema, trainable)

@@ -1,0 +1,1 @@
+"""Verbs: what a user asks of the command line, one file each."""

@@ -1,0 +1,1 @@
+"""The verb `jtl fuse`: one model of several finished runs."""

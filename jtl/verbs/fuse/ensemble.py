@@ -1,0 +1,90 @@
+"""Prediction ensembles: the mean of what several models, of any families, predict of the same examples."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jtl.data import Source
+from jtl.inputs import on_device
+from jtl.metrics import Summary, Sums
+from jtl.training import evaluate
+from jtl.training.state import State
+from jtl.training.step import predict
+from jtl.verbs.fuse.members import Judge, Variables, placed
+
+DIGITS = 6
+
+
+class Found(NamedTuple):
+    """An ensemble's metrics on a split, and its predictions [examples, outputs] in the split's order."""
+
+    summary: Summary
+    predictions: np.ndarray
+
+
+def measure(judges: Sequence[Judge], candidates: Sequence[Variables], split: str) -> Found:
+    """Return what the mean of the members' predictions is worth (Lakshminarayanan et al. 2017, sec. 2.4).
+
+    `candidates` are the values of each judge's model. Each member sees the images through its own
+    pre-processing; all of them are on the devices at once.
+    """
+    first = judges[0]
+    task = first.built.parts.task
+    kept: list[np.ndarray] = []
+
+    @jax.jit
+    def both(states: tuple[State, ...], batch: Any) -> tuple[Sums, jax.Array]:
+        logits = [
+            predict(
+                judge.built.parts,
+                state.trainable,
+                state.model_state,
+                on_device.normalise(image, judge.built.parts.preprocess),
+            ).logits
+            for judge, state, image in zip(judges, states, batch["image"], strict=True)
+        ]
+        averaged = task.averaged(jnp.stack(logits))
+        return task.metrics(averaged, batch["label"], batch["mask"]), task.predictions(averaged)
+
+    def eval_step(states: Any, batch: Any) -> Sums:
+        sums, predictions = both(states, batch)
+        kept.append(np.asarray(predictions))
+        return sums
+
+    num_examples = len(first.splits[split])
+    states: Any = tuple(placed(first.mesh, candidate) for candidate in candidates)
+    summary = evaluate.measure(
+        eval_step,
+        states,
+        _side_by_side([judge.batches[split] for judge in judges]),
+        mesh=first.mesh,
+        task=task,
+        num_examples=num_examples,
+    )
+    # Only the last batch is padded, behind its examples.
+    return Found(summary, np.concatenate(kept)[:num_examples])
+
+
+def write_predictions(path: Path, found: Found, source: Source, label_names: Sequence[str]) -> None:
+    """Write a CSV with a row an image: its path, its class where it has one, and each output's prediction."""
+    labels = source.labels()
+    has_class = bool(label_names) and labels.ndim == 1
+    outputs = label_names or [f"value{index}" for index in range(found.predictions.shape[1])]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", *(["label"] if has_class else []), *outputs])
+        for index, row in enumerate(found.predictions):
+            label = [label_names[labels[index]]] if has_class else []
+            writer.writerow([source.describe(index), *label, *(f"{value:.{DIGITS}g}" for value in row)])
+
+
+def _side_by_side(batches: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the batches of the same examples as one, with a tuple of images."""
+    for group in zip(*batches, strict=True):
+        assert all(np.array_equal(each["id"], group[0]["id"]) for each in group), "batches of other examples"
+        yield {**group[0], "image": tuple(each["image"] for each in group)}

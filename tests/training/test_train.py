@@ -1,0 +1,303 @@
+"""End to end on the embedded digits: what a run leaves behind, resuming, stopping, evaluation, faults."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jtl.errors import UserError
+from jtl.report import curves
+from jtl.training import config
+from jtl.training import run as train
+from jtl.verbs import evaluate
+
+# A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning"
+)
+
+TINY = {
+    "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 2, "heads": 2, "mlp_dim": 16},
+    "data": {"name": "digits"},
+    "optim": {"learning_rate": 1e-2},
+    "train": {"steps": 12, "batch_size": 64, "eval_every": 4, "eval_batch_size": 200, "log_every": 1},
+    # Eight devices that share two cores are slow; what needs several asks for them.
+    "sharding": {"devices": 1},
+}
+
+
+def _settings(**changes: Any) -> config.Config:
+    overrides = [(name.replace("__", "."), str(value)) for name, value in changes.items()]
+    return config.with_overrides(config.from_dict(TINY), overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the summary of a run of 12 steps."""
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    return folder, train.run(_settings(), folder)
+
+
+def test_run_folder_holds_everything_a_run_makes(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = finished
+    names = {path.name for path in folder.iterdir()}
+    expected = {
+        "config.json",
+        "meta.json",
+        "metrics.jsonl",
+        "summary.json",
+        "model.safetensors",
+        "checkpoints",
+    }
+    assert expected | {"tensorboard", "curves.png", "val"} == names
+    assert json.loads((folder / "summary.json").read_text()) == result
+    assert {path.name for path in (folder / "val").iterdir()} == {"metrics.json", "confusion.png"}
+
+
+def test_summary_has_the_agreed_names(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, result = finished
+    assert result["status"] == "finished"
+    assert result["steps"] == 12
+    assert 0.0 <= result["final"]["val/accuracy"] <= 1.0
+    assert result["best"]["step"] in (4, 8, 12)
+    assert result["best"]["val/accuracy"] >= result["final"]["val/accuracy"]
+    assert result["parameters"]["total"] == result["parameters"]["trainable"]
+    assert len(result["digest"]) == 64
+    for name in ("images_per_second", "data_wait_fraction", "seconds", "peak_memory_bytes", "weights"):
+        assert name in result
+
+
+def test_metrics_file_has_a_line_for_every_step_and_evaluation(finished: tuple[Path, dict[str, Any]]) -> None:
+    series = curves.read(finished[0] / "metrics.jsonl")
+    assert [step for step, _ in series["train/loss"]] == list(range(1, 13))
+    assert [step for step, _ in series["val/accuracy"]] == [4, 8, 12]
+
+
+def test_finished_run_is_not_run_again(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert train.run(_settings(), folder) == result
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_folder_of_another_configuration_is_refused_and_kept(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(
+        UserError, match=r"belongs to another configuration \(optim.learning_rate: 0.01 -> 0.5\)"
+    ):
+        train.run(_settings(optim__learning_rate=0.5), folder)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="is not empty and no run folder"):
+        train.run(_settings(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(("batch_size", "num_devices"), [(7, 1), (1000, 1), (50, 8)])
+def test_evaluation_of_the_run_counts_every_example_once_and_gives_its_numbers(
+    finished: tuple[Path, dict[str, Any]], batch_size: int, num_devices: int
+) -> None:
+    folder, result = finished
+    overrides = [("sharding.devices", str(num_devices))]
+    found = evaluate.run(evaluate.Request(str(folder), None, False, "", "val", batch_size, "", overrides))
+    assert found["num_examples"] == 359
+    assert found["metrics"]["accuracy"] == result["best"]["val/accuracy"]
+    assert found["metrics"]["loss"] == pytest.approx(result["best"]["val/loss"], rel=1e-5)
+
+
+def test_same_command_gives_the_same_bits(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    again = train.run(_settings(input__threads=1), tmp_path / "again")
+    assert again["digest"] == finished[1]["digest"]
+    assert again["final"] == finished[1]["final"]
+
+
+def test_command_that_failed_leaves_the_folder_free_for_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        train.run(_settings(model__weights="nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_training_data_under_the_same_settings_is_refused(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8)
+    labels = np.arange(80) % 4
+    changes = {"data__name": "arrays", "data__path": tmp_path / "data.npz", "train__batch_size": 16}
+    settings = _settings(**changes, train__steps=2)
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    train.run(settings, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    np.savez(tmp_path / "data.npz", images=images[:60], labels=labels[:60])
+    with pytest.raises(
+        UserError, match=r"the training data changed since run .* began: 64 examples of 4 classes"
+    ):
+        train.run(settings, tmp_path / "run")
+
+
+def test_damaged_best_checkpoint_leaves_a_run_that_reports_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("checkpoint 4 is damaged")
+
+    monkeypatch.setattr(train.Checkpoints, "restore_step", refuse)
+    settings = _settings(optim__learning_rate=1e-9, train__monitor="loss")
+    monkeypatch.setattr(train.progress, "best", lambda history, *_, **__: history[0] if history else None)
+    result = train.run(settings, tmp_path / "run")
+    assert result["status"] == "finished"
+    assert result["best"]["step"] == 12
+
+
+def test_early_stopping_keeps_the_best_step(tmp_path: Path) -> None:
+    settings = _settings(train__patience=2, optim__learning_rate=1e-9, train__steps=200)
+    result = train.run(settings, tmp_path / "run")
+    assert result["status"] == "stopped_early"
+    assert result["steps"] == 12
+    assert result["best"]["step"] == 4
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_path: Path) -> None:
+    settings = _settings(
+        optim__name="sgd", optim__learning_rate=1e38, optim__clip_norm=0.0, optim__warmup=0.0
+    )
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) .* at step \d+; expected finite numbers"):
+        train.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_batch_size_that_devices_cannot_share_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"train.batch_size is 60; expected a multiple of 8 \(optim.accumulate 1 x 8"
+    ):
+        train.run(_settings(train__batch_size=60, sharding__devices=8), tmp_path / "run")
+
+
+def test_unknown_monitor_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"train.monitor 'acuracy' is no metric of this task; nearest: 'accuracy'"
+    ):
+        train.run(_settings(train__monitor="acuracy"), tmp_path / "run")
+
+
+def test_pattern_that_matches_no_parameter_is_refused(tmp_path: Path) -> None:
+    settings = _settings(strategy__name="partial", strategy__rules="(('^haed/', 1.0),)")
+    with pytest.raises(UserError, match=r"strategy.rules '\^haed/' matches no parameter; nearest:"):
+        train.run(settings, tmp_path / "run")
+
+
+def test_few_labels_and_no_validation_split_train_to_the_end(tmp_path: Path) -> None:
+    settings = _settings(data__val_fraction=0.0, train__steps=3)
+    result = train.run(settings, tmp_path / "run")
+    assert result["status"] == "finished"
+    assert not [name for name in result["best"] if name.startswith("val/")]
+
+
+def test_baseline_trains_the_same_model_from_random_weights_beside_it(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = _settings(model__weights=str(finished[0]), train__steps=4, baseline="true")
+    train.run(settings, tmp_path / "run")
+    scratch = json.loads((tmp_path / "run" / "scratch" / "summary.json").read_text())
+    assert scratch["weights"]["source"] == "none"
+    shown = capsys.readouterr().err
+    assert "pretrained" in shown
+    assert "from scratch" in shown
+
+
+COMMAND = [
+    *(sys.executable, "-m", "jtl.main", "--config", "configs/smoke.py"),
+    *("--config.train.steps=40", "--config.train.eval_every=11", "--config.train.checkpoint_every=3"),
+    *(
+        "--config.strategy.name=gradual",
+        "--config.augment.mixup_alpha=0.4",
+        "--config.augment.cutmix_alpha=1.0",
+    ),
+    *("--config.optim.ema=0.9", "--config.model.dropout=0.1"),
+]
+
+
+def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """Start a run that prints to a file: a pipe would stay open as long as any worker of a killed run."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [*COMMAND, "--workdir", str(folder), *more]
+    with _log(folder).open("w") as file:
+        return subprocess.Popen(command, stderr=file, stdout=file, text=True, env=environment)
+
+
+def _log(folder: Path) -> Path:
+    return folder.with_suffix(".log")
+
+
+def _ended(process: subprocess.Popen[str], folder: Path) -> str:
+    """Wait for the process and return what it printed."""
+    process.wait(timeout=300)
+    return _log(folder).read_text()
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def _kill_after(process: subprocess.Popen[str], folder: Path, num_lines: int) -> None:
+    """Kill the process once the run's metrics have that many lines."""
+    while _num_lines(folder / "metrics.jsonl") < num_lines:
+        assert process.poll() is None, _log(folder).read_text()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_resumed_with_other_threads_and_workers_ends_in_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    whole = _start(tmp_path / "whole")
+    shown = _ended(whole, tmp_path / "whole")
+    assert whole.returncode == 0, shown
+    expected = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    folder, random = tmp_path / "killed", np.random.default_rng(int.from_bytes(os.urandom(4)))
+    lines = sorted(random.choice(np.arange(4, 38), 3, replace=False).tolist())
+    for number, more in zip(
+        lines, ([], ["--config.input.threads=1"], ["--config.input.workers=1"]), strict=True
+    ):
+        _kill_after(_start(folder, *more), folder, number)
+    last = _start(folder, "--config.input.threads=3")
+    shown = _ended(last, folder)
+    assert last.returncode == 0, f"killed after {lines} lines: {shown}"
+    found = json.loads((folder / "summary.json").read_text())
+    assert found["digest"] == expected["digest"], f"killed after {lines} lines"
+    assert found["final"] == expected["final"]
+    assert found["best"] == expected["best"]
+    values = [
+        [(step, value) for step, value in curves.read(tmp_path / name / "metrics.jsonl")["train/loss"]]
+        for name in ("whole", "killed")
+    ]
+    assert values[0] == values[1]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_exits_75_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    process = _start(tmp_path / "run", "--json")
+    while _num_lines(tmp_path / "run" / "metrics.jsonl") < 5:
+        assert process.poll() is None, _log(tmp_path / "run").read_text()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    shown = _ended(process, tmp_path / "run")
+    assert process.returncode == 75, shown
+    assert "repeat the command to go on" in shown
+    stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert stopped["status"] == "preempted"
+    again = _start(tmp_path / "run")
+    shown = _ended(again, tmp_path / "run")
+    assert again.returncode == 0, shown
+    assert f"resumed at step {stopped['steps']} of 40" in shown

@@ -1,0 +1,199 @@
+"""`jtl predict` and `jtl features`: what they give of images, and what they say of those they cannot read."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from jtl.errors import UserError
+from jtl.models import MODELS
+from jtl.verbs import features, predict
+from jtl.weights import FAMILIES
+from tests.weights import writing
+
+NUM_IMAGES = 5
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny CIFAR ResNet of three classes in PyTorch's names."""
+    origin = FAMILIES["cifar_resnet"].origins["pytorch_resnet_cifar10"]
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(writing.named(origin, writing.leaves_of("cifar_resnet")), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of a class, five images in all."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(NUM_IMAGES):
+        path = folder / ("ants" if index % 2 else "bees") / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 36, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def _predict(weights: str, *images: str, top: int = 2, classes: str = "", out: str = "") -> predict.Request:
+    devices = [("sharding.devices", "1"), ("model.image_px", "16")]
+    return predict.Request(None, weights, images, classes, top, 2, out, devices)
+
+
+def _features(weights: str, data: Path, out: Path, *names: str, pool: str = "mean") -> features.Request:
+    devices = [("sharding.devices", "1"), ("model.image_px", "16")]
+    return features.Request(None, weights, str(data), names, pool, 2, str(out), devices)
+
+
+def test_every_image_has_its_classes_by_probability(weights: str, photos: Path) -> None:
+    found = predict.run(_predict(weights, str(photos), top=3))
+    assert [row["path"] for row in found["images"]] == sorted(str(path) for path in photos.rglob("*.png"))
+    for row in found["images"]:
+        values = [each["value"] for each in row["predictions"]]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1.0, abs=1e-5)
+        assert {each["index"] for each in row["predictions"]} == {0, 1, 2}
+
+
+def test_prediction_is_the_models_own(weights: str, photos: Path) -> None:
+    """The head on features written by `jtl features` gives the probabilities that `jtl predict` gives."""
+    out = photos.parent / "features.npz"
+    features.run(_features(weights, photos, out))
+    head = writing.leaves_of("cifar_resnet")
+    with np.load(out) as file:
+        logits = file["pre_head"] @ head["params/head/kernel"] + head["params/head/bias"]
+        by_path = dict(zip(file["path"], logits, strict=True))
+    for row in predict.run(_predict(weights, str(photos), top=3))["images"]:
+        expected = np.exp(by_path[row["path"]] - by_path[row["path"]].max())
+        expected /= expected.sum()
+        for each in row["predictions"]:
+            assert each["value"] == pytest.approx(expected[each["index"]], abs=1e-5)
+
+
+def test_outputs_take_the_names_given(weights: str, photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("ant\nbee\n\ncow\n")
+    for classes in ("ant,bee, cow", str(file)):
+        row = predict.run(_predict(weights, str(photos / "ants" / "1.png"), classes=classes))["images"][0]
+        assert all(each["label"] == ("ant", "bee", "cow")[each["index"]] for each in row["predictions"])
+    with pytest.raises(UserError, match="2 class names are given; expected one for each of 3"):
+        predict.run(_predict(weights, str(photos), classes="ant,bee"))
+    with pytest.raises(UserError, match=r"--classes 'missing.txt' is no file; expected one, with a name"):
+        predict.run(_predict(weights, str(photos), classes="missing.txt"))
+
+
+def test_thousand_unnamed_outputs_are_shown_as_imagenets() -> None:
+    from jtl import predictor
+
+    names = predictor.imagenet_names()
+    assert len(set(names)) == 1000
+    assert (names[0], names[285], names[999]) == ("tench", "Egyptian cat", "toilet tissue")
+
+
+def test_unreadable_images_are_named_after_the_others_are_predicted(
+    weights: str, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    good, out = photos / "bees" / "0.png", tmp_path / "out.csv"
+    found = predict.run(_predict(weights, str(tmp_path / "broken.png"), str(good), out=str(out)))
+    assert [row["path"] for row in found["images"] if "predictions" in row] == [str(good)]
+    with pytest.raises(UserError, match=r"1 of 2 images cannot be read .*broken.png"):
+        predict.check_readable(found)
+    with out.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["path"] for row in rows if row["rank"] == "1"] == [str(good)]
+    assert [row["path"] for row in rows if row["error"]] == [str(tmp_path / "broken.png")]
+
+
+def test_json_lines_hold_what_is_returned(weights: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    found = predict.run(_predict(weights, str(photos), out=str(out)))
+    assert [json.loads(line) for line in out.read_text().splitlines()] == found["images"]
+
+
+@pytest.mark.parametrize(
+    ("images", "changes", "message"),
+    [
+        ("nothing.png", {}, "image 'nothing.png' is not there"),
+        (".", {"top": 0}, "--top is 0; expected 1 or more"),
+        (".", {"out": "x.xml"}, "--out 'x.xml' ends in '.xml'; expected one of .csv, .jsonl"),
+        (".", {"out": "no/such/x.csv"}, "folder 'no/such' is not there"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(
+    weights: str, images: str, changes: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        predict.run(_predict(weights, images, **changes))
+
+
+def test_folder_without_images_is_refused(weights: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UserError, match="holds no image"):
+        predict.run(_predict(weights, str(tmp_path)))
+
+
+def test_features_keep_order_labels_and_splits(weights: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.parquet"
+    done = features.run(_features(weights, photos, out, "stage2", "block1/unit1"))
+    table = pq.read_table(out).to_pydict()
+    assert done["features"] == {"stage2": [NUM_IMAGES, 8], "block1/unit1": [NUM_IMAGES, 4]}
+    assert [Path(path).parent.name for path in table["path"]] == table["label_name"]
+    assert set(table["split"]) == {"train"}
+    assert np.array(table["stage2"]).shape == (NUM_IMAGES, 8)
+
+
+def test_whole_maps_are_kept_where_asked(weights: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.npz"
+    features.run(_features(weights, photos, out, "stage1", pool="none"))
+    features.run(_features(weights, photos, tmp_path / "pooled.npz", "stage1"))
+    with np.load(out) as whole, np.load(tmp_path / "pooled.npz") as pooled:
+        assert whole["stage1"].ndim == 4
+        np.testing.assert_allclose(whole["stage1"].mean((1, 2)), pooled["stage1"], rtol=1e-5)
+        assert list(whole["label_names"]) == ["ants", "bees"]
+
+
+@pytest.mark.parametrize(
+    ("names", "pool", "out", "message"),
+    [
+        (("stage9",), "mean", "x.npz", "--features names 'stage9', which is no layer; nearest: 'stage2'"),
+        ((), "max", "x.npz", "--pool is 'max'; expected one of mean, cls, cls_mean, none"),
+        ((), "mean", "x.csv", r"ends in '.csv'; expected .npz or .parquet"),
+        ((), "none", "x.parquet", "need an --out ending in .npz"),
+        (
+            ("stage1",),
+            "cls",
+            "x.npz",
+            "--pool is 'cls' and layer 'stage1' has no class token",
+        ),
+    ],
+)
+def test_features_that_cannot_be_had_are_refused(
+    weights: str, photos: Path, tmp_path: Path, names: tuple[str, ...], pool: str, out: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        features.run(_features(weights, photos, tmp_path / out, *names, pool=pool))
+    assert not (tmp_path / out).exists()
+
+
+def test_backbone_without_a_head_gives_features(photos: Path, tmp_path: Path) -> None:
+    origin = FAMILIES["vit"].origins["timm"]
+    save_file(writing.named(origin, writing.leaves_of("vit", num_outputs=0)), tmp_path / "vit.safetensors")
+    out = tmp_path / "features.npz"
+    request = _features(str(tmp_path / "vit.safetensors"), photos, out, pool="cls")
+    done = features.run(request._replace(overrides=[("sharding.devices", "1")]))
+    assert done["features"] == {"pre_head": [NUM_IMAGES, MODELS["vit"].tiny().dim]}
+    with pytest.raises(UserError, match="has no classification head"):
+        predict.run(_predict(str(tmp_path / "vit.safetensors"), str(photos)))
+
+
+def test_how_images_are_seen_is_said(weights: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict.run(_predict(weights, str(photos / "ants" / "1.png")))
+    shown = capsys.readouterr().err
+    assert "pre-processing: short side to 16 px (bicubic), centre 16x16" in shown
+    assert "(the family's own: the weights came without any)" in shown
