@@ -13,31 +13,21 @@ from numpy.typing import ArrayLike
 
 Sums = dict[str, Array]
 MAX_CONFUSION_CLASSES = 1000
-MINIMIZED = frozenset(
-    {"loss", "entropy", "mean_squared_error", "root_mean_squared_error", "mean_absolute_error"}
-)
+# What the numbers of another domain are called by in a history.
 TARGET_PREFIX = "target_"
 
 
 class Summary(NamedTuple):
     """Final numbers of one evaluation.
 
-    `scalars` by name; `per_class` vectors [C] by name; `confusion` [true, predicted] counts, or None where
+    `scalars` by name; `per_class` vectors [C] by name, of which the first is the one that is worst where it
+    is smallest; `confusion` [true, predicted] counts, or None where
     the task has none or has more than `MAX_CONFUSION_CLASSES` classes.
     """
 
     scalars: dict[str, float]
     per_class: dict[str, np.ndarray]
     confusion: np.ndarray | None
-
-
-def is_maximized(metric: str) -> bool:
-    """Return whether more of the metric, of this or another domain, is better.
-
-    >>> is_maximized("accuracy"), is_maximized("loss"), is_maximized("target_entropy")
-    (True, False, False)
-    """
-    return metric.removeprefix(TARGET_PREFIX) not in MINIMIZED
 
 
 def confusion_sums(

@@ -7,13 +7,23 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from jtl.errors import UserError
+from jtl.inputs import Inputs, Transform, Unreadable
+
+IMAGE, TEXT = "image", "text"
+NO_LABELS = "none"
 
 
 class Info(NamedTuple):
-    """What a source says of itself. `label_names` is empty for regression; `name` is for messages."""
+    """What a source says of itself.
+
+    `label_names` is empty for regression, and where there are no labels; `name` is for messages. `holds` is
+    what its raw examples are: `IMAGE` (an image file's bytes, or pixels uint8 [height, width, channels]) or
+    `TEXT` (a text or a pair of texts).
+    """
 
     name: str
     label_names: tuple[str, ...]
+    holds: str = IMAGE
 
 
 @runtime_checkable
@@ -28,14 +38,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Decode example `index`: `{"image", "label", "id"}`.
+        """Return example `index`: `{"raw", "label", "id"}`.
 
-        The image is uint8 [height, width, channels], the label a row of `labels()`, the id `index` itself.
+        What is stored, as `Info.holds` says; a row of `labels()` (None without labels); and `index` itself.
         """
         ...
 
-    def labels(self) -> np.ndarray:
-        """Return all labels, undecoded: int64 [n], multi-hot float32 [n, classes] or float32 [n, values]."""
+    def labels(self) -> np.ndarray | None:
+        """Return all labels: int64 [n], multi-hot float32 [n, classes], float32 [n, values]; None: none."""
         ...
 
     def describe(self, index: int) -> str:
@@ -46,13 +56,9 @@ class Source(Protocol):
         """Return a digest of the stored bytes alone, which outlives moving and renaming."""
         ...
 
-    def reduced(self, min_px: int) -> "Source":
-        """Return the same source, free to decode smaller if no side falls under `min_px` (0: full size)."""
-        ...
-
 
 class Labels(NamedTuple):
-    """How to read labels: `kind` is the task's ("class", "multilabel", "regression").
+    """How to read labels: `kind` is the task's ("class", "multilabel", "regression", or "none": not at all).
 
     `names` are the classes in order where they are already fixed (evaluation of a run); None: found in the
     data.
@@ -116,3 +122,24 @@ class SourceKind(NamedTuple):
 
     Config: type
     open: Callable[[Any, Labels], dict[str, Source]]
+
+
+class Example(NamedTuple):
+    """An example that was read: its inputs, its label (None: it has none), and its index as its id."""
+
+    inputs: Inputs
+    label: Any
+    id: int
+
+
+def read(source: Source, index: int, transform: Transform, rng: np.random.Generator | None = None) -> Example:
+    """Read and transform an example.
+
+    Raises:
+        Unreadable: it cannot be read; the message names it.
+    """
+    try:
+        found = source[index]
+        return Example(transform(found["raw"], rng), found["label"], index)
+    except Unreadable as error:
+        raise Unreadable(f"cannot read {source.describe(index)}: {error}") from error

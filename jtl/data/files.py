@@ -1,15 +1,16 @@
-"""Image files with labels, decoded on access: what the folder and the table source open."""
+"""Files with one example each, read on access, with labels or without."""
 
-import dataclasses
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jtl.data.contract import Info
-from jtl.inputs import image
+from jtl.errors import UserError
+from jtl.inputs import Input, Unreadable
 
 # Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one
 # seek a file, and two different photos never share all three in practice (a JPEG's tail is entropy-coded).
@@ -18,24 +19,22 @@ _FINGERPRINT_BYTES = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Source of image files: `paths` relative to `root`, one row of `values` each."""
+    """Source of files: `paths` relative to `root`, one row of `values` each (None: no labels)."""
 
     info: Info
     root: str
     paths: tuple[str, ...]
-    values: np.ndarray
-    min_px: int = 0
+    values: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        path = os.path.join(self.root, self.paths[index])
-        pixels = image.decode(_read(path), path, self.min_px)
-        return {"image": pixels, "label": self.values[index], "id": index}
+        label = None if self.values is None else self.values[index]
+        return {"raw": _read(self.describe(index)), "label": label, "id": index}
 
-    def labels(self) -> np.ndarray:
+    def labels(self) -> np.ndarray | None:
         """Return the labels of all examples."""
         return self.values
 
@@ -47,9 +46,17 @@ class Files:
         """Return a digest of the stored bytes."""
         return file_fingerprint(self.describe(index))
 
-    def reduced(self, min_px: int) -> "Files":
-        """Return the same files, decoded smaller where no side falls under `min_px`."""
-        return dataclasses.replace(self, min_px=min_px)
+
+def unlabelled(paths: Iterable[str], kind: Input, name: str = "files") -> Files:
+    """Open files, and those of folders with the kind's suffixes, as a source without labels.
+
+    A file counts whatever its name; a folder's are sorted, subfolders included.
+
+    Raises:
+        UserError: a path is not there, or a folder holds no such file.
+    """
+    found = tuple(file for path in paths for file in _files(path, kind))
+    return Files(Info(name, (), kind.holds), "", found, None)
 
 
 def file_fingerprint(path: str) -> bytes:
@@ -66,7 +73,7 @@ def file_fingerprint(path: str) -> bytes:
                 file.seek(-_FINGERPRINT_BYTES, os.SEEK_END)
                 digest.update(file.read())
     except OSError as error:
-        raise image.Unreadable(f"cannot read {path}: {error.strerror}") from error
+        raise Unreadable(f"cannot read {path}: {error.strerror}") from error
     return digest.digest()
 
 
@@ -75,4 +82,25 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise image.Unreadable(f"cannot read {path}: {error.strerror}") from error
+        raise Unreadable(str(error.strerror)) from error
+
+
+def _files(path: str, kind: Input) -> list[str]:
+    if os.path.isfile(path):
+        return [path]
+    if not os.path.isdir(path):
+        raise UserError(f"{path!r} is not there; expected a file, or a folder of {kind.unit}")
+    found = sorted(_in_folder(path, kind.suffixes))
+    if not found:
+        raise UserError(
+            f"folder {path!r} holds no {kind.unit}; expected files ending in {', '.join(kind.suffixes)}"
+        )
+    return found
+
+
+def _in_folder(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                yield os.path.join(parent, name)

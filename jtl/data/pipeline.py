@@ -10,18 +10,20 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
-from jtl.data.contract import Source
+from jtl.data.contract import Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
 from jtl.errors import UserError
+from jtl.inputs import Input, Inputs, Transform, Unreadable
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 PADDING_ID = -1
 PARENT_CHECK_SECONDS = 0.5
@@ -29,27 +31,32 @@ PARENT_CHECK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Config:
-    """How batches are read; no value here changes their content.
+    """How batches are read; no value here but `buckets` changes their content.
 
     `threads` decode in parallel (0: one a core) in each of `workers` processes (0: in this one); `prefetch`
     batches are kept ready, and at least one a thread. Evaluation inputs of a split that fit in `cache_bytes`
-    are transformed once and kept.
+    are transformed once and kept. Where examples differ in length, a batch is padded to the smallest of
+    `buckets` that holds them all, so that few shapes, and few programs, come about.
     """
 
     threads: int = 0
     workers: int = 0
     prefetch: int = 4
     cache_bytes: int = 1 << 30
+    buckets: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
     def __post_init__(self) -> None:
+        if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
+            raise UserError(f"inputs.buckets is {self.buckets}, expected lengths from short to long")
         for name, low in (("threads", 0), ("workers", 0), ("prefetch", 1), ("cache_bytes", 0)):
             if getattr(self, name) < low:
-                raise UserError(f"input.{name} is {getattr(self, name)}, expected {low} or more")
+                raise UserError(f"inputs.{name} is {getattr(self, name)}, expected {low} or more")
 
 
 def train_batches(
     source: Source,
-    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    transform: Transform,
+    kind: Input,
     *,
     batch_size: int,
     seed: int,
@@ -61,14 +68,15 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
     """Yield the endless training batches from `start_step` on; close the iterator to release its threads.
 
-    A batch is `{"image": uint8 [rows, height, width, channels], "label": rows of source.labels(), "id": int64
-    [rows], "mask": bool [rows]}`, all true. Shard `shard_index` of `num_shards` gets its rows of every batch,
-    in order.
+    A batch is `{"inputs": tree of [rows, …], "label": rows of source.labels(), "id": int64 [rows], "mask":
+    bool [rows]}`, all true, without "label" where there are none. Shard `shard_index` of `num_shards` gets
+    its rows of every batch, in order.
     """
     words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     batches = _TrainBatches(
-        source=source.reduced(getattr(transform, "min_px", 0)),
+        source=source,
         transform=transform,
+        collate=partial(kind.collate, buckets=config.buckets),
         order=order_of(source, sampling, int(words[0] >> np.uint64(32))),
         key=int(words[1]),
         first_row=start_step * batch_size + _first_row(batch_size, shard_index, num_shards),
@@ -80,36 +88,32 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    transform: Callable[[np.ndarray], np.ndarray],
+    transform: Transform,
+    kind: Input,
     *,
     batch_size: int,
     config: Config,
+    blank: Inputs | None = None,
     shard_index: int = 0,
     num_shards: int = 1,
 ) -> "EvalBatches":
     """Return the batches of one pass over the source in order, each example once, as often as it is iterated.
 
-    Batches are as in training; rows past the end are zeros with mask False and id -1.
+    Batches are as in training; rows past the end are zeros with mask False and id -1. With `blank`, the
+    inputs of some example, those stand in for an example that cannot be read, and every batch has "fault":
+    why, by row ("" where it was read).
     """
-    _first_row(batch_size, shard_index, num_shards)
-    return EvalBatches(source, transform, batch_size, config, shard_index, num_shards)
+    rows = batch_size // num_shards
+    first_row = _first_row(batch_size, shard_index, num_shards)
+    collate = partial(kind.collate, buckets=config.buckets)
+    return EvalBatches(_EvalBatches(source, transform, collate, batch_size, first_row, rows, blank), config)
 
 
 class EvalBatches:
     """The evaluation batches of one split; iterating again gives the same ones, from memory if they fit."""
 
-    def __init__(
-        self,
-        source: Source,
-        transform: Callable[[np.ndarray], np.ndarray],
-        batch_size: int,
-        config: Config,
-        shard_index: int,
-        num_shards: int,
-    ) -> None:
-        rows = batch_size // num_shards
-        self._batches = _EvalBatches(source, transform, batch_size, shard_index * rows, rows)
-        self._config = config
+    def __init__(self, batches: "_EvalBatches", config: Config) -> None:
+        self._batches, self._config = batches, config
         self._kept: list[Batch] = []
 
     def __len__(self) -> int:
@@ -121,7 +125,7 @@ class EvalBatches:
             return
         kept: list[Batch] = []
         for batch in _read(self._batches, self._config):
-            if sum(array.nbytes for array in batch.values()) * len(self) <= self._config.cache_bytes:
+            if sum(array.nbytes for array in jax.tree.leaves(batch)) * len(self) <= self._config.cache_bytes:
                 kept.append(batch)
             yield batch
         self._kept = kept  # only a pass that came to its end gets here
@@ -139,7 +143,8 @@ class _TrainBatches:
     """Random access to training batches: [i] is step `start_step + i`."""
 
     source: Source
-    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    transform: Transform
+    collate: Callable[[list[Inputs]], Inputs]
     order: Order
     key: int
     first_row: int
@@ -153,12 +158,11 @@ class _TrainBatches:
         examples = []
         start = self.first_row + index * self.stride
         for position in range(start, start + self.rows):
-            example = self.source[self.order[position]]
             # Philox is keyed, not seeded: streams of different positions never overlap, and making one costs
             # 10 µs.
             rng = np.random.Generator(np.random.Philox(key=np.array([self.key, position], np.uint64)))
-            examples.append((self.transform(example["image"], rng), example["label"], example["id"]))
-        return _stack(examples, self.rows)
+            examples.append(read(self.source, self.order[position], self.transform, rng))
+        return _batch(examples, self.collate, self.rows)
 
 
 @dataclass(frozen=True)
@@ -166,38 +170,52 @@ class _EvalBatches:
     """Random access to evaluation batches: the rows `first_row` on of each batch of `stride`."""
 
     source: Source
-    transform: Callable[[np.ndarray], np.ndarray]
+    transform: Transform
+    collate: Callable[[list[Inputs]], Inputs]
     stride: int
     first_row: int
     rows: int
+    blank: Inputs | None
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.stride)
 
     def __getitem__(self, index: int) -> Batch:
-        examples = []
         start = self.first_row + index * self.stride
-        for row in range(start, min(start + self.rows, len(self.source))):
-            example = self.source[row]
-            examples.append((self.transform(example["image"]), example["label"], example["id"]))
-        if not examples:  # this shard's rows are all past the end; one example gives the shapes
-            first = self.source[0]
-            examples = [(self.transform(first["image"]), first["label"], first["id"])]
-            return _stack(examples, self.rows, num_real=0)
-        return _stack(examples, self.rows)
+        rows = range(start, min(start + self.rows, len(self.source)))
+        # Where this shard's rows are all past the end, one example gives the shapes.
+        examples, faults = zip(*(self._read(row) for row in rows or (0,)), strict=True)
+        batch = _batch(examples, self.collate, self.rows, num_real=len(rows))
+        if self.blank is None:
+            return batch
+        return {**batch, "fault": np.array([*faults, *[""] * (self.rows - len(faults))])}
+
+    def _read(self, row: int) -> tuple[Example, str]:
+        try:
+            return read(self.source, row, self.transform), ""
+        except Unreadable as error:
+            if self.blank is None:
+                raise
+            return Example(self.blank, None, row), str(error)
 
 
-def _stack(examples: list[tuple[np.ndarray, Any, int]], rows: int, num_real: int | None = None) -> Batch:
-    """Stack examples and pad with zeros to `rows`."""
+def _batch(
+    examples: Sequence[Example],
+    collate: Callable[[list[Inputs]], Inputs],
+    rows: int,
+    num_real: int | None = None,
+) -> Batch:
+    """Put examples together and pad them with zeros to `rows`; only the first `num_real` count."""
     num_real = len(examples) if num_real is None else num_real
-    images, labels, ids = zip(*examples, strict=True)
+    inputs = collate([each.inputs for each in examples])
     batch = {
-        "image": _padded(np.stack(images)[:num_real], rows),
-        "label": _padded(np.stack(labels)[:num_real], rows),
+        "inputs": jax.tree.map(lambda leaf: _padded(leaf[:num_real], rows), inputs),
         "id": np.full(rows, PADDING_ID, np.int64),
         "mask": np.arange(rows) < num_real,
     }
-    batch["id"][:num_real] = ids[:num_real]
+    batch["id"][:num_real] = [each.id for each in examples[:num_real]]
+    if examples[0].label is not None:
+        batch["label"] = _padded(np.stack([each.label for each in examples])[:num_real], rows)
     return batch
 
 

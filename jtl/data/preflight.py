@@ -1,8 +1,9 @@
-"""A look at the data before training: counts, imbalance, unreadable images, the same image in two splits."""
+"""A look at the data before training: counts, imbalance, what is unreadable, what is in two splits."""
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,10 +11,10 @@ from jtl.data.contract import Config, Source
 from jtl.data.pipeline import num_cores
 from jtl.data.subset import Subset, fingerprints
 from jtl.errors import UserError
-from jtl.inputs.image import Unreadable
+from jtl.inputs import Input, Unreadable
 
-# Up to here every image is decoded; of a larger split an evenly spaced part of this size (unless unreadable
-# images may be skipped, for then each must be known), and duplicates are not looked for. 10,000 photos take
+# Up to here every example is read; of a larger split an evenly spaced part of this size (unless unreadable
+# examples may be skipped, for then each must be known), and duplicates are not looked for. 10,000 photos take
 # about 10 s on 2 cores.
 MAX_CHECKED = 10_000
 _NAMED = 5
@@ -28,40 +29,61 @@ class Preflight(NamedTuple):
     duplicates: list[tuple[str, str]]
 
 
-def inspect(splits: dict[str, Source], config: Config) -> Preflight:
+def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight:
     """Read the splits once, before anything is trained.
 
     Raises:
-        UserError: more than `config.max_unreadable` examples cannot be read.
+        UserError: more than `config.max_unreadable` examples cannot be read, or they are of another kind.
     """
+    for source in splits.values():
+        check_kind(source, kind)
     readable: dict[str, Source] = {}
     unreadable: list[str] = []
     lines: list[str] = []
     for split, source in splits.items():
         rows = _rows_to_check(len(source), checks_all=config.max_unreadable > 0)
-        faults = _unreadable(source, rows)
+        faults = _unreadable(source, rows, kind)
         unreadable += faults.values()
         good = np.setdiff1d(np.arange(len(source)), np.asarray(list(faults), np.int64))
         readable[split] = Subset(source, good) if faults else source
-        lines.append(_describe(split, readable[split]))
+        lines.append(_describe(split, readable[split], kind.unit))
         if len(rows) < len(source):
-            lines.append(f"{split}: read {len(rows):,} of {len(source):,} images to check them")
+            lines.append(f"{split}: read {len(rows):,} of {len(source):,} {kind.unit} to check them")
     if len(unreadable) > config.max_unreadable:
         raise UserError(
-            f"{len(unreadable)} images are unreadable, expected at most {config.max_unreadable}: "
+            f"{len(unreadable)} {kind.unit} are unreadable, expected at most {config.max_unreadable}: "
             f"{_few(unreadable)}; mend or remove them, or set config.data.max_unreadable={len(unreadable)} "
             "to skip them"
         )
     if unreadable:
-        lines.append(f"skipped {len(unreadable)} unreadable images: {'; '.join(unreadable)}")
+        lines.append(f"skipped {len(unreadable)} unreadable {kind.unit}: {'; '.join(unreadable)}")
     for split, source in readable.items():
         if len(source) == 0:
-            raise UserError(f"the {split} split has no readable images")
+            raise UserError(f"the {split} split has no readable {kind.unit}")
     duplicates = _duplicates(readable)
     if duplicates:
         pairs = [f"{first} = {second}" for first, second in duplicates]
-        lines.append(f"{len(duplicates)} images are in two splits: {_few(pairs)}")
+        lines.append(f"{len(duplicates)} {kind.unit} are in two splits: {_few(pairs)}")
     return Preflight(readable, lines, unreadable, duplicates)
+
+
+def check_kind(source: Source, kind: Input) -> None:
+    """Raise UserError unless the source's examples are what the kind reads."""
+    if source.info.holds != kind.holds:
+        raise UserError(
+            f"{source.info.name} holds examples of kind {source.info.holds!r}, and the model reads "
+            f"{kind.holds!r}; give {kind.unit}, or weights of a model that reads {source.info.holds!r}"
+        )
+
+
+def survey(splits: dict[str, Source], kind: Input, preprocess: Any) -> list[str]:
+    """Return what the kind says of each split's raw examples, as lines for people; of many, of a sample."""
+    lines: list[str] = []
+    for split, source in splits.items():
+        rows = _rows_to_check(len(source), checks_all=False).tolist()
+        found = kind.survey(_raws(source, rows), preprocess)
+        lines += [f"{split}: {line}" for line in found]
+    return lines
 
 
 def digest(source: Source) -> str:
@@ -76,14 +98,18 @@ def _rows_to_check(count: int, *, checks_all: bool) -> np.ndarray:
     return np.linspace(0, count - 1, MAX_CHECKED).astype(np.int64)
 
 
-def _unreadable(source: Source, rows: np.ndarray) -> dict[int, str]:
-    """Return the fault of every row that cannot be decoded."""
+def _raws(source: Source, rows: list[int]) -> Iterator[Any]:
+    return (source[row]["raw"] for row in rows)
+
+
+def _unreadable(source: Source, rows: np.ndarray, kind: Input) -> dict[int, str]:
+    """Return the fault of every row that cannot be read."""
 
     def fault(row: int) -> str:
         try:
-            source[row]
+            kind.check(source[row]["raw"])
         except Unreadable as error:
-            return str(error)
+            return f"cannot read {source.describe(row)}: {error}"
         return ""
 
     with ThreadPoolExecutor(num_cores()) as pool:
@@ -91,19 +117,19 @@ def _unreadable(source: Source, rows: np.ndarray) -> dict[int, str]:
         return {row: message for row, message in faults if message}
 
 
-def _describe(split: str, source: Source) -> str:
+def _describe(split: str, source: Source, unit: str) -> str:
     """Return the split's line: its size, its classes, and how far they are from even.
 
     The share of the largest class to the smallest is over classes that occur; those that do not are counted.
     """
     names, labels = source.info.label_names, source.labels()
-    if not names:
-        values = f", {labels.shape[1]} values each" if labels.ndim > 1 else ", no labels"
-        return f"{split}: {len(source):,} images{values}"
+    if labels is None or not names:
+        values = ", no labels" if labels is None else f", {labels.shape[1]} values each"
+        return f"{split}: {len(source):,} {unit}{values}"
     counts = (
         np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(axis=0).astype(np.int64)
     )
-    line = f"{split}: {len(source):,} images, {len(names)} classes"
+    line = f"{split}: {len(source):,} {unit}, {len(names)} classes"
     if not counts.any():
         return line
     present = np.flatnonzero(counts)
@@ -113,7 +139,7 @@ def _describe(split: str, source: Source) -> str:
         line += f" ({names[largest]}: {counts[largest]:,}, {names[smallest]}: {counts[smallest]:,})"
     if len(present) < len(names):
         absent = [names[place] for place in np.flatnonzero(counts == 0)]
-        line += f"; without images: {_few(absent)}"
+        line += f"; without {unit}: {_few(absent)}"
     return line
 
 

@@ -54,7 +54,8 @@ def check_source(sampling: str, source: Source) -> None:
     Raises:
         UserError: they have not one class each.
     """
-    has_classes = bool(source.info.label_names) and source.labels().ndim == 1
+    labels = source.labels()
+    has_classes = bool(source.info.label_names) and labels is not None and labels.ndim == 1
     if sampling != UNIFORM and not has_classes:
         raise UserError(
             f"train.sampling is {sampling!r}, but the examples of {source.info.name} have not one class "
@@ -129,6 +130,7 @@ class _Weighted:
 def _members(source: Source) -> list[np.ndarray]:
     """Return the examples of every class that has any."""
     labels = source.labels()
+    assert labels is not None, "only classes are balanced"
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 

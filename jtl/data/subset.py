@@ -1,6 +1,6 @@
 """Choosing examples by content: validation splits and smaller training sets, wherever the data lies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jtl.data.contract import Config, Info, Source
+from jtl.data.contract import IMAGE, TEXT, Config, Info, Source
 from jtl.data.labels import strata
 from jtl.errors import UserError
 
@@ -34,9 +34,10 @@ class Subset:
         index = range(len(self))[index]
         return {**self.source[int(self.indices[index])], "id": index}
 
-    def labels(self) -> np.ndarray:
+    def labels(self) -> np.ndarray | None:
         """Return the labels of all examples."""
-        return self.source.labels()[self.indices]
+        labels = self.source.labels()
+        return None if labels is None else labels[self.indices]
 
     def describe(self, index: int) -> str:
         """Name the example as the source does."""
@@ -45,10 +46,6 @@ class Subset:
     def fingerprint(self, index: int) -> bytes:
         """Return a digest of the stored bytes."""
         return self.source.fingerprint(int(self.indices[index]))
-
-    def reduced(self, min_px: int) -> "Subset":
-        """Return the same choice of the reduced source."""
-        return Subset(self.source.reduced(min_px), self.indices)
 
 
 def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
@@ -75,7 +72,7 @@ def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
         keys = fingerprints(train)
     rows = np.arange(len(train))
     if needs_split:
-        is_val = _held_out(keys, _strata(train), config, train.info)
+        is_val = SPLITTERS[train.info.holds](keys, _strata(train), config, train.info)
         splits = {"train": train, "val": Subset(train, rows[is_val]), **splits}
         rows = rows[~is_val]
     if needs_subset:
@@ -171,4 +168,13 @@ def _choose_train(keys: Sequence[bytes], groups: np.ndarray, config: Config, inf
 
 
 def _strata(source: Source) -> np.ndarray:
-    return strata(source.labels(), source.info.label_names)
+    labels = source.labels()
+    return np.zeros(len(source), np.int64) if labels is None else strata(labels, source.info.label_names)
+
+
+# How validation examples are held out is a property of what a source holds: (keys, groups, config, info) →
+# which examples. Pictures and texts are split by content, so that equal ones land on one side.
+SPLITTERS: dict[str, Callable[[Sequence[bytes], np.ndarray, Config, Info], np.ndarray]] = {
+    IMAGE: _held_out,
+    TEXT: _held_out,
+}

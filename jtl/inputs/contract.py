@@ -5,7 +5,7 @@ tree of numpy arrays, `collate` of several a batch, and on the device `normalise
 reads. Everything else sees a tree of inputs and never asks what is in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,10 +47,22 @@ def no_files(preprocess: Any) -> Mapping[str, Path]:
     return {}
 
 
-def no_survey(raws: Sequence[Any], preprocess: Any) -> list[str]:
+def nothing_blended(augment: Any) -> str:
+    """Return "": no two examples are blended."""
+    del augment
+    return ""
+
+
+def no_survey(raws: Iterable[Any], preprocess: Any) -> list[str]:
     """Return []: there is nothing to say of these examples beside their number."""
     del raws, preprocess
     return []
+
+
+def keep(preprocess: Any, folder: Path) -> Any:
+    """Return the pre-processing as it is: it names no file."""
+    del folder
+    return preprocess
 
 
 def no_options(changes: Any) -> dict[str, Any]:
@@ -59,23 +71,40 @@ def no_options(changes: Any) -> dict[str, Any]:
     return {}
 
 
+def same(before: Any, after: Any) -> Callable[[Inputs], Inputs]:
+    """Return the function that leaves inputs as they are.
+
+    Raises:
+        UserError: the two models do not read the same.
+    """
+    if before != after:
+        raise UserError(f"one model reads {before} and the other {after}; expected two that read the same")
+    return lambda inputs: inputs
+
+
 class Input(NamedTuple):
     """One kind of input.
 
     `Preprocess` is a frozen dataclass of plain values that travels with the weights into the run folder and
     every export, `Augment` the section `augment`, `Changes` the section `preprocess`: what the user may set
-    of the pre-processing. `changed(preprocess, changes)` → the pre-processing with them. `holds` names what a
+    of the pre-processing. `settled(own, brought, changes)` → the pre-processing of a model that expects `own`
+    by itself, from weights that `brought` theirs (None: none), with the user's changes. `holds` names what a
     raw example of this kind is ("image", "text"; see `data.contract.Info`), `unit` is its plural in messages,
     `suffixes` are the endings of the files that are examples.
 
-    `transform(preprocess, augment)` → a picklable function (raw, generator) → inputs of one example (numpy),
-    for evaluation where `augment` is None; it raises `Unreadable`. `collate(examples, buckets)` → the batch:
+    `check(raw)` raises `Unreadable` where an example cannot be read. `transform(preprocess, augment)` → a
+    picklable function (raw, generator) → inputs of one example (numpy), for evaluation where `augment` is
+    None; it raises `Unreadable`. `collate(examples, buckets)` → the batch:
     examples that differ in length are padded to the smallest of `buckets` that holds them all.
     `spec(preprocess)` → shapes and dtypes of one example, in a length that the model can read.
 
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
     targets, settings)` → ({stream: inputs}, targets) in training, where the first stream is the one with the
-    targets; `join(batches)` → one batch of several.
+    targets; `join(batches)` → one batch of several. `blended(augment)` → which settings blend
+    examples with their targets, for an error ("": none does).
+
+    `converter(before, after)` → a function of the inputs that a model of pre-processing `before` reads to
+    those that a model of `after` reads; UserError where there is none.
 
     `files(preprocess)` → the files that must travel too, by name (a tokenizer); `placed(preprocess, folder)`
     → the pre-processing that finds them there. `survey(raws, preprocess)` → lines for people about the raw
@@ -86,18 +115,21 @@ class Input(NamedTuple):
     Preprocess: type
     Augment: type
     Changes: type
-    changed: Callable[[Any, Any], Any]
+    settled: Callable[[Any, Any | None, Any], Any]
     holds: str
     unit: str
     suffixes: tuple[str, ...]
+    check: Callable[[Any], None]
     transform: Callable[[Any, Any | None], Transform]
     spec: Callable[[Any], Inputs]
     described: Callable[[Any], str]
     augment: Callable[[Any, dict[str, Inputs], Any, Any], tuple[dict[str, Inputs], Any]]
-    collate: Callable[[Sequence[Inputs], tuple[int, ...]], Inputs] = stacked
+    collate: Callable[..., Inputs] = stacked
     normalise: Callable[[Inputs, Any], Inputs] = as_it_is
     join: Callable[[Sequence[Inputs]], Inputs] = joined
+    blended: Callable[[Any], str] = nothing_blended
+    converter: Callable[[Any, Any], Callable[[Inputs], Inputs]] = same
     files: Callable[[Any], Mapping[str, Path]] = no_files
-    placed: Callable[[Any, Path], Any] = lambda preprocess, folder: preprocess
-    survey: Callable[[Sequence[Any], Any], list[str]] = no_survey
+    placed: Callable[[Any, Path], Any] = keep
+    survey: Callable[[Iterable[Any], Any], list[str]] = no_survey
     model_options: Callable[[Any], dict[str, Any]] = no_options

@@ -8,28 +8,28 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Key, UInt8
 from PIL import Image, ImageOps
 
 from jtl.errors import UserError, nearest
-from jtl.inputs import policy
-from jtl.inputs.preprocess import INTERPOLATIONS, Preprocess
+from jtl.inputs import on_device, policy
+from jtl.inputs.contract import Input, Inputs, Transform, Unreadable
+from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 80_000_000
 
-EvalTransform = Callable[[np.ndarray], np.ndarray]
-TrainTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+# The endings of files that count as images where nothing else says so.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMA = {1: "L", 3: "RGB"}
 _CROP_ATTEMPTS = 10
-
-
-class Unreadable(UserError):
-    """An image that cannot be decoded; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Augment:
                 raise UserError(f"augment.{name} is {getattr(self, name)}, expected {low} to {high}")
 
 
-def decode(data: bytes, name: str, min_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
+def decode(data: bytes, min_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
     """Decode an image file's first frame, turned upright, as 1 (grey) or 3 (RGB) channels; alpha is dropped.
 
     With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under
@@ -100,38 +100,38 @@ def decode(data: bytes, name: str, min_px: int = 0) -> UInt8[np.ndarray, "height
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise Unreadable(
-                    f"cannot read image {name}: "
                     f"its {width} x {height} pixels are over the limit of {MAX_PIXELS}; shrink it"
                 )
             if min_px:
                 opened.draft(None, (min_px, min_px))
-            return _to_array(ImageOps.exif_transpose(opened), name)
+            return _to_array(ImageOps.exif_transpose(opened))
     except Unreadable:
         raise
     except Image.UnidentifiedImageError as error:
-        raise Unreadable(f"cannot read image {name}: it is none of {', '.join(FORMATS)}") from error
+        raise Unreadable(f"it is none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise almost any type on damaged bytes
-        raise Unreadable(f"cannot read image {name}: {error or type(error).__name__}") from error
+        raise Unreadable(f"{error or type(error).__name__}") from error
 
 
-def eval_transform(preprocess: Preprocess) -> EvalTransform:
-    """Return the transform `image → input` of evaluation: resize, then centre crop.
+def check(raw: bytes | np.ndarray) -> None:
+    """Raise Unreadable unless the example, an image file's bytes or its pixels, can be decoded."""
+    _pixels(raw)
 
-    A square input follows torchvision's `Resize(resize_px)`, `CenterCrop`. For another, both sides scale by
+
+def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
+    """Return the transform of an image file's bytes, or of pixels, to the uint8 input.
+
+    In evaluation (`augment` is None) the image is resized, and then its centre is cut out. A square input
+    follows torchvision's `Resize(resize_px)`, `CenterCrop`. For another, both sides scale by
     `resize_px / min(image_px)` and the image is resized to just cover that, as timm's `ResizeKeepRatio` does;
     a squashed one is resized to just that, whatever its own shape.
-    """
-    _check(preprocess)
-    return _Eval(preprocess)
-
-
-def train_transform(preprocess: Preprocess, augment: Augment) -> TrainTransform:
-    """Return the transform `image, random generator → input` of training.
 
     Raises:
         UserError: colours are to change, but the model reads neither grey nor RGB images.
     """
     _check(preprocess)
+    if augment is None:
+        return _Eval(preprocess)
     if preprocess.num_channels not in _LUMA and (augment.color_jitter or augment.policy != "none"):
         raise UserError(
             "augment.color_jitter and augment.policy need 1 or 3 channels, the model reads "
@@ -139,6 +139,55 @@ def train_transform(preprocess: Preprocess, augment: Augment) -> TrainTransform:
             "set them to 0 and 'none'"
         )
     return _Train(preprocess, augment)
+
+
+def spec(preprocess: Preprocess) -> jax.ShapeDtypeStruct:
+    """Return shape and dtype of one input before it is normalised: bytes [height, width, channels]."""
+    return jax.ShapeDtypeStruct((*preprocess.image_px, preprocess.num_channels), np.uint8)
+
+
+def augment_batch(
+    key: Key[jax.Array, ""], streams: dict[str, Inputs], targets: Any, settings: Augment
+) -> tuple[dict[str, Inputs], Any]:
+    """Return the streams of normalised images, the first blended with its targets, all with erased boxes.
+
+    Every stream is erased alike, or a discriminator could tell one from the other by the boxes.
+    """
+    first, *_ = streams
+    mixed, targets = on_device.mix(
+        jax.random.fold_in(key, 0), streams[first], targets, settings.mixup_alpha, settings.cutmix_alpha
+    )
+    streams = {**streams, first: mixed}
+    erased = {
+        name: on_device.erase(jax.random.fold_in(key, index), images, settings.erase_probability)
+        for index, (name, images) in enumerate(streams.items(), start=1)
+    }
+    return erased, targets
+
+
+def blended(augment: Augment) -> str:
+    """Return which settings blend images with their targets, "" where none does."""
+    found = {name: getattr(augment, name) for name in ("mixup_alpha", "cutmix_alpha")}
+    return " and ".join(f"augment.{name} is {value}" for name, value in found.items() if value)
+
+
+def converter(before: Preprocess, after: Preprocess) -> Callable[[Inputs], Inputs]:
+    """Return what makes of images normalised and sized for one model those for another.
+
+    Raises:
+        UserError: one reads another number of channels.
+    """
+    if before.num_channels != after.num_channels:
+        raise UserError(
+            f"one model reads images of {before.num_channels} channels, the other of {after.num_channels}; "
+            f"expected as many: set preprocess.mean and preprocess.std, or give other weights"
+        )
+    return partial(on_device.renormalise, before=before, after=after)
+
+
+def model_options(changes: Changes) -> dict[str, Any]:
+    """Return the number of channels that the model must read, where the user's statistics say it."""
+    return {"num_channels": len(changes.mean)} if changes.mean else {}
 
 
 def to_channels(
@@ -165,8 +214,9 @@ def to_channels(
 class _Eval:
     preprocess: Preprocess
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        preprocess = self.preprocess
+    def __call__(self, raw: bytes | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        del rng
+        image, preprocess = _pixels(raw), self.preprocess
         resized_size = _resized_size(image.shape[:2], preprocess)
         resized = _resize(to_channels(image, preprocess.num_channels), resized_size, preprocess.interpolation)
         height, width = preprocess.image_px
@@ -187,8 +237,9 @@ class _Train:
         least_side = math.sqrt(self.augment.crop_scale[0] * min(1.0, self.augment.crop_ratio[0]))
         object.__setattr__(self, "min_px", math.ceil(max(self.preprocess.image_px) / least_side))
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        augment, preprocess = self.augment, self.preprocess
+    def __call__(self, raw: bytes | np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        assert rng is not None, "training varies its images"
+        image, augment, preprocess = _pixels(raw, self.min_px), self.augment, self.preprocess
         box = random_crop(image.shape[:2], preprocess.image_px, augment, rng)
         interpolation = augment.interpolation or preprocess.interpolation
         pixels = _resize(to_channels(image, preprocess.num_channels), preprocess.image_px, interpolation, box)
@@ -270,21 +321,47 @@ def _resize(
     return np.concatenate(planes, axis=-1)
 
 
+def _pixels(raw: bytes | np.ndarray, min_px: int = 0) -> np.ndarray:
+    """Return the pixels of an example: decoded, where they are an image file's bytes."""
+    if isinstance(raw, bytes):
+        return decode(raw, min_px)
+    if not isinstance(raw, np.ndarray):
+        raise Unreadable(f"it is a {type(raw).__name__}, expected an image file or pixels")
+    return raw
+
+
 def _to_pillow(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image))
 
 
-def _to_array(image: Image.Image, name: str) -> np.ndarray:
+def _to_array(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         # The high byte, as libpng gives it for 16-bit colour; Pillow's own conversion saturates at 255.
         return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
     if image.mode in ("I", "F"):
-        raise Unreadable(
-            f"cannot read image {name}: pixel type {image.mode} (32 bits) has no fixed range; "
-            "save 8 or 16 bits"
-        )
+        raise Unreadable(f"pixel type {image.mode} (32 bits) has no fixed range; save 8 or 16 bits")
     if image.mode in ("1", "L", "LA", "La"):
         return np.asarray(image.convert("L"))[..., None]
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of palettes with transparency
     return np.asarray(image.convert("RGB"))
+
+
+INPUT = Input(
+    Preprocess=Preprocess,
+    Augment=Augment,
+    Changes=Changes,
+    settled=settled,
+    holds="image",
+    unit="images",
+    suffixes=SUFFIXES,
+    check=check,
+    transform=transform,
+    spec=spec,
+    described=Preprocess.described,
+    normalise=on_device.normalise,
+    augment=augment_batch,
+    blended=blended,
+    converter=converter,
+    model_options=model_options,
+)

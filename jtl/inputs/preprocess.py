@@ -1,6 +1,8 @@
 """How an image becomes a model's input; travels with the weights to evaluation, export and serving."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+
+from jtl.errors import UserError, nearest
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -58,3 +60,33 @@ class Preprocess:
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
         return replace(self, mean=(mean,) * num_channels, std=(std,) * num_channels)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Where the pre-processing differs from what the weights bring; None and () mean "as the weights say"."""
+
+    resize_px: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    interpolation: str | None = None
+
+
+def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Preprocess:
+    """Return the weights' pre-processing (else the model's own) at the model's size, with the user's changes.
+
+    Raises:
+        UserError: the changes are of an unknown interpolation, or of another number of channels.
+    """
+    base = own if brought is None else brought.at(own.image_px)
+    given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
+    preprocess = replace(base, **given)
+    if preprocess.interpolation not in INTERPOLATIONS:
+        known = nearest(preprocess.interpolation, INTERPOLATIONS)
+        raise UserError(f"preprocess.interpolation is {preprocess.interpolation!r}; expected one of {known}")
+    if not len(preprocess.mean) == len(preprocess.std) == own.num_channels:
+        raise UserError(
+            f"preprocess.mean {preprocess.mean} and preprocess.std {preprocess.std} need "
+            f"{own.num_channels} values each, one per image channel"
+        )
+    return preprocess

@@ -74,3 +74,5 @@ class Family(NamedTuple):
     sizes: Mapping[str, Mapping[str, Any]]
     resolve: Callable[[Any], Any]
     tiny: Callable[[], Any]
+    input: str = "image"
+    reads: tuple[str, ...] = ("features",)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jtl.metrics import Summary, is_maximized
+from jtl.metrics import Summary
 
 MAX_CLASSES = 20
 WORST_CLASSES = 10
@@ -154,8 +154,7 @@ def _chosen(per_class: Mapping[str, np.ndarray], num_classes: int) -> tuple[list
     decisive = next(column for column in per_class if column != COUNT)
     values = np.asarray(per_class[decisive], np.float64)
     present = np.flatnonzero(~np.isnan(values))
-    sign = 1.0 if is_maximized(decisive) else -1.0
-    order = present[np.argsort(sign * values[present], kind="stable")][:WORST_CLASSES]
+    order = present[np.argsort(values[present], kind="stable")][:WORST_CLASSES]
     absent = num_classes - len(present)
     note = f"the {len(order)} worst of {num_classes:,} classes by {decisive.replace('_', ' ')}"
     return order.tolist(), f"{note}; {absent:,} without examples" if absent else note

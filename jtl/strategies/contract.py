@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array
 
 from jtl.errors import UserError
-from jtl.inputs.preprocess import Preprocess
+from jtl.inputs import INPUTS, Input
 from jtl.models import Model, Outputs
 
 EXTRA = "extra"
@@ -43,13 +43,14 @@ FROZEN = Group(multiplier=0.0)
 
 
 class Classifier(NamedTuple):
-    """A model that is trained already, with its own head: its values, classes, and how it sees images."""
+    """A model that is trained already, with its own head: its values, its classes, and what it reads."""
 
+    input: Input
     model: Model
     params: dict[str, Any]
     model_state: Any
     label_names: tuple[str, ...]
-    preprocess: Preprocess
+    preprocess: Any
 
 
 def no_outputs() -> Outputs:
@@ -66,9 +67,9 @@ class Context(NamedTuple):
     """What a strategy may depend on.
 
     `Model.layers`, the run's number of steps, and `Model.linear`; `outputs()` are the shapes of the model's
-    outputs for one image (`jax.ShapeDtypeStruct`); `classifier(spec)` loads weights with their own head, ""
+    outputs for one example (`jax.ShapeDtypeStruct`); `classifier(spec)` loads weights with their own head, ""
     those the run starts from; `label_names` are the task's classes, `label_kind` is that of its labels, and
-    `preprocess` how the model's inputs were normalised.
+    `input` and `preprocess` say what the model reads.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -78,7 +79,8 @@ class Context(NamedTuple):
     classifier: Callable[[str], Classifier] = no_classifier
     label_names: tuple[str, ...] = ()
     label_kind: str = "class"
-    preprocess: Preprocess | None = None
+    input: Input = INPUTS["image"]
+    preprocess: Any = None
 
 
 def check_classes(name: str, context: Context) -> None:

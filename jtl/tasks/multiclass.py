@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jtl import metrics
 from jtl.errors import UserError
-from jtl.tasks.contract import LabelStats, Task, TaskKind
+from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 SMALLEST_REST = 1e-12
 
@@ -53,16 +54,27 @@ def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
     return LabelStats(label_names, len(labels), counts=tuple(int(count) for count in counts))
 
 
-def build(config: Config, label_stats: LabelStats) -> Task:
-    """Build the task for the classes of `label_stats`."""
-    num_classes = len(label_stats.label_names)
-    if num_classes < 2:
+def head(config: Config, label_stats: LabelStats) -> Head:
+    """Return the head: an output for each class.
+
+    Raises:
+        UserError: there are fewer than two classes.
+    """
+    del config
+    if len(label_stats.label_names) < 2:
         raise UserError(f"task 'multiclass' needs at least 2 classes, found {label_stats.label_names}")
+    return Head(len(label_stats.label_names))
+
+
+def build(config: Config, label_stats: LabelStats, preprocess: Any = None) -> Task:
+    """Build the task for the classes of `label_stats`; how inputs are pre-processed does not matter to it."""
+    del preprocess
+    num_classes = len(label_stats.label_names)
     weights = jnp.asarray(_class_weights(config, label_stats), jnp.float32)
     shift = jnp.asarray(_logit_shift(config, label_stats), jnp.float32) if config.logit_adjustment else None
     return Task(
-        head_size=num_classes,
-        targets=lambda labels: jax.nn.one_hot(labels, num_classes, dtype=jnp.float32),
+        head=head(config, label_stats),
+        targets=lambda batch, key: jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32),
         loss=partial(
             loss,
             smoothing=config.label_smoothing,
@@ -70,11 +82,10 @@ def build(config: Config, label_stats: LabelStats) -> Task:
             focal_gamma=config.focal_gamma,
             shift=shift,
         ),
-        metrics=sums,
+        metrics=lambda logits, batch: sums(logits, batch["label"], batch["mask"]),
         summarize=summarize,
         predictions=jax.nn.softmax,
         averaged=averaged,
-        monitor="accuracy",
     )
 
 
@@ -196,4 +207,8 @@ WEIGHTINGS: dict[tuple[float | str, ...], Callable[[Config, np.ndarray, int], np
     ("balanced",): _balanced,
     ("effective",): _effective,
 }
-KIND = TaskKind(Config, "class", stats, build)
+MAXIMIZED = {
+    **dict.fromkeys(("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy"), True),
+    "loss": False,
+}
+KIND = TaskKind(Config, "class", stats, head, build, "accuracy", MAXIMIZED)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from jtl import metrics
 from jtl.errors import UserError
-from jtl.tasks.contract import LabelStats, Task, TaskKind
+from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 NUM_SCORE_BINS = 1000
 
@@ -42,18 +43,24 @@ def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
     return LabelStats(label_names, len(labels), counts=tuple(int(count) for count in labels.sum(0)))
 
 
-def build(config: Config, label_stats: LabelStats) -> Task:
-    """Build the task for the classes of `label_stats`."""
+def head(config: Config, label_stats: LabelStats) -> Head:
+    """Return the head: an output for each class."""
+    del config
+    return Head(len(label_stats.label_names))
+
+
+def build(config: Config, label_stats: LabelStats, preprocess: Any = None) -> Task:
+    """Build the task for the classes of `label_stats`; how inputs are pre-processed does not matter to it."""
+    del preprocess
     weights = jnp.asarray(_positive_weights(config, label_stats), jnp.float32)
     return Task(
-        head_size=len(label_stats.label_names),
-        targets=lambda labels: labels.astype(jnp.float32),
+        head=head(config, label_stats),
+        targets=lambda batch, key: batch["label"].astype(jnp.float32),
         loss=partial(loss, smoothing=config.label_smoothing, positive_weight=weights),
-        metrics=partial(sums, threshold=config.threshold),
+        metrics=lambda logits, batch: sums(logits, batch["label"], batch["mask"], threshold=config.threshold),
         summarize=summarize,
         predictions=jax.nn.sigmoid,
         averaged=averaged,
-        monitor="mean_average_precision",
     )
 
 
@@ -150,4 +157,8 @@ def _positive_weights(config: Config, label_stats: LabelStats) -> np.ndarray:
     return np.broadcast_to(np.asarray(config.positive_weight, np.float64), (num_classes,))
 
 
-KIND = TaskKind(Config, "multilabel", stats, build)
+MAXIMIZED = {
+    **dict.fromkeys(("mean_average_precision", "macro_f1", "micro_f1", "exact_match"), True),
+    "loss": False,
+}
+KIND = TaskKind(Config, "multilabel", stats, head, build, "mean_average_precision", MAXIMIZED)

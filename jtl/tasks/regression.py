@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jtl import metrics
 from jtl.errors import UserError
-from jtl.tasks.contract import LabelStats, Task, TaskKind
+from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,24 @@ def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
     return LabelStats(label_names, len(labels), mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
-def build(config: Config, label_stats: LabelStats) -> Task:
-    """Build the task for the targets of `label_stats`."""
+def head(config: Config, label_stats: LabelStats) -> Head:
+    """Return the head: an output for each number of a label."""
+    del config
+    return Head(len(label_stats.mean))
+
+
+def build(config: Config, label_stats: LabelStats, preprocess: Any = None) -> Task:
+    """Build the task for the numbers of `label_stats`; how inputs are pre-processed does not matter to it."""
+    del preprocess
     mean, std = jnp.asarray(label_stats.mean, jnp.float32), jnp.asarray(label_stats.std, jnp.float32)
     return Task(
-        head_size=len(label_stats.mean),
-        targets=lambda labels: (labels.astype(jnp.float32) - mean[None, :]) / std[None, :],
+        head=head(config, label_stats),
+        targets=lambda batch, key: (batch["label"].astype(jnp.float32) - mean[None, :]) / std[None, :],
         loss=partial(loss, huber_delta=config.huber_delta),
-        metrics=partial(sums, mean=mean, std=std),
+        metrics=lambda logits, batch: sums(logits, batch["label"], batch["mask"], mean=mean, std=std),
         summarize=partial(summarize, std=np.asarray(label_stats.std)),
         predictions=lambda logits: logits * std[None, :] + mean[None, :],
         averaged=lambda logits: jnp.mean(logits, axis=0),
-        monitor="mean_squared_error",
     )
 
 
@@ -101,7 +108,9 @@ def summarize(sums: Mapping[str, np.ndarray], *, std: np.ndarray) -> metrics.Sum
         "r2": float(np.mean(r2)),
         "loss": float(np.mean(0.5 * squared)),
     }
-    return metrics.Summary(scalars, {"mean_absolute_error": absolute, "r2": r2}, None)
+    return metrics.Summary(scalars, {"r2": r2, "mean_absolute_error": absolute}, None)
 
 
-KIND = TaskKind(Config, "regression", stats, build)
+ERRORS = ("mean_squared_error", "root_mean_squared_error", "mean_absolute_error", "loss")
+MAXIMIZED = {**dict.fromkeys(ERRORS, False), "r2": True}
+KIND = TaskKind(Config, "regression", stats, head, build, "mean_squared_error", MAXIMIZED)

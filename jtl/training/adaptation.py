@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jtl import metrics
 from jtl.report.tables import aligned
-from jtl.tasks import Task
+from jtl.tasks import Task, TaskKind
 from jtl.training import progress
 
 PREFIX = metrics.TARGET_PREFIX
@@ -34,8 +34,8 @@ def measure(
     if has_classes:
         found |= criteria(np.asarray(task.predictions(jnp.asarray(logits)), np.float64))
     if labels is not None:
-        is_real = jnp.ones(len(labels), bool)
-        sums = task.metrics(jnp.asarray(logits), jnp.asarray(labels), is_real)
+        batch = {"label": jnp.asarray(labels), "mask": jnp.ones(len(labels), bool)}
+        sums = task.metrics(jnp.asarray(logits), batch)
         scalars = task.summarize(metrics.merge(None, sums)).scalars
         found |= {f"{PREFIX}{name}": value for name, value in scalars.items()}
     return found
@@ -94,22 +94,20 @@ def scalars(entry: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def outcome(
-    history: Sequence[Mapping[str, Any]], monitor: str, task_monitor: str
-) -> dict[str, dict[str, Any]]:
+def outcome(history: Sequence[Mapping[str, Any]], monitor: str, kind: TaskKind) -> dict[str, dict[str, Any]]:
     """Return the target's numbers at the last step, at the one `monitor` chose, and at the oracle's.
 
     `oracle` is the best by the target's own labels, where it has them: no run can choose it. `criteria` are
-    the steps each criterion, and the validation metric `task_monitor`, would have chosen. {} without an
+    the steps each criterion, and the validation metric of the task's `kind`, would have chosen. {} without an
     evaluation.
     """
     if not history:
         return {}
     found: dict[str, dict[str, Any]] = {"last": {"by": "step", **_numbers(history[-1])}}
-    names = {"selected": monitor, "oracle": f"{PREFIX}{task_monitor}"}
-    found |= {column: _chosen(history, name) for column, name in names.items() if name in history[-1]}
-    known = [name for name in (*CRITERIA, task_monitor) if name in history[-1]]
-    return {**found, "criteria": {name: _chosen(history, name) for name in known}}
+    names = {"selected": monitor, "oracle": f"{PREFIX}{kind.monitor}"}
+    found |= {column: _chosen(history, name, kind) for column, name in names.items() if name in history[-1]}
+    known = [name for name in (*CRITERIA, kind.monitor) if name in history[-1]]
+    return {**found, "criteria": {name: _chosen(history, name, kind) for name in known}}
 
 
 def table(found: Mapping[str, Mapping[str, Any]], width: int | None = None) -> str:
@@ -129,8 +127,8 @@ def table(found: Mapping[str, Mapping[str, Any]], width: int | None = None) -> s
     return aligned([header, *rows], left=(0,), width=width)
 
 
-def _chosen(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    entry = progress.best(history, metric, is_maximized=metrics.is_maximized(metric))
+def _chosen(history: Sequence[Mapping[str, Any]], metric: str, kind: TaskKind) -> dict[str, Any]:
+    entry = progress.best(history, metric, is_maximized=kind.is_maximized(metric))
     assert entry is not None, "a history that is not empty has a best entry"
     return {"by": metric, **_numbers(entry)}
 

@@ -2,28 +2,27 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jtl import rng, tree
 from jtl.data import SOURCES, Labels, Source, sampling
-from jtl.data.images import open_unlabelled
-from jtl.errors import UserError, nearest
-from jtl.inputs.preprocess import INTERPOLATIONS, Preprocess
+from jtl.data.files import unlabelled
+from jtl.errors import UserError
+from jtl.inputs import Input
 from jtl.models import MODELS, Model, Outputs
-from jtl.strategies import STRATEGIES, Classifier, Context, Strategy
+from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
-from jtl.tasks import TASKS, LabelStats
+from jtl.tasks import TASKS, Head, LabelStats, Task
 from jtl.training import optim, sharding
 from jtl.training import state as states
-from jtl.training.config import Config, Pretrained, from_dict
+from jtl.training.config import Config, from_dict, input_of
 from jtl.training.state import State
 from jtl.training.step import Parts
 from jtl.weights import zero_shot
@@ -32,10 +31,26 @@ from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 
 SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
-DEFAULT_CHANNELS = 3
+# The head that every family has.
+READS_BY_ALL = "features"
 MIN_OUTPUTS = 2
 # Kinds of head that are made of what was loaded.
 MADE_HEADS = {zero_shot.HEAD: zero_shot.start}
+
+
+class Assembled(NamedTuple):
+    """A model with its values, its task and what it reads; `loaded` is None of random values.
+
+    `task` is None where the model has no head.
+    """
+
+    input: Input
+    model: Model
+    task: Task | None
+    preprocess: Any
+    params: dict[str, Any]
+    model_state: Any
+    loaded: Loaded | None
 
 
 class Built(NamedTuple):
@@ -79,8 +94,8 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
     )
     try:
         if folder is not None and not (has_folders and is_labelled):
-            images = open_unlabelled(path)
-            return Target(images, images, is_labelled=False)
+            found = unlabelled((path,), input_of(config.model), path)
+            return Target(found, found, is_labelled=False)
         splits = open_splits(with_data(config, path), names if is_labelled else None)
     except UserError as error:
         raise UserError(
@@ -90,24 +105,27 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
     return Target(stream, splits.get("test", stream), is_labelled)
 
 
-def check_streams(config: Config, strategy: Strategy, streams: Mapping[str, Source]) -> None:
-    """Check that the data has every stream the strategy needs, and that nothing marks the training images.
+def check_streams(config: Config, parts: Parts, streams: Mapping[str, Source]) -> None:
+    """Check that the data has every stream the strategy needs, and that nothing marks the training examples.
 
     Raises:
-        UserError: it has not, or training images alone are blended.
+        UserError: it has not, or training examples alone are blended, or targets that cannot be.
     """
-    augment = config.augment
-    if strategy.streams and (augment.mixup_alpha or augment.cutmix_alpha):
+    strategy, blended = parts.strategy, parts.input.blended(config.augment)
+    if blended and not parts.task.can_blend:
         raise UserError(
-            f"augment.mixup_alpha is {augment.mixup_alpha} and augment.cutmix_alpha {augment.cutmix_alpha}, "
-            f"which blend training images alone; expected 0 with strategy {config.strategy.name!r}, which "
-            f"compares them with the target's: set both to 0"
+            f"{blended}, which blends targets; task {config.task.name!r} has none that can be: set it to 0"
+        )
+    if strategy.streams and blended:
+        raise UserError(
+            f"{blended}, which blends training {parts.input.unit} alone; expected 0 with strategy "
+            f"{config.strategy.name!r}, which compares them with the target's: set it to 0"
         )
     for name in strategy.streams:
         if name not in streams:
             raise UserError(
-                f"strategy {config.strategy.name!r} adapts to unlabelled images and config.data.{name} is "
-                f"empty; set it to their folder, table or .npz"
+                f"strategy {config.strategy.name!r} adapts to unlabelled {parts.input.unit} and "
+                f"config.data.{name} is empty; set it to their folder or table"
             )
 
 
@@ -123,7 +141,9 @@ def label_stats(config: Config, source: Source) -> LabelStats:
         UserError: they are not what `train.sampling` goes by.
     """
     sampling.check_source(config.train.sampling, source)
-    return TASKS[config.task.name].stats(source.labels(), source.info.label_names)
+    labels = source.labels()
+    labels = np.zeros(len(source), np.int64) if labels is None else labels
+    return TASKS[config.task.name].stats(labels, source.info.label_names)
 
 
 def num_steps(config: Config, num_examples: int) -> int:
@@ -150,55 +170,73 @@ def check_batch(settings: Config, num_devices: int) -> None:
         )
 
 
+def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> Assembled:
+    """Return the model with its values, its task and its pre-processing: all that is needed but to train.
+
+    Without `has_head` the model ends in its features, whatever the task.
+
+    Raises:
+        UserError: the model has no head of the kind that the task needs.
+    """
+    kind, family = TASKS[config.task.name], MODELS[config.model.name]
+    drawn = _as_drawn(config, stats)
+    head = kind.head(config.task, drawn) if has_head else Head(0)
+    if head.reads not in family.reads:
+        raise UserError(
+            f"task.name {config.task.name!r} needs a model with a head over its {head.reads}, and "
+            f"model.name {config.model.name!r} has none; it has heads over: {', '.join(family.reads)}"
+        )
+    model, params, model_state, loaded = _model(config, head, stats.label_names)
+    source = input_of(config.model)
+    brought = None if loaded is None else loaded.preprocess
+    preprocess = source.settled(model.preprocess, brought, config.preprocess)
+    task = kind.build(config.task, drawn, preprocess) if has_head else None
+    return Assembled(source, model, task, preprocess, params, model_state, loaded)
+
+
 def build(config: Config, stats: LabelStats, steps: int) -> Built:
     """Build everything a run of that many steps needs beside its data."""
-    task = TASKS[config.task.name].build(config.task, _as_drawn(config, stats))
-    model, params, model_state, loaded = _model(config, task.head_size, stats.label_names)
-    preprocess = _preprocess(config.preprocess, loaded, model)
+    found = assembled(config, stats)
+    assert found.task is not None, "a run has a task"
     strategy_kind = STRATEGIES[config.strategy.name]
     context = Context(
-        layers=model.layers,
+        layers=found.model.layers,
         num_steps=steps,
-        linear=model.linear,
-        outputs=partial(_output_shapes, model, params, model_state),
+        linear=found.model.linear,
+        outputs=partial(_output_shapes, found),
         classifier=partial(classifier, config),
         label_names=stats.label_names,
         label_kind=TASKS[config.task.name].label_kind,
-        preprocess=preprocess,
+        input=found.input,
+        preprocess=found.preprocess,
     )
     strategy = strategy_kind.build(config.strategy, context)
-    extra = strategy.extra(rng.key(config.train.seed, "extra"), params, model_state)
+    params = found.params
+    extra = strategy.extra(rng.key(config.train.seed, "extra"), params, found.model_state)
     params = {**params, EXTRA: extra} if extra else params
     groups = optim.assign(strategy.groups(list(tree.flatten(params))), config.optim, context)
     parts = Parts(
-        model=model,
-        task=task,
+        model=found.model,
+        task=found.task,
         strategy=strategy,
         optimizer=optim.make(config.optim, groups, steps),
         optim=config.optim,
         groups=groups,
-        preprocess=preprocess,
+        input=found.input,
+        preprocess=found.preprocess,
         augment=config.augment,
         num_steps=steps,
         seed=config.train.seed,
         adapts_frozen_stats=config.train.batch_stats == "adapt",
     )
-    return Built(parts, params, model_state, loaded)
+    return Built(parts, params, found.model_state, found.loaded)
 
 
-def preprocess_text(preprocess: Preprocess, loaded: Loaded | None) -> str:
+def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None) -> str:
     """Return the pre-processing in one line, and whose it is."""
     is_known = loaded is not None and loaded.preprocess is not None
     whose = "of the weights" if is_known else "the family's own: the weights came without any"
-    return f"pre-processing: {preprocess.described()} ({whose})"
-
-
-def backbone(config: Config) -> tuple[Model, Loaded, Preprocess]:
-    """Return the model, the values and the pre-processing of a configuration's weights, without a head."""
-    settings = replace(config, weights=replace(config.weights, head="new", label_map={}))
-    model, _, _, loaded = _model(settings, 0, ())
-    assert loaded is not None, "a backbone has weights"
-    return model, loaded, _preprocess(config.preprocess, loaded, model)
+    return f"pre-processing: {kind.described(preprocess)} ({whose})"
 
 
 def classifier(config: Config, spec: str) -> Classifier:
@@ -222,8 +260,10 @@ def classifier(config: Config, spec: str) -> Classifier:
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
     settings = from_dict({"model": {"name": found.family, **found.config_fields, "weights": spec}})
     weights = replace(config.weights, head="load", label_map={}, sha256="")
-    model, params, model_state, loaded = _model(replace(settings, weights=weights), found.num_outputs, names)
-    return Classifier(model, params, model_state, names, _preprocess(settings.preprocess, loaded, model))
+    settings = replace(settings, weights=weights)
+    stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
+    made = assembled(settings, stats)
+    return Classifier(made.input, made.model, made.params, made.model_state, names, made.preprocess)
 
 
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
@@ -260,9 +300,17 @@ def with_data(config: Config, path: str) -> Config:
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
 
 
-def _output_shapes(model: Model, params: Any, model_state: Any) -> Outputs:
-    image = jax.ShapeDtypeStruct((1, *model.preprocess.image_px, model.preprocess.num_channels), jnp.float32)
-    return jax.eval_shape(partial(model.apply, train=False, key=None), params, model_state, image)
+def _output_shapes(found: Assembled) -> Outputs:
+    """Return the shapes of what the model gives for one example."""
+
+    def run(raw: Any) -> Outputs:
+        inputs = found.input.normalise(raw, found.preprocess)
+        return found.model.apply(found.params, found.model_state, inputs, train=False, key=None)
+
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), found.input.spec(found.preprocess)
+    )
+    return jax.eval_shape(run, one)
 
 
 def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
@@ -273,11 +321,10 @@ def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
     return stats._replace(counts=tuple(counts.tolist()), num_examples=int(counts.sum()))
 
 
-def _model(
-    config: Config, num_outputs: int, label_names: tuple[str, ...]
-) -> tuple[Model, Any, Any, Loaded | None]:
-    num_channels = len(config.preprocess.mean) or DEFAULT_CHANNELS
-    model = MODELS[config.model.name].build(config.model, num_outputs, num_channels)
+def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Model, Any, Any, Loaded | None]:
+    options = input_of(config.model).model_options(config.preprocess)
+    options |= {} if head.reads == READS_BY_ALL else {"reads": head.reads}
+    model = MODELS[config.model.name].build(config.model, head.num_outputs, **options)
     params, model_state = model.init(rng.key(config.train.seed, "init"))
     if config.model.weights == NO_WEIGHTS:
         return model, params, model_state, None
@@ -293,23 +340,3 @@ def _model(
     if config.weights.head in MADE_HEADS:
         loaded = MADE_HEADS[config.weights.head](loaded, config.model, label_names, config.weights)
     return model, loaded.params, loaded.model_state, loaded
-
-
-def _preprocess(settings: Pretrained, loaded: Loaded | None, model: Model) -> Preprocess:
-    """Return the weights' own pre-processing at the model's input size, with what the user changed."""
-    base = model.preprocess
-    if loaded is not None and loaded.preprocess is not None:
-        base = loaded.preprocess.at(model.preprocess.image_px)
-    changed = {
-        each.name: getattr(settings, each.name) for each in fields(settings) if getattr(settings, each.name)
-    }
-    preprocess = replace(base, **changed)
-    if preprocess.interpolation not in INTERPOLATIONS:
-        known = nearest(preprocess.interpolation, INTERPOLATIONS)
-        raise UserError(f"preprocess.interpolation is {preprocess.interpolation!r}; expected one of {known}")
-    if not len(preprocess.mean) == len(preprocess.std) == model.preprocess.num_channels:
-        raise UserError(
-            f"preprocess.mean {preprocess.mean} and preprocess.std {preprocess.std} need "
-            f"{model.preprocess.num_channels} values each, one per image channel"
-        )
-    return preprocess

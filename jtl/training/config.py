@@ -10,7 +10,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jtl.data import SOURCES
-from jtl.data.pipeline import Config as Input
+from jtl.data.pipeline import Config as InputsConfig
 from jtl.data.sampling import UNIFORM, check_name
 from jtl.errors import UserError, nearest
-from jtl.inputs.image import Augment
+from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
@@ -31,16 +31,6 @@ from jtl.training.sharding import Config as Sharding
 from jtl.weights import Config as Weights
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.recognise import recognise
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """Where the pre-processing differs from what the weights bring; empty and 0 mean "as the weights say"."""
-
-    resize_px: int = 0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    interpolation: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on, a section per part.
+    """Everything a run depends on, a section per part; `preprocess` and `augment` are the input kind's.
 
     With `baseline` the same model is also trained from random weights on the same data, under RUN/scratch,
     and both results are printed side by side.
@@ -101,10 +91,10 @@ class Config:
     data: Any
     task: Any
     strategy: Any
+    preprocess: Any
+    augment: Any
     weights: Weights = field(default_factory=Weights)
-    preprocess: Pretrained = field(default_factory=Pretrained)
-    input: Input = field(default_factory=Input)
-    augment: Augment = field(default_factory=Augment)
+    inputs: InputsConfig = field(default_factory=InputsConfig)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     sharding: Sharding = field(default_factory=Sharding)
@@ -119,13 +109,19 @@ CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "strategy": ("full", STRATEGIES),
 }
 
+# Sections that the kind of input declares, which is the one that the model reads.
+OF_INPUT: dict[str, Callable[[Input], type]] = {
+    "preprocess": lambda kind: kind.Changes,
+    "augment": lambda kind: kind.Augment,
+}
+
 # Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices and
 # rules) the order in which float32 sums are added.
 RESUMABLE = (
-    "input.threads",
-    "input.workers",
-    "input.prefetch",
-    "input.cache_bytes",
+    "inputs.threads",
+    "inputs.workers",
+    "inputs.prefetch",
+    "inputs.cache_bytes",
     "train.log_every",
     "weights.cache_dir",
     "sharding.devices",
@@ -160,11 +156,19 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         given = values.get(each.name, {})
         if each.name in CHOICES:
             sections[each.name] = _choice(each.name, given)
+        elif each.name in OF_INPUT:
+            section = OF_INPUT[each.name](input_of(sections["model"]))
+            sections[each.name] = _section(section, given, each.name)
         elif is_dataclass(each.type):
             sections[each.name] = _section(typing.cast(type, each.type), given, each.name)
         elif each.name in values:
             sections[each.name] = _convert(given, each.type, each.name)
     return Config(**sections)
+
+
+def input_of(model: Any) -> Input:
+    """Return the kind of input that a model of these settings reads."""
+    return INPUTS[MODELS[model.name].input]
 
 
 def to_dict(config: Config) -> dict[str, Any]:

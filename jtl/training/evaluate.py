@@ -10,16 +10,15 @@ from jax.sharding import Mesh
 
 from jtl import metrics
 from jtl.data import Source, pipeline
-from jtl.inputs import image
+from jtl.inputs import Input, Inputs
 from jtl.report import confusion, summary
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import Task
 from jtl.training import config, sharding
 from jtl.training.build import Built
 from jtl.training.state import State
-from jtl.training.step import Batch, make_output_step
+from jtl.training.step import FIELDS, Batch, make_output_step
 
-DEVICE_FIELDS = ("image", "label", "mask")
 MAX_PENDING = 4
 
 
@@ -39,9 +38,7 @@ def measure(
     pending: list[metrics.Sums] = []
     totals: dict[str, np.ndarray] | None = None
     for batch in batches:
-        pending.append(
-            eval_step(state, sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, mesh))
-        )
+        pending.append(eval_step(state, sharding.put_batch(fields_of(batch), mesh)))
         if len(pending) > MAX_PENDING:
             totals = metrics.merge(totals, pending.pop(0))
     for sums in pending:
@@ -58,7 +55,12 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
     if parts.strategy.prepare is None:
         return built
     batches = batches_of(
-        source, parts.preprocess, batch_size=settings.train.batch_size, mesh=mesh, settings=settings.input
+        source,
+        parts.input,
+        parts.preprocess,
+        batch_size=settings.train.batch_size,
+        mesh=mesh,
+        settings=settings.inputs,
     )
     state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
     features, _, labels = collect(make_output_step(parts), state, batches, mesh=mesh)
@@ -69,22 +71,42 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
 def collect(
     output_step: Callable[[State, Batch], tuple[Any, Any]], state: State, batches: Any, *, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return features [examples, dim], logits [examples, outputs] and labels of padded batches, in order."""
+    """Return features [examples, dim], logits [examples, outputs] and labels of padded batches, in order.
+
+    Where there are no labels, the examples' indices stand in their place.
+    """
     found: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
-        outputs = output_step(state, sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, mesh))
+        outputs = output_step(state, sharding.put_batch(fields_of(batch), mesh))
         mask = batch["mask"]
-        found.append((*(np.asarray(each)[mask] for each in outputs), batch["label"][mask]))
+        labels = batch.get("label", batch["id"])
+        found.append((*(np.asarray(each)[mask] for each in outputs), labels[mask]))
     features, logits, labels = (np.concatenate(each) for each in zip(*found, strict=True))
     return features, logits, labels
 
 
+def fields_of(batch: Batch, names: tuple[str, ...] = FIELDS) -> Batch:
+    """Return what of a batch goes to the devices."""
+    return {name: batch[name] for name in names if name in batch}
+
+
 def batches_of(
-    source: Source, preprocess: Any, *, batch_size: int, mesh: Mesh, settings: pipeline.Config
-) -> Any:
-    """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices."""
+    source: Source,
+    kind: Input,
+    preprocess: Any,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    settings: pipeline.Config,
+    blank: Inputs | None = None,
+) -> pipeline.EvalBatches:
+    """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices.
+
+    `blank` is as `pipeline.eval_batches` has it.
+    """
     size = -(-batch_size // mesh.size) * mesh.size
-    return pipeline.eval_batches(source, image.eval_transform(preprocess), batch_size=size, config=settings)
+    transform = kind.transform(preprocess, None)
+    return pipeline.eval_batches(source, transform, kind, batch_size=size, config=settings, blank=blank)
 
 
 def write(

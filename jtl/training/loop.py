@@ -18,13 +18,13 @@ from jtl import metrics
 from jtl.data import Source, pipeline
 from jtl.data.sampling import UNIFORM
 from jtl.errors import UserError
-from jtl.inputs import image
 from jtl.metrics import Summary
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import Writer
 from jtl.runtime import StopRequest
-from jtl.tasks import LabelStats
+from jtl.strategies.contract import TRAIN
+from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
@@ -32,7 +32,6 @@ from jtl.training.config import Config
 from jtl.training.state import State
 
 FINISHED = ("finished", "stopped_early")
-UNLABELLED_FIELDS = ("image", "mask")
 
 
 class Run(NamedTuple):
@@ -54,6 +53,11 @@ class Run(NamedTuple):
     live: Live
     phases: Phases
     monitor: str
+
+    @property
+    def task_kind(self) -> TaskKind:
+        """The kind of the task, which knows of each metric whether more is better."""
+        return TASKS[self.settings.task.name]
 
 
 class Ended(NamedTuple):
@@ -124,22 +128,23 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
 
 
 class _CompiledSteps:
-    """The compiled step of each phase, made when the phase begins."""
+    """The compiled step of each phase and each shape of a batch, made when the first such batch comes."""
 
     def __init__(self, ready: Run) -> None:
         self._ready = ready
         self._phases = optim.phases(ready.built.parts.groups)
-        self._compiled: dict[int, Callable[..., Any]] = {}
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def at(self, number: int, state: State, batch: step.Batch) -> Callable[..., Any]:
-        """Return the step of the phase that `number` is in; compile it if it is the first."""
+        """Return the step for such a batch in the phase that `number` is in; compile it if it is new."""
         phase = max(start for start in self._phases if start <= number)
-        if phase not in self._compiled:
+        key = (phase, *(leaf.shape for leaf in jax.tree.leaves(batch)))
+        if key not in self._compiled:
             with self._ready.phases.measure("compile"):
                 place = (self._ready.state_sharding, sharding.of_batch(self._ready.mesh))
                 jitted = step.make_train_step(self._ready.built.parts, phase, *place)
-                self._compiled[phase] = jitted.lower(state, batch).compile()
-        return self._compiled[phase]
+                self._compiled[key] = jitted.lower(state, batch).compile()
+        return self._compiled[key]
 
 
 class _Reader:
@@ -179,7 +184,7 @@ class _Reader:
 
     def _show(self, number: int, loss: float) -> None:
         ready, monitor = self._ready, self._ready.monitor
-        best = progress.best(self.history, monitor, is_maximized=metrics.is_maximized(monitor))
+        best = progress.best(self.history, monitor, is_maximized=ready.task_kind.is_maximized(monitor))
         ready.live.update(
             step=number,
             num_steps=ready.built.parts.num_steps,
@@ -203,20 +208,21 @@ def _finishing(live: Live) -> Iterator[None]:
 
 
 def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
-    """Yield device batches of all streams from the step `start` on; only training images bring labels."""
+    """Yield device batches of all streams from the step `start` on; only training examples bring labels."""
     settings, parts = ready.settings, ready.built.parts
-    fields: dict[str, tuple[str, ...]] = {step.STREAM: evaluate.DEVICE_FIELDS}
-    fields |= dict.fromkeys(parts.strategy.streams, UNLABELLED_FIELDS)
+    fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
+    fields |= dict.fromkeys(parts.strategy.streams, step.UNLABELLED_FIELDS)
     with ExitStack() as stack:
         readers = {
             name: pipeline.train_batches(
                 ready.streams[name],
-                image.train_transform(parts.preprocess, settings.augment),
+                parts.input.transform(parts.preprocess, settings.augment),
+                parts.input,
                 batch_size=settings.train.batch_size,
                 seed=_stream_seed(settings.train.seed, name),
                 start_step=start,
-                sampling=settings.train.sampling if name == step.STREAM else UNIFORM,
-                config=settings.input,
+                sampling=settings.train.sampling if name == TRAIN else UNIFORM,
+                config=settings.inputs,
             )
             for name in fields
         }
@@ -225,13 +231,13 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
         while True:
             host = {name: next(reader) for name, reader in readers.items()}
             yield sharding.put_batch(
-                {name: {key: host[name][key] for key in fields[name]} for name in host}, ready.mesh
+                {name: evaluate.fields_of(host[name], fields[name]) for name in host}, ready.mesh
             )
 
 
 def _stream_seed(seed: int, stream: str) -> int:
     """Return a seed of the stream's own order; that of the training images is the run's."""
-    return seed if stream == step.STREAM else seed + zlib.crc32(stream.encode())
+    return seed if stream == TRAIN else seed + zlib.crc32(stream.encode())
 
 
 def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
@@ -282,7 +288,7 @@ def _is_exhausted(ready: Run, history: progress.History) -> bool:
     return progress.is_exhausted(
         history,
         ready.monitor,
-        is_maximized=metrics.is_maximized(ready.monitor),
+        is_maximized=ready.task_kind.is_maximized(ready.monitor),
         patience=settings.patience,
         min_gain=settings.min_gain,
     )

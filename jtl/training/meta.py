@@ -10,6 +10,7 @@ import numpy as np
 
 from jtl import __version__, tree
 from jtl.data import preflight
+from jtl.models import MODELS
 from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
 from jtl.strategies.contract import EXTRA
@@ -26,7 +27,8 @@ def describe(config: Config, built: Built, stats: LabelStats, target: Target | N
     return {
         "family": config.model.name,
         "model": asdict(config.model),
-        "num_outputs": built.parts.task.head_size,
+        "input": MODELS[config.model.name].input,
+        "num_outputs": built.parts.task.head.num_outputs,
         "task": config.task.name,
         "label_names": list(stats.label_names),
         "labels": stats._asdict(),

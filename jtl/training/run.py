@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jtl import metrics, tree
+from jtl import tree
 from jtl.data import Source, preflight
 from jtl.errors import UserError, nearest
 from jtl.report import curves, summary, tables
@@ -20,8 +19,8 @@ from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import Writer
 from jtl.runtime import StopRequest
-from jtl.strategies.contract import TARGET
-from jtl.tasks import LabelStats
+from jtl.strategies.contract import TARGET, TRAIN
+from jtl.tasks import TASKS, LabelStats
 from jtl.training import adaptation, build, config, evaluate, loop, meta, progress, sharding, step
 from jtl.training import state as states
 from jtl.training.build import Built, Target
@@ -158,25 +157,30 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     splits, target = _splits(settings, live)
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
-    streams = {step.STREAM: splits["train"]} | ({} if target is None else {TARGET: target.stream})
-    build.check_streams(settings, built.parts.strategy, streams)
+    streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
+    build.check_streams(settings, built.parts, streams)
     if built.loaded is not None:
         live.log(built.loaded.report.text())
-    live.log(build.preprocess_text(built.parts.preprocess, built.loaded))
+    live.log(build.preprocess_text(built.parts.input, built.parts.preprocess, built.loaded))
+    for line in preflight.survey(splits, built.parts.input, built.parts.preprocess):
+        live.log(line)
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     monitor = _monitor(settings, built, splits, target)
     _claim(folder, settings, built, stats, target)
-    checkpoints = Checkpoints(folder / "checkpoints", is_maximized=metrics.is_maximized(monitor))
+    checkpoints = Checkpoints(
+        folder / "checkpoints", is_maximized=TASKS[settings.task.name].is_maximized(monitor)
+    )
     if not checkpoints.steps():
         built = evaluate.prepared(built, splits["train"], settings, mesh)
     state, state_sharding = build.initial_state(built, settings, mesh)
     is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
     batches_of = partial(
         evaluate.batches_of,
+        kind=built.parts.input,
         preprocess=built.parts.preprocess,
         batch_size=settings.train.eval_batch_size or settings.train.batch_size,
         mesh=mesh,
-        settings=settings.input,
+        settings=settings.inputs,
     )
     ready = Run(
         settings=settings,
@@ -207,7 +211,8 @@ def _splits(settings: Config, live: Live) -> tuple[dict[str, Source], Target | N
     others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
     if target is not None and target.evaluation is target.stream:
         del others[TARGET_TEST]
-    checked = preflight.inspect({**splits, **others}, settings.data)
+    kind = config.input_of(settings.model)
+    checked = preflight.inspect({**splits, **others}, settings.data, kind)
     for line in checked.lines:
         live.log(line)
     if "train" not in checked.splits:
@@ -228,10 +233,10 @@ def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], targe
         UserError: there is no metric of the name the settings give, nothing to measure it on, or it would
             choose by labels of the target.
     """
-    task, source = built.parts.task, splits["train"]
+    kind = TASKS[settings.task.name]
     criteria = adaptation.CRITERIA if target is not None and build.has_classes(settings) else ()
     is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
-    chosen = settings.train.monitor or (adaptation.IM if is_adapting else task.monitor)
+    chosen = settings.train.monitor or (adaptation.IM if is_adapting else kind.monitor)
     if chosen in criteria:
         _check_criterion(chosen, target)
         return chosen
@@ -244,13 +249,9 @@ def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], targe
         raise UserError(
             "train.patience and train.monitor need a validation split; set data.val_fraction above 0"
         )
-    sums = task.metrics(
-        jnp.zeros((1, task.head_size)), jnp.asarray(source.labels()[:1]), jnp.ones((1,), bool)
-    )
-    known = task.summarize(metrics.merge(None, sums)).scalars
-    if chosen not in known:
+    if chosen not in kind.maximized:
         raise UserError(
-            f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, known)}"
+            f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, kind.maximized)}"
         )
     return chosen
 
@@ -282,7 +283,9 @@ def _like(state: State) -> Any:
 
 def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
     """Measure the best step on every split that is not for training; write weights, tables and plots."""
-    best = progress.best(ended.history, ready.monitor, is_maximized=metrics.is_maximized(ready.monitor))
+    best = progress.best(
+        ended.history, ready.monitor, is_maximized=ready.task_kind.is_maximized(ready.monitor)
+    )
     state = ended.state
     if best is not None and best["step"] != int(state.step):
         try:
@@ -325,7 +328,7 @@ def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, A
 
 
 def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:
-    found = adaptation.outcome(ended.history, ready.monitor, ready.built.parts.task.monitor)
+    found = adaptation.outcome(ended.history, ready.monitor, ready.task_kind)
     if ended.status in FINISHED and found:
         ready.live.log(adaptation.table(found))
     return found

@@ -14,9 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jtl import metrics, rng, tree
-from jtl.inputs import on_device
-from jtl.inputs.image import Augment
-from jtl.inputs.preprocess import Preprocess
+from jtl.inputs import Input, Inputs
 from jtl.models import Model, Outputs
 from jtl.models.linen import module_names
 from jtl.strategies.contract import TRAIN, Group, Strategy
@@ -25,7 +23,8 @@ from jtl.training import optim
 from jtl.training.state import State, params_for_evaluation
 
 Batch = Mapping[str, Any]
-STREAM = TRAIN
+# What of a batch goes to the devices, where the batch has it.
+FIELDS, UNLABELLED_FIELDS = ("inputs", "label", "mask", "id"), ("inputs", "mask", "id")
 
 
 class Parts(NamedTuple):
@@ -41,8 +40,9 @@ class Parts(NamedTuple):
     optimizer: optax.GradientTransformation
     optim: optim.Config
     groups: Mapping[str, Group]
-    preprocess: Preprocess
-    augment: Augment
+    input: Input
+    preprocess: Any
+    augment: Any
     num_steps: int
     seed: int
     adapts_frozen_stats: bool
@@ -69,9 +69,8 @@ def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
     """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
 
     def eval_step(state: State, batch: Batch) -> metrics.Sums:
-        inputs = on_device.normalise(batch["image"], parts.preprocess)
-        outputs = predict(parts, params_for_evaluation(state), state.model_state, inputs)
-        return parts.task.metrics(outputs.logits, batch["label"], batch["mask"])
+        batch = _with_targets(parts, _normalised(parts, batch), rng.key(parts.seed, "evaluation"))
+        return parts.task.metrics(_evaluated(parts, state, batch["inputs"]).logits, batch)
 
     return jax.jit(eval_step)
 
@@ -80,19 +79,29 @@ def make_output_step(parts: Parts) -> Callable[[State, Batch], tuple[Array, Arra
     """Return the compiled forward pass of one batch: features [batch, dim] and logits [batch, outputs]."""
 
     def output_step(state: State, batch: Batch) -> tuple[Array, Array]:
-        inputs = on_device.normalise(batch["image"], parts.preprocess)
-        outputs = predict(parts, params_for_evaluation(state), state.model_state, inputs)
+        outputs = _evaluated(parts, state, _normalised(parts, batch)["inputs"])
         return outputs.features, outputs.logits
 
     return jax.jit(output_step)
 
 
-def predict(
-    parts: Parts, params: Any, model_state: Any, inputs: Float[Array, "batch height width channels"]
-) -> Outputs:
-    """Return the outputs in evaluation mode, through the strategy's own forward pass."""
+def forward(parts: Any, params: Any, model_state: Any, inputs: Inputs) -> Outputs:
+    """Return the outputs in evaluation mode for inputs as `transform` gives them.
+
+    `parts` is whatever has an input kind, its pre-processing, a model and a strategy.
+    """
+    inputs = parts.input.normalise(inputs, parts.preprocess)
+    return forward_normalised(parts, params, model_state, inputs)
+
+
+def forward_normalised(parts: Any, params: Any, model_state: Any, inputs: Inputs) -> Outputs:
+    """Return the outputs in evaluation mode for what a model reads, through the strategy's forward pass."""
     apply = _bind(parts.model, model_state, frozenset())
     return parts.strategy.forward(apply, params, inputs, train=False, key=None)
+
+
+def _evaluated(parts: Parts, state: State, inputs: Inputs) -> Outputs:
+    return forward_normalised(parts, params_for_evaluation(state), state.model_state, inputs)
 
 
 def frozen_stats(parts: Parts, model_state: Any, phase_start: int) -> frozenset[str]:
@@ -135,27 +144,23 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
 
 
 def _normalised(parts: Parts, stream: Batch) -> dict[str, Any]:
-    return {**stream, "image": on_device.normalise(stream["image"], parts.preprocess)}
+    return {**stream, "inputs": parts.input.normalise(stream["inputs"], parts.preprocess)}
+
+
+def _with_targets(parts: Parts, stream: Batch, key: Key[Array, ""]) -> dict[str, Any]:
+    """Return the batch with its targets, and its inputs as the task shows them to the model."""
+    targets = parts.task.targets(stream, key)
+    return {**stream, "target": targets, "inputs": parts.task.shown(stream["inputs"], targets)}
 
 
 def _augmented(parts: Parts, batch: Batch, step: Int[Array, ""]) -> dict[str, Any]:
-    """Return the streams of normalised images, that of training blended with its targets, with erased boxes.
-
-    Every stream is erased alike, or a discriminator could tell one from the other by the boxes.
-    """
+    """Return the streams, normalised, varied as the input kind does it, that of training with targets."""
+    train = _with_targets(parts, batch[TRAIN], rng.key(parts.seed, "targets", step))
+    streams = {TRAIN: train["inputs"], **{name: batch[name]["inputs"] for name in parts.strategy.streams}}
     key = rng.key(parts.seed, "augment", step)
-    augment, stream = parts.augment, batch[STREAM]
-    targets = parts.task.targets(stream["label"])
-    images, targets = on_device.mix(
-        jax.random.fold_in(key, 0), stream["image"], targets, augment.mixup_alpha, augment.cutmix_alpha
-    )
-    batch = {**batch, STREAM: {**stream, "image": images, "target": targets}}
-    for index, name in enumerate((STREAM, *parts.strategy.streams), start=1):
-        images = on_device.erase(
-            jax.random.fold_in(key, index), batch[name]["image"], augment.erase_probability
-        )
-        batch[name] = {**batch[name], "image": images}
-    return batch
+    streams, targets = parts.input.augment(key, streams, train["target"], parts.augment)
+    batch = {**batch, TRAIN: {**train, "target": targets}}
+    return {name: {**stream, "inputs": streams.get(name, stream["inputs"])} for name, stream in batch.items()}
 
 
 def _gradients(
@@ -163,7 +168,8 @@ def _gradients(
 ) -> tuple[Array, Any, Any, dict[str, Array]]:
     """Return loss, gradients of the active leaves, new model state and metrics, over `accumulate` slices."""
     num_slices = parts.optim.accumulate
-    total = jnp.maximum(jnp.sum(batch[STREAM]["mask"].astype(jnp.float32)), 1.0)
+    counted = parts.task.weights(batch[TRAIN]["target"]) * batch[TRAIN]["mask"].astype(jnp.float32)
+    total = jnp.maximum(jnp.sum(counted), 1.0)
     stats = frozen_stats(parts, state.model_state, phase_start)
     key = rng.key(parts.seed, "dropout", state.step)
 
@@ -223,12 +229,14 @@ def _loss(
 ) -> tuple[Array, Any]:
     params = tree.merge(active, rest)
     forward = partial(parts.strategy.forward, _bind(parts.model, model_state, stats), train=True)
-    stream = batch[STREAM]
-    names = (STREAM, *parts.strategy.streams)
-    inputs = jnp.concatenate([batch[name]["image"] for name in names]) if len(names) > 1 else stream["image"]
+    stream = batch[TRAIN]
+    names = (TRAIN, *parts.strategy.streams)
+    inputs = (
+        parts.input.join([batch[name]["inputs"] for name in names]) if len(names) > 1 else stream["inputs"]
+    )
     whole = forward(params, inputs, key=jax.random.fold_in(key, 0))
-    outputs = _by_stream(whole, {name: len(batch[name]["image"]) for name in names})
-    per_example = parts.task.loss(outputs[STREAM].logits, stream["target"])
+    outputs = _by_stream(whole, {name: len(batch[name]["mask"]) for name in names})
+    per_example = parts.task.loss(outputs[TRAIN].logits, stream["target"])
     loss = jnp.sum(per_example * stream["mask"].astype(per_example.dtype)) / total
     if parts.strategy.penalty is None:
         return loss, (whole.model_state, {})

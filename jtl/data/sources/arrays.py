@@ -59,7 +59,7 @@ class Arrays:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        return {"image": self.images[index], "label": self.values[index], "id": index}
+        return {"raw": self.images[index], "label": self.values[index], "id": index}
 
     def labels(self) -> np.ndarray:
         """Return the labels of all examples."""
@@ -72,11 +72,6 @@ class Arrays:
     def fingerprint(self, index: int) -> bytes:
         """Return a digest of the stored bytes."""
         return hashlib.blake2b(np.ascontiguousarray(self.images[index]).tobytes(), digest_size=16).digest()
-
-    def reduced(self, min_px: int) -> "Arrays":
-        """Return the same source: there is nothing to decode."""
-        del min_px
-        return self
 
 
 def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:

@@ -5,7 +5,6 @@ a record where parsing takes 10. Dataset code is never imported and nothing is d
 folders are read.
 """
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ from jtl.data.contract import Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.data.sources.folder import SPLITS
 from jtl.errors import UserError, nearest
-from jtl.inputs import image
+from jtl.inputs import Unreadable
 
 INFO_FILE = "dataset_info.json"
 
@@ -54,15 +53,13 @@ class Records:
     records: Any
     image_key: str
     values: np.ndarray
-    min_px: int = 0
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        pixels = image.decode(self._encoded(index), self.describe(index), self.min_px)
-        return {"image": pixels, "label": self.values[index], "id": index}
+        return {"raw": self._encoded(index), "label": self.values[index], "id": index}
 
     def labels(self) -> np.ndarray:
         """Return the labels of all examples."""
@@ -76,17 +73,13 @@ class Records:
         """Return a digest of the stored bytes."""
         return hashlib.blake2b(self._encoded(index), digest_size=16).digest()
 
-    def reduced(self, min_px: int) -> "Records":
-        """Return the same records, decoded smaller where no side falls under `min_px`."""
-        return dataclasses.replace(self, min_px=min_px)
-
     def _encoded(self, index: int) -> bytes:
         try:
             return _features(self.records[index])[self.image_key].bytes_list.value[0]
         except (
             Exception
         ) as error:  # array_record and protobuf raise RuntimeError, IndexError and others on damage
-            raise image.Unreadable(f"cannot read image {self.describe(index)}: damaged record") from error
+            raise Unreadable("damaged record") from error
 
 
 def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
