@@ -11,6 +11,7 @@ from jtl import rng, tree
 from jtl.inputs.image import Augment
 from jtl.models import MODELS, Model, Outputs
 from jtl.strategies import STRATEGIES, Classifier, Context
+from jtl.strategies.contract import Moment
 from jtl.tasks import TASKS
 from jtl.training import optim, sharding, step
 from jtl.training import state as states
@@ -113,7 +114,7 @@ def penalty_of(
         forward = partial(parts.strategy.forward, apply, train=train)
         key = jax.random.key(0)
         outputs = {name: forward(params, stream["image"], key=key) for name, stream in batch.items()}
-        return parts.strategy.penalty(forward, params, batch, outputs, jax.numpy.zeros([], int), key)
+        return parts.strategy.penalty(Moment(forward, params, batch, outputs, jax.numpy.zeros([], int), key))
 
     value, reported = jax.jit(penalty)(params, batch)
     return float(value), {name: float(each) for name, each in reported.items()}

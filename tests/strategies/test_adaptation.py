@@ -11,7 +11,7 @@ import pytest
 from jtl.errors import UserError
 from jtl.models import Outputs
 from jtl.strategies import STRATEGIES, cdan, dan, mcc, mdd
-from jtl.strategies.contract import TARGET, TRAIN, plain_forward
+from jtl.strategies.contract import TARGET, TRAIN, Moment, plain_forward
 from jtl.strategies.shared import adversarial
 from jtl.training import config, step
 from tests import tiny
@@ -43,9 +43,8 @@ def _penalty(parts: step.Parts, params: Any, at_step: int = 10, masks: Any = Non
         }
         whole = {**params, **({"extra": extra} if extra else {})}
         assert parts.strategy.penalty is not None
-        return parts.strategy.penalty(
-            plain_forward, whole, batch, outputs, jnp.asarray(at_step), jax.random.key(0)
-        )
+        moment = Moment(plain_forward, whole, batch, outputs, jnp.asarray(at_step), jax.random.key(0))
+        return parts.strategy.penalty(moment)
 
     return run
 
