@@ -125,7 +125,7 @@ def _penalty(
     # A model without running statistics leaves no branch for them.
     state = start.get("model_state", {})
     was = moment.forward(
-        start["params"], examples["image"], key=None, train=False, model_state=state
+        start["params"], examples["inputs"], key=None, train=False, model_state=state
     ).intermediates
     now = moment.outputs[TRAIN].intermediates
     apart = jnp.stack([distance(now[name], was[name], examples["mask"]) for name in layers])

@@ -171,7 +171,7 @@ def _extra(
 
 def _penalty(config: Config, run: Callable[..., tuple[Array, Array]], moment: Moment) -> Penalty:
     examples, own = moment.batch[TRAIN], moment.outputs[TRAIN]
-    features, logits = run(moment.params[EXTRA][TEACHER], examples["image"])
+    features, logits = run(moment.params[EXTRA][TEACHER], examples["inputs"])
     nats = softened_divergence(own.logits, logits, config.temperature)
     divergence = masked.mean(nats, examples["mask"])
     if not config.feature_weight:

@@ -329,7 +329,7 @@ def test_batch_statistics_are_those_of_both_streams_in_one_pass() -> None:
     parts, params, model_state = tiny.make_parts("resnet", "mcc")
     batch = tiny.make_batch(parts)
     state, _ = tiny.Trainer(parts).train(tiny.make_state(parts, params, model_state), [batch])
-    streams = [batch[name]["image"] for name in (TRAIN, TARGET)]
+    streams = [batch[name]["inputs"] for name in (TRAIN, TARGET)]
     mean, std = (np.asarray(each, np.float32) for each in (parts.preprocess.mean, parts.preprocess.std))
     apply = jax.jit(lambda x: parts.model.apply(params, model_state, x, train=True, key=jax.random.key(0)))
 
