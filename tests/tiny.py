@@ -11,6 +11,7 @@ from jtl import rng, tree
 from jtl.inputs.image import Augment
 from jtl.models import MODELS, Model, Outputs
 from jtl.strategies import STRATEGIES, Classifier, Context
+from jtl.strategies.contract import Moment
 from jtl.tasks import TASKS
 from jtl.training import optim, sharding, step
 from jtl.training import state as states
@@ -112,8 +113,8 @@ def penalty_of(
         assert parts.strategy.penalty is not None
         forward = partial(parts.strategy.forward, apply, train=train)
         key = jax.random.key(0)
-        outputs = {name: forward(params, stream["image"], key=key) for name, stream in batch.items()}
-        return parts.strategy.penalty(forward, params, batch, outputs, jax.numpy.zeros([], int), key)
+        outputs = {name: forward(params, stream["inputs"], key=key) for name, stream in batch.items()}
+        return parts.strategy.penalty(Moment(forward, params, batch, outputs, jax.numpy.zeros([], int), key))
 
     value, reported = jax.jit(penalty)(params, batch)
     return float(value), {name: float(each) for name, each in reported.items()}
@@ -134,11 +135,11 @@ def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "mul
         return random.integers(0, 256, shape, np.uint8)
 
     batch = {
-        "image": images(),
+        "inputs": images(),
         "label": LABELS[task](random, size),
         "mask": np.ones(size, bool),
     }
-    others = {name: {"image": images(), "mask": batch["mask"]} for name in parts.strategy.streams}
+    others = {name: {"inputs": images(), "mask": batch["mask"]} for name in parts.strategy.streams}
     return {step.STREAM: batch, **others}
 
 

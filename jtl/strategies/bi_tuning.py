@@ -11,7 +11,6 @@ features and classifier alike. tllib reads otherwise: cosines of the features an
 the bias), divided by 0.07, with a gradient to the features alone.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +18,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jtl.errors import UserError
-from jtl.models import Outputs
-from jtl.strategies.contract import EXTRA, TRAIN, Context, Group, Strategy, StrategyKind, check_classes
+from jtl.strategies.contract import (
+    EXTRA,
+    TRAIN,
+    Context,
+    Group,
+    Moment,
+    Penalty,
+    Strategy,
+    StrategyKind,
+    check_classes,
+)
 from jtl.strategies.shared import masked
 
 OWN = "projector"
@@ -111,22 +119,13 @@ def categorical_contrast(
     return masked.mean(nats, mask & (total > 0))
 
 
-def _penalty(
-    config: Config,
-    forward: Any,
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, step, key
-    examples, projector = batch[TRAIN], params[EXTRA][OWN]
+def _penalty(config: Config, moment: Moment) -> Penalty:
+    examples, outputs, projector = moment.batch[TRAIN], moment.outputs[TRAIN], moment.params[EXTRA][OWN]
     targets, mask = examples["target"], examples["mask"]
-    projected = outputs[TRAIN].features @ projector["kernel"] + projector["bias"].reshape(1, -1)
+    projected = outputs.features @ projector["kernel"] + projector["bias"].reshape(1, -1)
     # The root of 0 has no gradient.
     length = jnp.sqrt(jnp.sum(jnp.square(projected), axis=-1, keepdims=True) + 1e-12)
-    of_classes = contrastive_cross_entropy(outputs[TRAIN].logits, targets, mask)
+    of_classes = contrastive_cross_entropy(outputs.logits, targets, mask)
     of_features = categorical_contrast(projected / length, targets, mask, config.temperature)
     penalty = config.classifier_weight * of_classes + config.projector_weight * of_features
     return penalty, {"classifier_contrast": of_classes, "projector_contrast": of_features}

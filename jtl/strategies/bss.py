@@ -3,17 +3,14 @@
 They are the ones that do not transfer.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
 from jtl.errors import UserError
-from jtl.models import Outputs
-from jtl.strategies.contract import TRAIN, Context, Group, Strategy, StrategyKind
+from jtl.strategies.contract import TRAIN, Context, Group, Moment, Penalty, Strategy, StrategyKind
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,8 @@ def smallest_squares(features: Float[Array, "batch dim"], count: int) -> Float[A
     return jnp.sum(jnp.linalg.eigvalsh(gram)[:count])
 
 
-def _penalty(
-    config: Config,
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, params, batch, step, key
-    smallest = smallest_squares(outputs[TRAIN].features, config.num_singular)
+def _penalty(config: Config, moment: Moment) -> Penalty:
+    smallest = smallest_squares(moment.outputs[TRAIN].features, config.num_singular)
     return config.weight * smallest, {"smallest_squares": smallest}
 
 

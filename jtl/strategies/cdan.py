@@ -5,7 +5,7 @@ it. As in the authors' code no gradient passes through the probabilities of the 
 passes through the entropies that weigh the examples; here none does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,10 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jtl.errors import UserError
-from jtl.models import Outputs
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -24,6 +23,8 @@ from jtl.strategies.contract import (
     TRAIN,
     Context,
     Group,
+    Moment,
+    Penalty,
     Strategy,
     StrategyKind,
     check_classes,
@@ -110,26 +111,16 @@ def joint(
     return projected / jnp.sqrt(projected.shape[-1])
 
 
-def _penalty(
-    config: Config,
-    num_steps: int,
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, key
-    strength = adversarial.strength(step, num_steps, config.max_lambda, config.gamma)
-    inputs, means = {}, {}
+def _penalty(config: Config, num_steps: int, moment: Moment) -> Penalty:
+    strength = adversarial.strength(moment.step, num_steps, config.max_lambda, config.gamma)
+    own, inputs, means = moment.params[EXTRA], {}, {}
     for name in (TRAIN, TARGET):
-        logits = jax.lax.stop_gradient(outputs[name].logits)
-        features = joint(outputs[name].features, jax.nn.softmax(logits), params[EXTRA].get(PROJECTIONS, {}))
+        features, logits = moment.outputs[name].features, jax.lax.stop_gradient(moment.outputs[name].logits)
+        features = joint(features, jax.nn.softmax(logits), own.get(PROJECTIONS, {}))
         inputs[name] = adversarial.reversed_gradient(features, strength)
         weights = _certainty(logits) if config.has_entropy_weights else 1.0
-        means[name] = partial(masked.mean, mask=batch[name]["mask"], weights=weights)
-    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], means, inputs)
+        means[name] = partial(masked.mean, mask=moment.batch[name]["mask"], weights=weights)
+    loss, reported = adversarial.domain_loss(own[OWN], means, inputs)
     return loss, {**reported, "lambda": strength}
 
 

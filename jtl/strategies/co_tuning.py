@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int, Key
 from scipy.special import softmax
 
 from jtl.errors import UserError
-from jtl.models import Outputs
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -24,6 +23,8 @@ from jtl.strategies.contract import (
     Classifier,
     Context,
     Group,
+    Moment,
+    Penalty,
     Strategy,
     StrategyKind,
     check_classes,
@@ -118,20 +119,11 @@ def _prepare(
     return {**extra, RELATIONSHIP: found.astype(np.float32)}
 
 
-def _penalty(
-    config: Config,
-    forward: Any,
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, step, key
-    extra, examples = params[EXTRA], batch[TRAIN]
+def _penalty(config: Config, moment: Moment) -> Penalty:
+    extra, examples = moment.params[EXTRA], moment.batch[TRAIN]
     # Blended targets ask for blended source classes.
     expected = examples["target"] @ extra[RELATIONSHIP]
-    logits = outputs[TRAIN].features @ extra[HEAD]["kernel"] + extra[HEAD]["bias"].reshape(1, -1)
+    logits = moment.outputs[TRAIN].features @ extra[HEAD]["kernel"] + extra[HEAD]["bias"].reshape(1, -1)
     nats = -(expected * jax.nn.log_softmax(logits)).sum(-1)
     loss = masked.mean(nats, examples["mask"])
     return config.weight * loss, {"source_loss": loss}

@@ -3,14 +3,14 @@
 A parameter is named by its '/'-joined path; what a strategy adds to the model (adapters, discriminators)
 lives under the reserved top-level name "extra".
 
-A batch is {stream: examples}: "train" has labels, what `Strategy.streams` name beside it has images alone.
+A batch is {stream: examples}: "train" has labels, what `Strategy.streams` name beside it has none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
@@ -19,6 +19,8 @@ from jtl.models import Model, Outputs
 EXTRA = "extra"
 TRAIN, TARGET = "train", "target"
 Forward = Callable[..., Outputs]
+# A scalar that is added to the mean loss, and metrics by name.
+Penalty = tuple[Float[Array, ""], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,25 @@ def plain_forward(
     return apply(params, inputs, train=train, key=key, **hooks)
 
 
+class Moment(NamedTuple):
+    """What a penalty may look at: one slice of a batch on its way through the loss.
+
+    `params` are all parameters, what the strategy added under "extra". `batch` has for each stream what the
+    model reads ("inputs", normalised and augmented) and its "mask"; that of "train" also has the labels and
+    the blended targets. `outputs` are the model's, by stream, from the one pass over all of them.
+    `forward(params, inputs, *, key)` runs the model once more in training mode, or with `train=False`, and
+    with other running statistics by `model_state=…`. `step` is the number of the step, `key` for what is
+    random.
+    """
+
+    forward: Callable[..., Outputs]
+    params: Mapping[str, Any]
+    batch: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, Outputs]
+    step: Int[Array, ""]
+    key: Key[Array, ""]
+
+
 class Strategy(NamedTuple):
     """A built strategy: pure functions, each with a default.
 
@@ -125,16 +146,14 @@ class Strategy(NamedTuple):
     examples' features [n, dim] and labels [n], of the model at the start, are known; None needs none of them.
     `forward(apply, params, inputs, *, train, key, **hooks)` → Outputs, shared by training and evaluation.
     `streams` are the streams of a batch it needs beside "train"; the step runs all in one forward pass.
-    `penalty(forward, params, batch, outputs, step, key)` → (scalar added to the mean loss, metrics by name),
-    where `outputs` are by stream and `forward(params, inputs, key=…)` runs the model once more, with
-    `train=False, model_state=…` as it was; None adds nothing. `merged(params)` → the parameters to write and
-    serve, where what was added is folded into the model's own.
+    `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing. `merged(params)`
+    → the parameters to write and serve, where what was added is folded into the model's own.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
     extra: Callable[[Array, Any, Any], dict[str, Any]] = no_extra
     forward: Forward = plain_forward
-    penalty: Callable[..., tuple[Array, dict[str, Array]]] | None = None
+    penalty: Callable[[Moment], Penalty] | None = None
     merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
     streams: tuple[str, ...] = ()
     prepare: Callable[..., dict[str, Any]] | None = None

@@ -5,18 +5,17 @@ small, and the estimate from all of its pairs varies less. tllib's default is th
 kernels are added up, not averaged.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
 from jtl.errors import UserError, nearest
 from jtl.models import Outputs
-from jtl.strategies.contract import TARGET, TRAIN, Context, Group, Strategy, StrategyKind
+from jtl.strategies.contract import TARGET, TRAIN, Context, Group, Moment, Penalty, Strategy, StrategyKind
 
 MIN_ROWS = 2
 
@@ -116,20 +115,11 @@ def _ratio(total: Array, count: Array) -> Array:
     return total / jnp.maximum(count, 1.0)
 
 
-def _penalty(
-    config: Config,
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, params, step, key
-    masks = [batch[name]["mask"] for name in (TRAIN, TARGET)]
+def _penalty(config: Config, moment: Moment) -> Penalty:
+    masks = [moment.batch[name]["mask"] for name in (TRAIN, TARGET)]
     found = {
         f"mmd_{layer}": squared_mmd(
-            *(LAYERS[layer](outputs[name]) for name in (TRAIN, TARGET)),
+            *(LAYERS[layer](moment.outputs[name]) for name in (TRAIN, TARGET)),
             *masks,
             powers=config.bandwidth_powers,
             is_unbiased=config.is_unbiased,

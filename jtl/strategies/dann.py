@@ -4,15 +4,13 @@ The discriminator minimises its loss, the backbone maximises lambda times it, in
 is reversed between them. Labels of the target are not used.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
-from jtl.models import Outputs
-from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Strategy, StrategyKind
+from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Moment, Penalty, Strategy, StrategyKind
 from jtl.strategies.shared import adversarial, masked
 
 OWN = "discriminator"
@@ -52,23 +50,13 @@ def build(config: Config, context: Context) -> Strategy:
     )
 
 
-def _penalty(
-    config: Config,
-    num_steps: int,
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, key
-    strength = adversarial.strength(step, num_steps, config.max_lambda, config.gamma)
+def _penalty(config: Config, num_steps: int, moment: Moment) -> Penalty:
+    strength = adversarial.strength(moment.step, num_steps, config.max_lambda, config.gamma)
     features, means = {}, {}
     for name in (TRAIN, TARGET):
-        features[name] = adversarial.reversed_gradient(outputs[name].features, strength)
-        means[name] = partial(masked.mean, mask=batch[name]["mask"])
-    loss, reported = adversarial.domain_loss(params[EXTRA][OWN], means, features)
+        features[name] = adversarial.reversed_gradient(moment.outputs[name].features, strength)
+        means[name] = partial(masked.mean, mask=moment.batch[name]["mask"])
+    loss, reported = adversarial.domain_loss(moment.params[EXTRA][OWN], means, features)
     return loss, {**reported, "lambda": strength}
 
 

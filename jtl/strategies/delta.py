@@ -15,11 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jtl import tree
 from jtl.errors import UserError, nearest
-from jtl.models import Outputs
 from jtl.models.layers import layer_of
 from jtl.strategies.contract import (
     EXTRA,
@@ -27,6 +26,8 @@ from jtl.strategies.contract import (
     TRAIN,
     Context,
     Group,
+    Moment,
+    Penalty,
     Strategy,
     StrategyKind,
     without_extra,
@@ -118,24 +119,17 @@ def _start(key: Key[Array, ""], params: Mapping[str, Any], model_state: Any) -> 
 
 
 def _penalty(
-    config: Config,
-    layers: tuple[str, ...],
-    is_head: Callable[[str], bool],
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del step, key
-    start, examples = params[EXTRA][START], batch[TRAIN]
+    config: Config, layers: tuple[str, ...], is_head: Callable[[str], bool], moment: Moment
+) -> Penalty:
+    start, examples = moment.params[EXTRA][START], moment.batch[TRAIN]
     # A model without running statistics leaves no branch for them.
     state = start.get("model_state", {})
-    was = forward(start["params"], examples["image"], key=None, train=False, model_state=state).intermediates
-    now = outputs[TRAIN].intermediates
+    was = moment.forward(
+        start["params"], examples["inputs"], key=None, train=False, model_state=state
+    ).intermediates
+    now = moment.outputs[TRAIN].intermediates
     apart = jnp.stack([distance(now[name], was[name], examples["mask"]) for name in layers])
-    own = tree.flatten(without_extra(params))
+    own = tree.flatten(without_extra(moment.params))
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for name, leaf in own.items() if is_head(name)]
     penalty = config.alpha * jnp.mean(apart) + 0.5 * config.beta * sum(squares, jnp.zeros([]))
     return penalty, {"layer_distance": jnp.mean(apart)}

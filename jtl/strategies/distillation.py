@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jtl.errors import UserError, nearest
 from jtl.inputs import on_device
-from jtl.models import Outputs
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -26,6 +25,8 @@ from jtl.strategies.contract import (
     Classifier,
     Context,
     Group,
+    Moment,
+    Penalty,
     Strategy,
     StrategyKind,
     check_classes,
@@ -168,26 +169,16 @@ def _extra(
     return {**frozen, PROJECTION: {"kernel": kernel, "bias": np.zeros(widths[1], np.float32)}}
 
 
-def _penalty(
-    config: Config,
-    run: Callable[..., tuple[Array, Array]],
-    forward: Any,
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, step, key
-    examples, own = batch[TRAIN], outputs[TRAIN]
-    features, logits = run(params[EXTRA][TEACHER], examples["image"])
+def _penalty(config: Config, run: Callable[..., tuple[Array, Array]], moment: Moment) -> Penalty:
+    examples, own = moment.batch[TRAIN], moment.outputs[TRAIN]
+    features, logits = run(moment.params[EXTRA][TEACHER], examples["inputs"])
     nats = softened_divergence(own.logits, logits, config.temperature)
     divergence = masked.mean(nats, examples["mask"])
     if not config.feature_weight:
         return config.weight * divergence, {"teacher_divergence": divergence}
     projected = own.features
-    if PROJECTION in params[EXTRA]:
-        projection = params[EXTRA][PROJECTION]
+    if PROJECTION in moment.params[EXTRA]:
+        projection = moment.params[EXTRA][PROJECTION]
         projected = projected @ projection["kernel"] + projection["bias"].reshape(1, -1)
     apart = masked.mean(DISTANCES[config.feature_distance](projected, features), examples["mask"])
     penalty = config.weight * divergence + config.feature_weight * apart

@@ -10,13 +10,22 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.models import Outputs
 from jtl.models.layers import layer_of
-from jtl.strategies.contract import EXTRA, FROZEN, Context, Group, Strategy, StrategyKind, without_extra
+from jtl.strategies.contract import (
+    EXTRA,
+    FROZEN,
+    Context,
+    Group,
+    Moment,
+    Penalty,
+    Strategy,
+    StrategyKind,
+    without_extra,
+)
 
 START = "start"
 
@@ -58,18 +67,8 @@ def build(config: Config, context: Context) -> Strategy:
     return Strategy(groups=groups, extra=extra, penalty=partial(_penalty, config, is_head))
 
 
-def _penalty(
-    config: Config,
-    is_head: Callable[[str], bool],
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, batch, outputs, step, key
-    own, start = tree.flatten(without_extra(params)), tree.flatten(params[EXTRA][START])
+def _penalty(config: Config, is_head: Callable[[str], bool], moment: Moment) -> Penalty:
+    own, start = tree.flatten(without_extra(moment.params)), tree.flatten(moment.params[EXTRA][START])
     distance = sum((_squared(own[name] - begun) for name, begun in start.items()), jnp.zeros([]))
     norm = sum((_squared(leaf) for name, leaf in own.items() if is_head(name)), jnp.zeros([]))
     penalty = 0.5 * config.alpha * distance + 0.5 * config.beta * norm

@@ -3,18 +3,24 @@
 No discriminator and no second network: a loss on the target's logits alone.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
 from jtl.errors import UserError
-from jtl.models import Outputs
-from jtl.strategies.contract import TARGET, Context, Group, Strategy, StrategyKind, check_classes
+from jtl.strategies.contract import (
+    TARGET,
+    Context,
+    Group,
+    Moment,
+    Penalty,
+    Strategy,
+    StrategyKind,
+    check_classes,
+)
 from jtl.strategies.shared import adversarial
 
 
@@ -66,17 +72,8 @@ def confusion(
     return (jnp.sum(normalised) - jnp.trace(normalised)) / logits.shape[-1]
 
 
-def _penalty(
-    config: Config,
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, params, step, key
-    found = confusion(outputs[TARGET].logits, batch[TARGET]["mask"], config.temperature)
+def _penalty(config: Config, moment: Moment) -> Penalty:
+    found = confusion(moment.outputs[TARGET].logits, moment.batch[TARGET]["mask"], config.temperature)
     return config.weight * found, {"class_confusion": found}
 
 

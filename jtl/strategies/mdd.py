@@ -4,18 +4,26 @@ It agrees with the first on the source by a margin and disagrees on the target; 
 it cannot. In one step, by a reversed gradient.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jtl.errors import UserError
-from jtl.models import Outputs
-from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Strategy, StrategyKind, check_classes
+from jtl.strategies.contract import (
+    EXTRA,
+    TARGET,
+    TRAIN,
+    Context,
+    Moment,
+    Penalty,
+    Strategy,
+    StrategyKind,
+    check_classes,
+)
 from jtl.strategies.shared import adversarial, masked
 
 OWN = "adversary"
@@ -85,23 +93,14 @@ def disagreement_loss(
     return jax.nn.logsumexp(adversary, axis=-1) - jax.nn.logsumexp(others, axis=-1)
 
 
-def _penalty(
-    config: Config,
-    num_steps: int,
-    forward: Callable[..., Outputs],
-    params: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    outputs: Mapping[str, Outputs],
-    step: Int[Array, ""],
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    del forward, key
-    strength = adversarial.strength(step, num_steps, config.max_lambda, config.gamma)
+def _penalty(config: Config, num_steps: int, moment: Moment) -> Penalty:
+    strength = adversarial.strength(moment.step, num_steps, config.max_lambda, config.gamma)
     means = []
     for name, loss in ((TRAIN, agreement_loss), (TARGET, disagreement_loss)):
-        features = adversarial.reversed_gradient(outputs[name].features, strength)
-        found = loss(adversarial.apply_network(params[EXTRA][OWN], features), outputs[name].logits)
-        means.append(masked.mean(found, batch[name]["mask"]))
+        outputs = moment.outputs[name]
+        features = adversarial.reversed_gradient(outputs.features, strength)
+        found = loss(adversarial.apply_network(moment.params[EXTRA][OWN], features), outputs.logits)
+        means.append(masked.mean(found, moment.batch[name]["mask"]))
     reported = {"agreement_loss": means[0], "disagreement_loss": means[1], "lambda": strength}
     return config.margin * means[0] + means[1], reported
 

@@ -17,7 +17,7 @@ from jtl import metrics, rng, tree
 from jtl.inputs import Input, Inputs
 from jtl.models import Model, Outputs
 from jtl.models.linen import module_names
-from jtl.strategies.contract import TRAIN, Group, Strategy
+from jtl.strategies.contract import TRAIN, Group, Moment, Strategy
 from jtl.tasks import Task
 from jtl.training import optim
 from jtl.training.state import State, params_for_evaluation
@@ -240,9 +240,8 @@ def _loss(
     loss = jnp.sum(per_example * stream["mask"].astype(per_example.dtype)) / total
     if parts.strategy.penalty is None:
         return loss, (whole.model_state, {})
-    penalty, reported = parts.strategy.penalty(
-        forward, params, batch, outputs, step, jax.random.fold_in(key, 1)
-    )
+    moment = Moment(forward, params, batch, outputs, step, jax.random.fold_in(key, 1))
+    penalty, reported = parts.strategy.penalty(moment)
     return loss + penalty / parts.optim.accumulate, (whole.model_state, reported)
 
 

@@ -11,7 +11,7 @@ import pytest
 from jtl.errors import UserError
 from jtl.models import Outputs
 from jtl.strategies import STRATEGIES, cdan, dan, mcc, mdd
-from jtl.strategies.contract import TARGET, TRAIN, plain_forward
+from jtl.strategies.contract import TARGET, TRAIN, Moment, plain_forward
 from jtl.strategies.shared import adversarial
 from jtl.training import config, step
 from tests import tiny
@@ -43,9 +43,8 @@ def _penalty(parts: step.Parts, params: Any, at_step: int = 10, masks: Any = Non
         }
         whole = {**params, **({"extra": extra} if extra else {})}
         assert parts.strategy.penalty is not None
-        return parts.strategy.penalty(
-            plain_forward, whole, batch, outputs, jnp.asarray(at_step), jax.random.key(0)
-        )
+        moment = Moment(plain_forward, whole, batch, outputs, jnp.asarray(at_step), jax.random.key(0))
+        return parts.strategy.penalty(moment)
 
     return run
 
@@ -330,7 +329,7 @@ def test_batch_statistics_are_those_of_both_streams_in_one_pass() -> None:
     parts, params, model_state = tiny.make_parts("resnet", "mcc")
     batch = tiny.make_batch(parts)
     state, _ = tiny.Trainer(parts).train(tiny.make_state(parts, params, model_state), [batch])
-    streams = [batch[name]["image"] for name in (TRAIN, TARGET)]
+    streams = [batch[name]["inputs"] for name in (TRAIN, TARGET)]
     mean, std = (np.asarray(each, np.float32) for each in (parts.preprocess.mean, parts.preprocess.std))
     apply = jax.jit(lambda x: parts.model.apply(params, model_state, x, train=True, key=jax.random.key(0)))
 

@@ -52,7 +52,7 @@ def test_penalty_is_both_contrasts_of_the_examples_that_count() -> None:
     )
     params["extra"]["projector"]["bias"] = np.asarray([0.1, -0.2, 0.3, 0.0], np.float32)
     images = jax.random.normal(jax.random.key(2), (7, *parts.preprocess.image_px, 3))
-    batch = {"train": {"image": images, "label": LABELS, "target": TARGETS, "mask": MASK}}
+    batch = {"train": {"inputs": images, "label": LABELS, "target": TARGETS, "mask": MASK}}
     value, reported = tiny.penalty_of(parts, params, model_state, batch)
 
     own = {name: leaf for name, leaf in params.items() if name != "extra"}

@@ -46,7 +46,7 @@ def test_penalty_is_the_cross_entropy_of_the_source_head_with_blended_targets(ru
     targets = np.asarray([[1, 0, 0], [0, 0, 1], [0.3, 0.7, 0], [0, 1, 0]], np.float32)
     images = jax.random.normal(jax.random.key(2), (4, *parts.preprocess.image_px, 3))
     mask = jnp.asarray([True, True, True, False])
-    batch = {"train": {"image": images, "target": targets, "mask": mask}}
+    batch = {"train": {"inputs": images, "target": targets, "mask": mask}}
     value, reported = tiny.penalty_of(parts, params, model_state, batch)
 
     own = {name: leaf for name, leaf in params.items() if name != "extra"}

@@ -16,7 +16,7 @@ from tests import tiny
 
 def _batch(parts: Any, mask: tuple[bool, ...] = (True, True, True)) -> dict[str, Any]:
     shape = (len(mask), *parts.preprocess.image_px, parts.preprocess.num_channels)
-    return {"train": {"image": jax.random.normal(jax.random.key(3), shape), "mask": jnp.asarray(mask)}}
+    return {"train": {"inputs": jax.random.normal(jax.random.key(3), shape), "mask": jnp.asarray(mask)}}
 
 
 def _moved(params: Any, scale: float) -> Any:
@@ -46,7 +46,7 @@ def test_distance_at_the_start_is_that_of_the_batchs_statistics_from_the_running
     now, was = (
         np.asarray(
             parts.model.apply(
-                own, model_state, batch["train"]["image"], train=train, key=jax.random.key(0)
+                own, model_state, batch["train"]["inputs"], train=train, key=jax.random.key(0)
             ).intermediates["stage1"],
             np.float64,
         )
@@ -69,7 +69,7 @@ def test_penalty_is_the_mean_relative_distance_of_layers_and_the_heads_norm(
     batch = _batch(parts, (True, True, False))
     value, reported = tiny.penalty_of(parts, moved, later, batch)
 
-    real, apply = batch["train"]["image"][:2], jax.jit(parts.model.apply)
+    real, apply = batch["train"]["inputs"][:2], jax.jit(parts.model.apply)
     own = {name: leaf for name, leaf in params.items() if name != "extra"}
     was = apply(own, model_state, real).intermediates
     own = {name: leaf for name, leaf in moved.items() if name != "extra"}

@@ -22,7 +22,7 @@ MASK = np.asarray([True, True, False])
 
 def _batch(parts: Any) -> dict[str, Any]:
     shape = (3, *parts.preprocess.image_px, parts.preprocess.num_channels)
-    return {"train": {"image": jax.random.normal(jax.random.key(2), shape), "mask": MASK}}
+    return {"train": {"inputs": jax.random.normal(jax.random.key(2), shape), "mask": MASK}}
 
 
 def _outputs(model: Any, params: Any, model_state: Any, images: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -80,9 +80,9 @@ def test_penalty_from_a_teacher_of_another_family(kind: str) -> None:
 
     teacher = MODELS["vit"].build(MODELS["vit"].tiny(), 3)
     mode = teacher.preprocess.interpolation
-    seen = _by_hand(batch["train"]["image"], parts.preprocess, teacher.preprocess, mode)
+    seen = _by_hand(batch["train"]["inputs"], parts.preprocess, teacher.preprocess, mode)
     guide, taught = _outputs(teacher, params["extra"]["teacher"]["params"], {}, seen)
-    features, logits = _outputs(parts.model, params, model_state, batch["train"]["image"])
+    features, logits = _outputs(parts.model, params, model_state, batch["train"]["inputs"])
     soft = softmax(taught / 3.0, axis=-1)
     nats = (soft * (np.log(soft) - log_softmax(logits / 3.0, axis=-1))).sum(-1)
     divergence = 9.0 * float(nats.mean())

@@ -11,18 +11,16 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.models import Outputs
 from jtl.strategies import bss
-from jtl.strategies.contract import TRAIN, plain_forward
+from jtl.strategies.contract import TRAIN, Moment, plain_forward
 from tests import tiny
 
 
 def _penalty(parts: Any, params: Any, features: Any = None) -> tuple[float, dict[str, float]]:
     assert parts.strategy.penalty is not None
     features = jnp.zeros((2, 2)) if features is None else jnp.asarray(features)
-    outputs, step = Outputs(features, features, {}, {}), jnp.zeros([], int)
-    arrays = jax.tree.map(jnp.asarray, params)
-    value, reported = parts.strategy.penalty(
-        plain_forward, arrays, {}, {TRAIN: outputs}, step, jax.random.key(0)
-    )
+    outputs, arrays = Outputs(features, features, {}, {}), jax.tree.map(jnp.asarray, params)
+    moment = Moment(plain_forward, arrays, {}, {TRAIN: outputs}, jnp.zeros([], int), jax.random.key(0))
+    value, reported = parts.strategy.penalty(moment)
     return float(value), {name: float(each) for name, each in reported.items()}
 
 

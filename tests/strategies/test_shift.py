@@ -9,7 +9,7 @@ import optax
 
 from jtl.models import Outputs
 from jtl.strategies import STRATEGIES
-from jtl.strategies.contract import TARGET, TRAIN, Context, plain_forward
+from jtl.strategies.contract import TARGET, TRAIN, Context, Moment, plain_forward
 
 
 def _adapted_accuracy(strategy: str, fields: dict[str, float]) -> float:
@@ -43,7 +43,8 @@ def _adapted_accuracy(strategy: str, fields: dict[str, float]) -> float:
         )
         if built.penalty is None:
             return nats
-        return nats + built.penalty(plain_forward, params, batch, found, at_step, jax.random.key(0))[0]
+        moment = Moment(plain_forward, params, batch, found, at_step, jax.random.key(0))
+        return nats + built.penalty(moment)[0]
 
     @jax.jit
     def update(params: Any, state: Any, *batch: Any) -> Any:

@@ -80,8 +80,8 @@ def test_masked_examples_have_no_part_in_the_gradient() -> None:
     parts, params, model_state = tiny.make_parts("vit", optimizer=optim.Config(name="sgd", learning_rate=0.1))
     batch = tiny.make_batch(parts)
     batch[step.STREAM]["mask"][5:] = False
-    other = {step.STREAM: {**batch[step.STREAM], "image": batch[step.STREAM]["image"].copy()}}
-    other[step.STREAM]["image"][5:] = 7
+    other = {step.STREAM: {**batch[step.STREAM], "inputs": batch[step.STREAM]["inputs"].copy()}}
+    other[step.STREAM]["inputs"][5:] = 7
     start = tiny.make_state(parts, params, model_state)
     ends = [tiny.Trainer(parts).train(start, [each])[0] for each in (batch, other)]
     for one, two in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):

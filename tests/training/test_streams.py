@@ -11,7 +11,7 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.inputs.image import Augment
 from jtl.strategies import Group, Strategy
-from jtl.strategies.contract import TARGET, TRAIN
+from jtl.strategies.contract import TARGET, TRAIN, Moment
 from jtl.training import optim, step
 from tests import tiny
 
@@ -40,9 +40,9 @@ def test_target_runs_beside_the_training_images_and_a_penalty_of_zero_changes_no
     parts, params, model_state = tiny.make_parts("vit", optimizer=SGD)
     plain, _ = _after(parts, params, model_state, [tiny.make_batch(parts)])
 
-    def penalty(forward: Any, params: Any, batch: Any, outputs: Any, step: Any, key: Any) -> Any:
-        del step, key
-        again = forward(params, batch[TARGET]["image"], key=None, train=False)
+    def penalty(moment: Moment) -> Any:
+        outputs = moment.outputs
+        again = moment.forward(moment.params, moment.batch[TARGET]["inputs"], key=None, train=False)
         shift = jnp.abs(outputs[TARGET].features - again.features).max()
         layer = jnp.abs(outputs[TARGET].intermediates["block0"] - again.intermediates["block0"]).max()
         differs = jnp.abs(outputs[TRAIN].features - again.features).max()
@@ -65,14 +65,13 @@ def test_both_streams_are_erased_alike_and_in_other_places() -> None:
     plain, params, model_state = tiny.make_parts("vit", optimizer=SGD, augment=Augment(erase_probability=1.0))
     is_erased: dict[str, np.ndarray] = {}
 
-    def penalty(forward: Any, params: Any, batch: Any, outputs: Any, step: Any, key: Any) -> Any:
-        del forward, params, outputs, step, key
-        found = {name: jnp.all(batch[name]["image"] == 0.0, axis=-1) for name in (TRAIN, TARGET)}
+    def penalty(moment: Moment) -> Any:
+        found = {name: jnp.all(moment.batch[name]["inputs"] == 0.0, axis=-1) for name in (TRAIN, TARGET)}
         jax.debug.callback(lambda each: is_erased.update(jax.device_get(each)), found)
         return jnp.zeros([]), {}
 
     train = tiny.make_batch(plain)[TRAIN]
-    batch = {TRAIN: train, TARGET: {name: train[name] for name in ("image", "mask")}}
+    batch = {TRAIN: train, TARGET: {name: train[name] for name in ("inputs", "mask")}}
     _after(_with_target(plain, penalty), params, model_state, [batch])
     jax.effects_barrier()
     for name in (TRAIN, TARGET):
@@ -83,12 +82,12 @@ def test_both_streams_are_erased_alike_and_in_other_places() -> None:
 def test_statistics_are_of_both_streams() -> None:
     """One forward pass sees the images of both, so its batch statistics are those of one larger batch."""
     parts, params, model_state = tiny.make_parts("resnet", optimizer=SGD)
-    both = _with_target(parts, lambda *parts: (jnp.zeros([]), {}))
+    both = _with_target(parts, lambda moment: (jnp.zeros([]), {}))
     train, target = tiny.make_batch(parts), _images(parts, seed=5)
     found, _ = _after(both, params, model_state, [{**train, TARGET: target}])
-    images = np.concatenate([train[TRAIN]["image"], target["image"]])
+    images = np.concatenate([train[TRAIN]["inputs"], target["inputs"]])
     joined = {
-        "image": images,
+        "inputs": images,
         "label": np.tile(train[TRAIN]["label"], 2),
         "mask": np.ones(len(images), bool),
     }
@@ -104,9 +103,8 @@ def test_penalty_runs_the_model_with_the_statistics_it_is_given() -> None:
     other = jax.tree.map(lambda leaf: leaf + 0.5, model_state)
     batch = tiny.make_batch(parts)
 
-    def penalty(forward: Any, params: Any, batch: Any, outputs: Any, step: Any, key: Any) -> Any:
-        del outputs, step, key
-        images = batch[TRAIN]["image"]
+    def penalty(moment: Moment) -> Any:
+        forward, params, images = moment.forward, moment.params, moment.batch[TRAIN]["inputs"]
         found = forward(params, images, key=None, train=False, model_state=other).features
         expected = parts.model.apply(params, other, images, train=False, key=None).features
         same = forward(params, images, key=None, train=False).features
@@ -183,4 +181,4 @@ def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], message: st
 
 def _images(parts: step.Parts, seed: int) -> dict[str, np.ndarray]:
     batch = tiny.make_batch(parts, seed=seed)[TRAIN]
-    return {"image": batch["image"], "mask": batch["mask"]}
+    return {"inputs": batch["inputs"], "mask": batch["mask"]}
