@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jtl.errors import UserError, nearest
-from jtl.inputs import on_device
+from jtl.inputs import Inputs
+from jtl.models.shapes import output_shapes
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -80,14 +81,16 @@ def build(config: Config, context: Context) -> Strategy:
         raise UserError("strategy.teacher is empty; expected a run folder, or weights of the task's classes")
     teacher = context.classifier(config.teacher)
     order = class_order(teacher.label_names, context.label_names)
-    assert context.preprocess is not None, "a built model has a pre-processing"
-    if teacher.preprocess.num_channels != context.preprocess.num_channels:
+    if teacher.input.holds != context.input.holds:
         raise UserError(
-            f"strategy.teacher reads images of {teacher.preprocess.num_channels} channels and the model of "
-            f"{context.preprocess.num_channels}; expected as many: set preprocess.mean and preprocess.std, "
-            f"or give another teacher"
+            f"strategy.teacher reads {teacher.input.unit} and the model {context.input.unit}; expected a "
+            f"teacher of what the model reads"
         )
-    run = _teacher_run(teacher, order, partial(on_device.renormalise, before=context.preprocess))
+    try:
+        convert = context.input.converter(context.preprocess, teacher.preprocess)
+    except UserError as error:
+        raise UserError(f"strategy.teacher cannot be shown what the model reads: {error}") from error
+    run = _teacher_run(teacher, order, convert)
 
     def groups(names: Sequence[str]) -> dict[str, Group]:
         return {name: FROZEN if name.startswith(f"{EXTRA}/{TEACHER}/") else Group() for name in names}
@@ -131,15 +134,14 @@ def softened_divergence(
 
 
 def _teacher_run(
-    teacher: Classifier, order: tuple[int, ...], renormalise: Callable[..., Array]
+    teacher: Classifier, order: tuple[int, ...], convert: Callable[[Inputs], Inputs]
 ) -> Callable[..., tuple[Array, Array]]:
     """Return (values, images of the run) → the teacher's features, and its logits of the task's classes."""
 
-    def run(values: Mapping[str, Any], images: Array) -> tuple[Array, Array]:
-        inputs = renormalise(images, after=teacher.preprocess)
+    def run(values: Mapping[str, Any], inputs: Inputs) -> tuple[Array, Array]:
         # A model without running statistics leaves no branch for them.
         state = values.get("model_state", {})
-        outputs = teacher.model.apply(values["params"], state, inputs, train=False, key=None)
+        outputs = teacher.model.apply(values["params"], state, convert(inputs), train=False, key=None)
         return outputs.features, jnp.take(outputs.logits, np.asarray(order), axis=-1)
 
     return run
@@ -157,10 +159,8 @@ def _extra(
     del params, model_state
     values = {"params": teacher.params, "model_state": teacher.model_state}
     frozen = {TEACHER: jax.tree.map(np.array, values)}
-    shape = (1, *teacher.preprocess.image_px, teacher.preprocess.num_channels)
-    apply = partial(teacher.model.apply, train=False, key=None)
-    seen = jax.eval_shape(
-        apply, teacher.params, teacher.model_state, jax.ShapeDtypeStruct(shape, jnp.float32)
+    seen = output_shapes(
+        teacher.input, teacher.preprocess, teacher.model, teacher.params, teacher.model_state
     )
     widths = context.outputs().features.shape[-1], seen.features.shape[-1]
     if not config.feature_weight or widths[0] == widths[1]:

@@ -16,7 +16,8 @@ from jtl.data import SOURCES, Labels, Source, sampling
 from jtl.data.files import unlabelled
 from jtl.errors import UserError
 from jtl.inputs import Input
-from jtl.models import MODELS, Model, Outputs
+from jtl.models import MODELS, Model
+from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
@@ -203,7 +204,9 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         layers=found.model.layers,
         num_steps=steps,
         linear=found.model.linear,
-        outputs=partial(_output_shapes, found),
+        outputs=partial(
+            output_shapes, found.input, found.preprocess, found.model, found.params, found.model_state
+        ),
         classifier=partial(classifier, config),
         label_names=stats.label_names,
         label_kind=TASKS[config.task.name].label_kind,
@@ -298,19 +301,6 @@ def with_data(config: Config, path: str) -> Config:
         )
     shared = {"max_unreadable": config.data.max_unreadable}
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
-
-
-def _output_shapes(found: Assembled) -> Outputs:
-    """Return the shapes of what the model gives for one example."""
-
-    def run(raw: Any) -> Outputs:
-        inputs = found.input.normalise(raw, found.preprocess)
-        return found.model.apply(found.params, found.model_state, inputs, train=False, key=None)
-
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), found.input.spec(found.preprocess)
-    )
-    return jax.eval_shape(run, one)
 
 
 def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
