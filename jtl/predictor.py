@@ -1,26 +1,41 @@
-"""A model that is trained already, as settings: a run folder, or pretrained weights with their own head."""
+"""A model that is trained already: a run folder, or pretrained weights with or without a head of their own.
+
+`of_run`, `of_weights`, `of_backbone` and `of_classes` say how it is built, and read no values; `open` builds it
+and puts its values on the devices. What every verb after training stands on.
+"""
 
 import importlib.resources
 import json
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
+from jtl import metrics
+from jtl.data import Source
 from jtl.errors import UserError
+from jtl.inputs import on_device
+from jtl.inputs.preprocess import Preprocess
+from jtl.models import Model, Outputs
 from jtl.strategies import STRATEGIES
-from jtl.tasks import TASKS, LabelStats
-from jtl.training import build, config, sharding
-from jtl.training.build import Built
+from jtl.tasks import TASKS, LabelStats, Task
+from jtl.training import build, config, evaluate, sharding
 from jtl.training.config import Config
-from jtl.training.state import State
+from jtl.training.step import Batch
 from jtl.weights import zero_shot
+from jtl.weights.contract import Loaded
 from jtl.weights.recognise import recognise
 from jtl.weights.run_folder import FUSION_NAME
+
+# {"params": …, "model_state": …}
+Values = Mapping[str, Any]
 
 
 class Trained(NamedTuple):
@@ -30,11 +45,19 @@ class Trained(NamedTuple):
     stats: LabelStats
 
 
-class Ready(NamedTuple):
-    """A built model with its values, and the devices it runs on."""
+class Predictor(NamedTuple):
+    """A model ready to predict: how it is made, its values on the devices, and what it knows of its labels.
 
-    built: Built
-    state: State
+    `loaded` is what is known of where the values came from (None: they are random).
+    """
+
+    settings: Config
+    stats: LabelStats
+    model: Model
+    task: Task
+    preprocess: Preprocess
+    values: Values
+    loaded: Loaded | None
     mesh: Mesh
 
 
@@ -62,22 +85,44 @@ def of_run(run_folder: str) -> Trained:
 
 
 def of_weights(spec: str, *, needs_head: bool = True) -> Trained:
-    """Return the model of pretrained weights; their classes are numbers where they have no names.
+    """Return the model of pretrained weights; its classes are numbers where they have no names.
+
+    Without a head of their own, where that is allowed, it is the backbone, which has no classes.
 
     Raises:
         UserError: the weights are of no model jtl knows, or have no head and need one.
     """
     found = recognise(spec)
-    settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
     if found.num_outputs < build.MIN_OUTPUTS:
         if needs_head:
             raise UserError(
                 f"{spec!r} has no classification head; give a run folder with --run instead, or ask for "
                 f"zero-shot classification (CLIP, SigLIP): predict --classes NAMES, evaluate --zero-shot"
             )
-        return Trained(replace(settings, model=replace(settings.model, weights=spec)), LabelStats((), 0))
+        return of_backbone(spec)
+    settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
-    return Trained(_with_own_head(settings, spec), label_stats(settings, names))
+    return _of_names(_with_own_head(settings, spec), names)
+
+
+def of_backbone(spec: str) -> Trained:
+    """Return the model of pretrained weights without a head.
+
+    Raises:
+        UserError: the weights are of no model jtl knows.
+    """
+    found = recognise(spec)
+    fields = {**found.config_fields, "name": found.family, "weights": spec}
+    return Trained(config.from_dict({"model": fields, "weights": {"head": "new"}}), LabelStats((), 0))
+
+
+def of_classes(spec: str, names: tuple[str, ...]) -> Trained:
+    """Return a CLIP or SigLIP whose head is made of class names.
+
+    Raises:
+        UserError: the weights are of no model jtl knows.
+    """
+    return _of_names(zero_shot_settings(spec), names)
 
 
 def zero_shot_settings(spec: str) -> Config:
@@ -91,18 +136,100 @@ def zero_shot_settings(spec: str) -> Config:
     return config.from_dict({"model": fields, "weights": {"head": zero_shot.HEAD}})
 
 
-def label_stats(settings: Config, names: tuple[str, ...]) -> LabelStats:
-    """Return what the task needs to know of classes of which there are no examples but the names."""
-    return TASKS[settings.task.name].stats(np.arange(len(names)), names)
+def open(trained: Trained) -> Predictor:
+    """Build the model, put its values on the devices, and say how it sees its inputs.
 
-
-def ready(settings: Config, stats: LabelStats) -> Ready:
-    """Build the model with its values, for evaluation, and say how it sees images."""
-    built = build.build(settings, stats, steps=1)
+    Raises:
+        UserError: the weights cannot be had, or do not fit the settings.
+    """
+    built = build.build(trained.settings, trained.stats, steps=1)
     sys.stderr.write(build.preprocess_text(built.parts.preprocess, built.loaded) + "\n")
-    mesh = sharding.mesh(settings.sharding)
-    state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
-    return Ready(built, state, mesh)
+    mesh = sharding.mesh(trained.settings.sharding)
+    return Predictor(
+        settings=trained.settings,
+        stats=trained.stats,
+        model=built.parts.model,
+        task=built.parts.task,
+        preprocess=built.parts.preprocess,
+        values=placed({"params": built.params, "model_state": built.model_state}, mesh),
+        loaded=built.loaded,
+        mesh=mesh,
+    )
+
+
+def placed(values: Values, mesh: Mesh) -> Values:
+    """Return the values on the devices, whole on each."""
+    return jax.device_put(dict(values), NamedSharding(mesh, PartitionSpec()))
+
+
+def forward(predictor: Predictor, values: Values, inputs: Any) -> Outputs:
+    """Return what the model gives of a batch as the host made it; for use inside jit.
+
+    `values` are the predictor's own, or others of the same model.
+    """
+    normalised = on_device.normalise(inputs, predictor.preprocess)
+    return predictor.model.apply(values["params"], values["model_state"], normalised, train=False, key=None)
+
+
+def make_eval_step(predictor: Predictor) -> Callable[[Values, Batch], metrics.Sums]:
+    """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
+
+    def eval_step(values: Values, batch: Batch) -> metrics.Sums:
+        logits = forward(predictor, values, batch["image"]).logits
+        return predictor.task.metrics(logits, batch["label"], batch["mask"])
+
+    return jax.jit(eval_step)
+
+
+def batches(predictor: Predictor, source: Source, batch_size: int) -> Any:
+    """Return padded batches of the examples as the model sees them, in order, again each time."""
+    return evaluate.batches_of(
+        source,
+        predictor.preprocess,
+        batch_size=batch_size,
+        mesh=predictor.mesh,
+        settings=predictor.settings.input,
+    )
+
+
+def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Summary:
+    """Return the task's metrics over the examples."""
+    return evaluate.measure(
+        make_eval_step(predictor),
+        predictor.values,
+        batches(predictor, source, batch_size),
+        mesh=predictor.mesh,
+        task=predictor.task,
+        num_examples=len(source),
+    )
+
+
+def predictions(
+    predictor: Predictor, source: Source, batch_size: int
+) -> Iterator[tuple[Mapping[str, np.ndarray], np.ndarray]]:
+    """Yield each padded batch with what the task says to people of its examples [batch, outputs]."""
+
+    @jax.jit
+    def step(values: Values, inputs: Any) -> Array:
+        return predictor.task.predictions(forward(predictor, values, inputs).logits)
+
+    for batch, found in stepped(predictor, step, source, batch_size):
+        yield batch, np.asarray(found)
+
+
+def stepped(
+    predictor: Predictor, step: Callable[[Values, Any], Any], source: Source, batch_size: int
+) -> Iterator[tuple[Mapping[str, np.ndarray], Any]]:
+    """Yield each padded batch with what a compiled `step` gives of (values, inputs)."""
+    for batch in batches(predictor, source, batch_size):
+        yield batch, step(predictor.values, sharding.put_batch(batch["image"], predictor.mesh))
+
+
+def shapes(predictor: Predictor) -> Outputs:
+    """Return shapes and dtypes of all outputs for one example."""
+    preprocess = predictor.preprocess
+    example = jax.ShapeDtypeStruct((1, *preprocess.image_px, preprocess.num_channels), np.uint8)
+    return jax.eval_shape(partial(forward, predictor), predictor.values, example)
 
 
 def with_names(found: Trained, names: tuple[str, ...]) -> Trained:
@@ -129,11 +256,17 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
+def _of_names(settings: Config, names: tuple[str, ...]) -> Trained:
+    """Return the model of classes of which there are no examples but the names."""
+    return Trained(settings, TASKS[settings.task.name].stats(np.arange(len(names)), names))
+
+
 def _with_own_head(settings: Config, spec: str) -> Config:
     return replace(
         settings,
         model=replace(settings.model, weights=spec),
-        weights=replace(settings.weights, head="load", sha256=""),
+        # A run's own map of labels led to the head it has now.
+        weights=replace(settings.weights, head="load", label_map={}, sha256=""),
         # What a run writes has its strategy's additions folded in.
         strategy=STRATEGIES["full"].Config(),
     )

@@ -1,1 +1,17 @@
-"""Verbs: what a user asks of the command line, one file each."""
+"""Verbs: what a user asks of the command line, one file or folder each."""
+
+from jtl.verbs import bench, evaluate, features, predict, train, weights
+from jtl.verbs.compare import compare
+from jtl.verbs.contract import Verb
+from jtl.verbs.fuse import fuse
+
+VERBS: dict[str, Verb] = {
+    "train": train.VERB,
+    "compare": compare.VERB,
+    "evaluate": evaluate.VERB,
+    "predict": predict.VERB,
+    "features": features.VERB,
+    "fuse": fuse.VERB,
+    "weights": weights.VERB,
+    "bench": bench.VERB,
+}

@@ -3,32 +3,37 @@
 Nothing is read from disk but the weights; compilation and the steady state are measured apart.
 """
 
+import argparse
 import importlib.metadata
 import statistics
 import sys
 import time
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
-from jtl.tasks import TASKS
-from jtl.training import build, meta, sharding, step
-from jtl.training.config import Config
+from jtl.verbs.contract import Overrides, Verb, show
+
+if TYPE_CHECKING:
+    import numpy
+
+    import jtl.training.build
 
 NUM_CLASSES = 10
 WARMUP_STEPS = 2
 
 
-class Request(NamedTuple):
-    """What `jtl bench` was asked: a configuration, and how many steps to time."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="what to time, such as vit_ft.py:ti16"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="steps to time after two of warm-up"
+    )
+    parser.epilog = "Random weights: --config.model.weights=none. Other sizes: --config.train.batch_size=64"
 
-    settings: Config
-    num_steps: int
 
-
-def run(request: Request) -> dict[str, Any]:
+def run(*, config: str, num_steps: int, overrides: Overrides = ()) -> dict[str, Any]:
     """Time training steps and return seconds, images a second, and the compiled FLOPs and memory.
 
     `step_seconds` is the median over the steps, each waited for; `gflop_per_step` and `temp_bytes` are what
@@ -37,14 +42,21 @@ def run(request: Request) -> dict[str, Any]:
     Raises:
         UserError: the task does not have classes, or fewer than one step is asked for.
     """
-    settings = request.settings
-    if request.num_steps < 1:
-        raise UserError(f"--steps is {request.num_steps}; expected 1 or more")
+    import jax
+    import numpy as np
+
+    from jtl.tasks import TASKS
+    from jtl.training import build, sharding, step
+    from jtl.training import config as configs
+
+    settings = configs.read(config, overrides)
+    if num_steps < 1:
+        raise UserError(f"--steps is {num_steps}; expected 1 or more")
     if TASKS[settings.task.name].label_kind != "class":
         raise UserError(f"jtl bench needs a task with classes; found task.name {settings.task.name!r}")
     labels = np.arange(settings.train.batch_size) % NUM_CLASSES
     stats = TASKS[settings.task.name].stats(np.arange(NUM_CLASSES), tuple(map(str, range(NUM_CLASSES))))
-    built = build.build(settings, stats, steps=WARMUP_STEPS + request.num_steps)
+    built = build.build(settings, stats, steps=WARMUP_STEPS + num_steps)
     mesh = sharding.mesh(settings.sharding)
     build.check_batch(settings, mesh.size)
     state, place = build.initial_state(built, settings, mesh)
@@ -55,17 +67,29 @@ def run(request: Request) -> dict[str, Any]:
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - began
     seconds = []
-    for _ in range(WARMUP_STEPS + request.num_steps):
+    for _ in range(WARMUP_STEPS + num_steps):
         began = time.perf_counter()
         state, values = compiled(state, batch)
         jax.block_until_ready((state, values))
         seconds.append(time.perf_counter() - began)
-    result = _result(settings, built, compiled, seconds, compile_seconds)
+    result = {
+        "model": f"{settings.model.name} {settings.model.size}",
+        "strategy": settings.strategy.name,
+        "dtype": settings.model.dtype,
+        **_result(built, compiled, len(labels), seconds[WARMUP_STEPS:], compile_seconds),
+    }
     sys.stderr.write("".join(f"{name:>18}  {value}\n" for name, value in result.items()))
     return result
 
 
-def _batch(built: build.Built, labels: np.ndarray) -> dict[str, np.ndarray]:
+def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    show(args, run(config=args.config, num_steps=args.steps, overrides=overrides))
+    return 0
+
+
+def _batch(built: "jtl.training.build.Built", labels: "numpy.ndarray") -> dict[str, Any]:
+    import numpy as np
+
     preprocess = built.parts.preprocess
     shape = (len(labels), *preprocess.image_px, preprocess.num_channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -73,23 +97,30 @@ def _batch(built: build.Built, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _result(
-    settings: Config, built: build.Built, compiled: Any, seconds: list[float], compile_seconds: float
+    built: "jtl.training.build.Built",
+    compiled: Any,
+    batch_size: int,
+    seconds: list[float],
+    compile_seconds: float,
 ) -> dict[str, Any]:
-    steady = seconds[WARMUP_STEPS:]
-    median = statistics.median(steady)
+    import jax
+
+    from jtl.training import meta
+
+    median = statistics.median(seconds)
     return {
-        "model": f"{settings.model.name} {settings.model.size}",
-        "strategy": settings.strategy.name,
-        "dtype": settings.model.dtype,
-        "batch_size": settings.train.batch_size,
+        "batch_size": batch_size,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": importlib.metadata.version("jax"),
         "trainable": meta.parameters(built)["trainable"],
         "compile_seconds": round(compile_seconds, 3),
         "step_seconds": round(median, 4),
-        "step_seconds_min": round(min(steady), 4),
-        "step_seconds_max": round(max(steady), 4),
-        "images_per_second": round(settings.train.batch_size / median, 2),
+        "step_seconds_min": round(min(seconds), 4),
+        "step_seconds_max": round(max(seconds), 4),
+        "images_per_second": round(batch_size / median, 2),
         "gflop_per_step": round(compiled.cost_analysis()["flops"] / 1e9, 2),
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
     }
+
+
+VERB = Verb("time the training step of a configuration", add_arguments, _command)

@@ -1,12 +1,20 @@
-"""What the command line asks of a verb, and how verbs print their result."""
+"""What the command line asks of a verb, and what verbs share of their arguments and output.
+
+A verb's file holds its arguments and its work side by side. The command line imports all of them to show
+their help, so what is heavy (jax, numpy) is imported inside functions, and annotations name its types in
+quotes, by their whole path.
+"""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jtl.errors import UserError
+
+Overrides = Sequence[tuple[str, str]]
+BATCH_SIZE = 64
 
 
 class Verb(NamedTuple):
@@ -17,16 +25,52 @@ class Verb(NamedTuple):
 
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, list[tuple[str, str]]], int]
+    command: Callable[[argparse.Namespace, list[tuple[str, str]]], int]
     has_output: bool = True
 
 
-def refuse(overrides: list[tuple[str, str]]) -> None:
+def add_verbs(parser: argparse.ArgumentParser, dest: str, verbs: Mapping[str, Verb]) -> None:
+    """Add the verbs to choose one from; its name becomes the argument `dest`."""
+    parsers = parser.add_subparsers(dest=dest, required=True, metavar=dest.upper())
+    for name, verb in verbs.items():
+        sub = parsers.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
+        verb.add_arguments(sub)
+        if verb.has_output:
+            _add_output(sub)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a model: `run` or `weights`, the other ""."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", default="", metavar="FOLDER", help="a run folder of jtl train")
+    model.add_argument(
+        "--weights",
+        default="",
+        metavar="SPEC",
+        help="pretrained weights: a name of `jtl weights list`, a file, hf://, https://, gs://",
+    )
+    add_batch_size(parser)
+
+
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """Add how many examples the model sees at a time."""
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="images at a time")
+
+
+def refuse(overrides: Overrides) -> None:
     """Raise UserError for settings given to a verb that reads none."""
     if overrides:
         raise UserError(f"--config.{overrides[0][0]} is given, but this verb reads no configuration")
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """Print the one JSON object of `--json`."""
-    sys.stdout.write(json.dumps(value) + "\n")
+def show(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    """Print the result as the one JSON object of `--json`, if that was asked for."""
+    if args.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, everything else on stderr"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -1,105 +1,141 @@
 """The verb `jtl evaluate`: measure a run or pretrained weights on labelled data."""
 
+import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from jtl import predictor
-from jtl.data import Source, preflight
 from jtl.errors import UserError, nearest
-from jtl.report import summary, tables
-from jtl.tasks import LabelStats
-from jtl.training import build, config, evaluate
-from jtl.training.step import make_eval_step
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
+
+if TYPE_CHECKING:
+    import jtl.data
+    import jtl.predictor
 
 SPLITS_BY_PREFERENCE = ("test", "val", "train")
 
 
-class Request(NamedTuple):
-    """What `jtl evaluate` was asked: a run folder or weights, and the data to measure it on.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_model(parser)
+    parser.add_argument(
+        "--data", default="", metavar="PATH", help="folder, table or .npz (default: the run's own data)"
+    )
+    parser.add_argument(
+        "--split", default="", help="train, val or test (default: test, else val, else all there is)"
+    )
+    parser.add_argument(
+        "--out", default="", metavar="FOLDER", help="also write metrics.json and confusion.png there"
+    )
+    parser.add_argument(
+        "--zero-shot", action="store_true", help="make the head of the data's class names (CLIP, SigLIP)"
+    )
+    parser.epilog = "--config.SECTION.NAME=VALUE changes a setting, such as --config.data.max_unreadable=5"
+
+
+def run(
+    *,
+    run_folder: str = "",
+    weights: str = "",
+    is_zero_shot: bool = False,
+    data: str = "",
+    split: str = "",
+    batch_size: int = BATCH_SIZE,
+    out: str = "",
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Evaluate a run or pretrained weights; print tables to stderr and return one JSON-ready result.
 
     With `is_zero_shot` the head of CLIP or SigLIP weights is made of the data's class names.
-    """
-
-    run_folder: str | None
-    weights: str | None
-    is_zero_shot: bool
-    data: str
-    split: str
-    batch_size: int
-    out: str
-    overrides: list[tuple[str, str]]
-
-
-def run(request: Request) -> dict[str, Any]:
-    """Evaluate a run or pretrained weights; print tables to stderr and return one JSON-ready result.
 
     Raises:
         UserError: run, weights, data or labels do not fit together.
     """
-    settings, stats, splits = _opened(request)
-    split = _chosen_split(request.split, splits)
-    checked = preflight.inspect({split: splits[split]}, settings.data)
+    from jtl import predictor
+    from jtl.data import preflight
+    from jtl.report import summary, tables
+    from jtl.training import evaluate
+
+    if is_zero_shot:
+        trained, splits = _zero_shot(weights, data, overrides)
+    else:
+        trained, splits = _with_head(run_folder, weights, data, overrides)
+    split = _chosen_split(split, splits)
+    checked = preflight.inspect({split: splits[split]}, trained.settings.data)
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
-    ready = predictor.ready(settings, stats)
-    parts = ready.built.parts
-    batches = evaluate.batches_of(
-        source, parts.preprocess, batch_size=request.batch_size, mesh=ready.mesh, settings=settings.input
-    )
-    found = evaluate.measure(
-        make_eval_step(parts),
-        ready.state,
-        batches,
-        mesh=ready.mesh,
-        task=parts.task,
-        num_examples=len(source),
-    )
-    sys.stderr.write(tables.final_table(found, stats.label_names) + "\n")
+    opened = predictor.open(trained)
+    found = predictor.measure(opened, source, batch_size)
+    names = opened.stats.label_names
+    sys.stderr.write(tables.final_table(found, names) + "\n")
     result = {
-        "model": request.run_folder or request.weights,
-        "data": settings.data.path or settings.data.name,
+        "model": run_folder or weights,
+        "data": opened.settings.data.path or opened.settings.data.name,
         "split": split,
         "num_examples": len(source),
         "metrics": found.scalars,
         "per_class": {name: values.tolist() for name, values in found.per_class.items()},
-        "label_names": list(stats.label_names),
+        "label_names": list(names),
     }
-    if request.out:
-        evaluate.write(Path(request.out), result, found, stats.label_names)
+    if out:
+        evaluate.write(Path(out), result, found, names)
     return summary.plain(result)
 
 
-def _opened(request: Request) -> tuple[config.Config, LabelStats, dict[str, Source]]:
-    """Return settings, labels and splits; a zero-shot head takes its classes from the data."""
-    if not request.is_zero_shot:
-        settings, stats = _model_of(request)
-        settings = build.with_data(settings, request.data) if request.data else settings
-        settings = config.with_overrides(settings, request.overrides)
-        return settings, stats, build.open_splits(settings, stats.label_names)
-    if not request.weights or not request.data:
-        raise UserError("--zero-shot needs --weights of CLIP or SigLIP, and --data whose classes have names")
-    settings = build.with_data(predictor.zero_shot_settings(request.weights), request.data)
-    settings = config.with_overrides(settings, request.overrides)
-    splits = build.open_splits(settings)
-    return settings, build.label_stats(settings, next(iter(splits.values()))), splits
+def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    result = run(
+        run_folder=args.run,
+        weights=args.weights,
+        is_zero_shot=args.zero_shot,
+        data=args.data,
+        split=args.split,
+        batch_size=args.batch_size,
+        out=args.out,
+        overrides=overrides,
+    )
+    show(args, result)
+    return 0
 
 
-def _model_of(request: Request) -> predictor.Trained:
-    if request.run_folder:
-        return predictor.of_run(request.run_folder)
-    assert request.weights is not None, "the command line takes a run or weights"
-    if not request.data:
+def _with_head(
+    run_folder: str, weights: str, data: str, overrides: Overrides
+) -> "tuple[jtl.predictor.Trained, dict[str, jtl.data.Source]]":
+    """Return a model with the head it has, and the splits of the data, read with its classes."""
+    from jtl import predictor
+    from jtl.training import build, config
+
+    if not run_folder and not data:
         raise UserError("--weights needs --data: a folder, a table or a .npz file to evaluate on")
-    found = predictor.of_weights(request.weights)
-    if not predictor.has_names(found):
-        sys.stderr.write(f"{request.weights} brings no class names: labels are the indices of its outputs\n")
-    return found
+    found = predictor.of_run(run_folder) if run_folder else predictor.of_weights(weights)
+    if not run_folder and not predictor.has_names(found):
+        sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
+    settings = build.with_data(found.settings, data) if data else found.settings
+    found = found._replace(settings=config.with_overrides(settings, overrides))
+    return found, build.open_splits(found.settings, found.stats.label_names)
 
 
-def _chosen_split(name: str, splits: Mapping[str, Source]) -> str:
+def _zero_shot(
+    weights: str, data: str, overrides: Overrides
+) -> "tuple[jtl.predictor.Trained, dict[str, jtl.data.Source]]":
+    """Return a model whose head is made of the classes of the data, and the data's splits."""
+    from jtl import predictor
+    from jtl.training import build, config
+
+    if not weights or not data:
+        raise UserError("--zero-shot needs --weights of CLIP or SigLIP, and --data whose classes have names")
+    settings = build.with_data(predictor.zero_shot_settings(weights), data)
+    settings = config.with_overrides(settings, overrides)
+    splits = build.open_splits(settings)
+    stats = build.label_stats(settings, next(iter(splits.values())))
+    return predictor.Trained(settings, stats), splits
+
+
+def _chosen_split(name: str, splits: "Mapping[str, jtl.data.Source]") -> str:
     if name and name not in splits:
         raise UserError(f"--split {name!r} is not in the data; nearest: {nearest(name, splits)}")
     return name or next(each for each in SPLITS_BY_PREFERENCE if each in splits)
+
+
+VERB = Verb("measure a run, or pretrained weights, on labelled data", add_arguments, _command)

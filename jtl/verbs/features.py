@@ -1,118 +1,126 @@
-"""Features by name: any layer's output for every image, the verb `jtl features`."""
+"""The verb `jtl features`: any layer's output, by name, for every image."""
 
+import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from jtl import predictor
-from jtl.data import Source
 from jtl.errors import UserError, nearest
-from jtl.inputs import on_device
-from jtl.inputs.preprocess import Preprocess
-from jtl.models import Model, Outputs, head
-from jtl.training import build, config, sharding
-from jtl.training.evaluate import batches_of
-from jtl.training.step import predict
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
+
+if TYPE_CHECKING:
+    import jax
+    import numpy
+
+    import jtl.data
+    import jtl.models
+    import jtl.predictor
 
 WHOLE, OWN = "none", "pre_head"
 
 
-class Request(NamedTuple):
-    """What `jtl features` was asked: a model, data, layers by name, how to pool them, and where to."""
-
-    run_folder: str | None
-    weights: str | None
-    data: str
-    features: tuple[str, ...]
-    pool: str
-    batch_size: int
-    out: str
-    overrides: list[tuple[str, str]]
-
-
-class Extractor(NamedTuple):
-    """A model ready to give features: `apply(arrays, inputs)` → Outputs, and what it needs."""
-
-    model: Model
-    arrays: Any
-    apply: Callable[[Any, jax.Array], Outputs]
-    preprocess: Preprocess
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_model(parser)
+    parser.add_argument("--data", required=True, metavar="PATH", help="folder, table or .npz of images")
+    parser.add_argument(
+        "--features",
+        default="",
+        metavar="NAMES",
+        help="layers such as block6,stage3 (default: pre_head, the backbone's own features)",
+    )
+    parser.add_argument(
+        "--pool", default="mean", metavar="HOW", help="mean, cls or cls_mean of tokens; none keeps whole maps"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="a .npz or .parquet file")
 
 
-def run(request: Request) -> dict[str, Any]:
+def run(
+    *,
+    run_folder: str = "",
+    weights: str = "",
+    data: str,
+    layers: tuple[str, ...] = (),
+    pool: str = "mean",
+    batch_size: int = BATCH_SIZE,
+    out: str,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
     """Write the features of every example and return what was written.
 
     Raises:
         UserError: model, data, layers and output do not fit together.
     """
-    write = _writer(request)
-    found = (
-        predictor.of_run(request.run_folder)
-        if request.run_folder
-        else predictor.of_weights(request.weights or "", needs_head=False)
-    )
-    settings = config.with_overrides(build.with_data(found.settings, request.data), request.overrides)
+    import numpy as np
+
+    from jtl import predictor
+    from jtl.training import build, config
+
+    write = _writer(out, pool)
+    found = predictor.of_run(run_folder) if run_folder else predictor.of_backbone(weights)
+    settings = config.with_overrides(build.with_data(found.settings, data), overrides)
     splits = build.open_splits(settings)
-    extractor = _of_run(settings, found) if request.run_folder else _of_weights(settings)
-    layers = request.features or (OWN,)
-    check_layers(extractor, layers, request.pool)
+    opened = predictor.open(found._replace(settings=settings))
+    layers = layers or (OWN,)
+    check_layers(opened, layers, pool)
+    step = _make_step(opened, layers, pool)
     tables = [
-        {"split": np.full(len(source), name), **extract(extractor, source, layers, request, settings)}
+        {"split": np.full(len(source), name), **extract(opened, step, source, batch_size)}
         for name, source in splits.items()
     ]
     columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     names = next(iter(splits.values())).info.label_names
     write(columns, names)
     shapes = {name: list(columns[name].shape) for name in layers}
-    sys.stderr.write(f"{request.out}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n")
-    return {"out": request.out, "num_examples": len(columns["path"]), "features": shapes}
+    sys.stderr.write(f"{out}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n")
+    return {"out": out, "num_examples": len(columns["path"]), "features": shapes}
+
+
+def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    result = run(
+        run_folder=args.run,
+        weights=args.weights,
+        data=args.data,
+        layers=tuple(name.strip() for name in args.features.split(",") if name.strip()),
+        pool=args.pool,
+        batch_size=args.batch_size,
+        out=args.out,
+        overrides=overrides,
+    )
+    show(args, result)
+    return 0
 
 
 def extract(
-    extractor: Extractor,
-    source: Source,
-    layers: tuple[str, ...],
-    request: Request,
-    settings: config.Config,
-) -> dict[str, np.ndarray]:
-    """Return paths, labels and the layers' (pooled) outputs, float32, of every example in order."""
-    mesh = sharding.mesh(settings.sharding)
+    opened: "jtl.predictor.Predictor", step: Callable[..., Any], source: "jtl.data.Source", batch_size: int
+) -> "dict[str, numpy.ndarray]":
+    """Return paths, labels and what the compiled `step` gives, float32, of every example in order."""
+    import numpy as np
 
-    @jax.jit
-    def step(arrays: Any, images: jax.Array) -> dict[str, jax.Array]:
-        outputs = extractor.apply(arrays, on_device.normalise(images, extractor.preprocess))
-        return {name: _pooled(outputs.intermediates[name], extractor.model, request.pool) for name in layers}
+    from jtl import predictor
 
-    found: dict[str, list[np.ndarray]] = {name: [] for name in layers}
-    batches = batches_of(
-        source, extractor.preprocess, batch_size=request.batch_size, mesh=mesh, settings=settings.input
-    )
-    for batch in batches:
-        values = step(extractor.arrays, sharding.put_batch({"image": batch["image"]}, mesh)["image"])
+    found: dict[str, list[np.ndarray]] = {}
+    for batch, values in predictor.stepped(opened, step, source, batch_size):
         for name, value in values.items():
-            found[name].append(np.asarray(value)[batch["mask"]])
+            found.setdefault(name, []).append(np.asarray(value)[batch["mask"]])
     paths = np.array([source.describe(index) for index in range(len(source))])
     features = {name: np.concatenate(parts) for name, parts in found.items()}
     return {"path": paths, "label": source.labels(), **features}
 
 
-def check_layers(extractor: Extractor, layers: tuple[str, ...], pool: str) -> None:
+def check_layers(opened: "jtl.predictor.Predictor", layers: tuple[str, ...], pool: str) -> None:
     """Raise UserError unless the model has every layer, and each can be pooled so."""
-    shape = (1, *extractor.preprocess.image_px, extractor.preprocess.num_channels)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    known: Mapping[str, Any] = jax.eval_shape(extractor.apply, extractor.arrays, images).intermediates
+    from jtl import predictor
+
+    known: Mapping[str, Any] = predictor.shapes(opened).intermediates
     for name in layers:
         if name not in known:
             raise UserError(
                 f"--features names {name!r}, which is no layer; nearest: {nearest(name, known)}; all: "
                 f"{', '.join(known)}"
             )
-        grid = extractor.model.token_grid
+        grid = opened.model.token_grid
         has_token = known[name].ndim != 4 and (
             known[name].ndim == 2 or (grid is not None and grid.prefix > 0)
         )
@@ -120,57 +128,61 @@ def check_layers(extractor: Extractor, layers: tuple[str, ...], pool: str) -> No
             raise UserError(f"--pool is {pool!r} and layer {name!r} has no class token; set --pool mean")
 
 
-def _of_run(settings: config.Config, found: predictor.Trained) -> Extractor:
-    ready = predictor.ready(settings, found.stats)
-    parts = ready.built.parts
+def _make_step(
+    opened: "jtl.predictor.Predictor", layers: tuple[str, ...], pool: str
+) -> Callable[[Any, Any], Any]:
+    """Return the compiled function from (values, inputs) to the layers' (pooled) outputs, by name."""
+    import jax
 
-    def apply(arrays: Any, inputs: jax.Array) -> Outputs:
-        return predict(parts, arrays[0], arrays[1], inputs)
+    from jtl import predictor
 
-    return Extractor(parts.model, (ready.built.params, ready.built.model_state), apply, parts.preprocess)
+    @jax.jit
+    def step(values: Any, inputs: Any) -> Any:
+        outputs = predictor.forward(opened, values, inputs)
+        return {name: _pooled(outputs.intermediates[name], opened.model, pool) for name in layers}
 
-
-def _of_weights(settings: config.Config) -> Extractor:
-    model, loaded, preprocess = build.backbone(settings)
-    sys.stderr.write(build.preprocess_text(preprocess, loaded) + "\n")
-
-    def apply(arrays: Any, inputs: jax.Array) -> Outputs:
-        return model.apply(arrays[0], arrays[1], inputs, train=False)
-
-    return Extractor(model, (loaded.params, loaded.model_state), apply, preprocess)
+    return step
 
 
-def _pooled(activations: jax.Array, model: Model, how: str) -> jax.Array:
+def _pooled(activations: "jax.Array", model: "jtl.models.Model", how: str) -> "jax.Array":
+    import jax.numpy as jnp
+
+    from jtl.models import head
+
     if how == WHOLE:
         return activations.astype(jnp.float32)
     return head.pool(activations, model.token_grid, how)
 
 
-def _writer(request: Request) -> Callable[[Mapping[str, np.ndarray], tuple[str, ...]], None]:
+def _writer(out: str, pool: str) -> Callable[[Any, tuple[str, ...]], None]:
     """Return what writes the columns.
 
     Raises:
         UserError: the ending or the pooling is none of those known, or the folder is not there.
     """
-    path = Path(request.out)
+    from jtl.models import head
+
+    path = Path(out)
     pools = (*head.TOKEN_POOLS, WHOLE)
-    if request.pool not in pools:
-        raise UserError(f"--pool is {request.pool!r}; expected one of {', '.join(pools)}")
+    if pool not in pools:
+        raise UserError(f"--pool is {pool!r}; expected one of {', '.join(pools)}")
     if path.suffix.lower() not in WRITERS:
-        raise UserError(f"--out {request.out!r} ends in {path.suffix!r}; expected {' or '.join(WRITERS)}")
-    if request.pool == WHOLE and path.suffix.lower() != ".npz":
+        raise UserError(f"--out {out!r} ends in {path.suffix!r}; expected {' or '.join(WRITERS)}")
+    if pool == WHOLE and path.suffix.lower() != ".npz":
         raise UserError(f"--pool {WHOLE} keeps whole maps, which need an --out ending in .npz")
     if not path.parent.is_dir():
-        raise UserError(f"--out {request.out!r}: folder {str(path.parent)!r} is not there; make it first")
+        raise UserError(f"--out {out!r}: folder {str(path.parent)!r} is not there; make it first")
     return lambda columns, label_names: WRITERS[path.suffix.lower()](path, columns, label_names)
 
 
-def _write_npz(path: Path, columns: Mapping[str, np.ndarray], label_names: tuple[str, ...]) -> None:
+def _write_npz(path: Path, columns: "Mapping[str, numpy.ndarray]", label_names: tuple[str, ...]) -> None:
+    import numpy as np
+
     arrays: dict[str, Any] = {**columns, "label_names": np.array(label_names)}
     np.savez(path, **arrays)
 
 
-def _write_parquet(path: Path, columns: Mapping[str, np.ndarray], label_names: tuple[str, ...]) -> None:
+def _write_parquet(path: Path, columns: "Mapping[str, numpy.ndarray]", label_names: tuple[str, ...]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -181,7 +193,9 @@ def _write_parquet(path: Path, columns: Mapping[str, np.ndarray], label_names: t
     pq.write_table(pa.table(table), path)
 
 
-WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray], tuple[str, ...]], None]] = {
+WRITERS: dict[str, Callable[[Path, Any, tuple[str, ...]], None]] = {
     ".npz": _write_npz,
     ".parquet": _write_parquet,
 }
+
+VERB = Verb("write any layer's output for every image", add_arguments, _command)

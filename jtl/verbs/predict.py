@@ -1,63 +1,92 @@
-"""Prediction on images: the verb `jtl predict`."""
+"""The verb `jtl predict`: what a model says of images that need no labels."""
 
+import argparse
 import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-
-from jtl import predictor
-from jtl.data import images
 from jtl.errors import UserError
-from jtl.report import tables
-from jtl.training import config, sharding
-from jtl.training.evaluate import batches_of
-from jtl.training.state import params_for_evaluation
-from jtl.training.step import predict as forward
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
 
+if TYPE_CHECKING:
+    import numpy
+
+    import jtl.data.images
+    import jtl.predictor
+
+TOP = 5
 SHOWN_DIGITS = 4
-DEVICE_FIELDS = ("image",)
 
 
-class Request(NamedTuple):
-    """What `jtl predict` was asked: a run folder or weights, images, and how many classes of each to show.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_model(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument(
+        "--classes",
+        default="",
+        metavar="NAMES",
+        help="names of the outputs, or for CLIP and SigLIP the classes to tell apart: a,b,c or a file",
+    )
+    parser.add_argument("--top", type=int, default=TOP, metavar="K", help="classes to show of each image")
+    parser.add_argument("--out", default="", metavar="FILE", help="also write a .csv or .jsonl file")
+
+
+def run(
+    *,
+    run_folder: str = "",
+    weights: str = "",
+    images: Sequence[str],
+    classes: str = "",
+    top: int = TOP,
+    batch_size: int = BATCH_SIZE,
+    out: str = "",
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Predict each image; print a table to stderr and return one JSON-ready result.
 
     `classes` are names, separated by commas or a line each in the file of that path: of the weights' outputs,
-    or where they have none (CLIP, SigLIP), of the classes of a zero-shot head.
-    """
-
-    run_folder: str | None
-    weights: str | None
-    images: tuple[str, ...]
-    classes: str
-    top: int
-    batch_size: int
-    out: str
-    overrides: list[tuple[str, str]]
-
-
-def run(request: Request) -> dict[str, Any]:
-    """Predict each image; print a table to stderr and return one JSON-ready result.
+    or where they have none (CLIP, SigLIP), of the classes of a zero-shot head. `top` is how many classes are
+    shown of each.
 
     Raises:
         UserError: model and images cannot be had. Single images that cannot be read have an "error" instead.
     """
-    if request.top < 1:
-        raise UserError(f"--top is {request.top}; expected 1 or more")
-    write = _writer(request.out)
-    found = predictor.of_run(request.run_folder) if request.run_folder else _of_weights(request)
-    settings = config.with_overrides(found.settings, request.overrides)
-    ready = predictor.ready(settings, found.stats)
-    source = images.open_images(request.images, ready.built.parts.preprocess.num_channels)
-    rows = list(_rows(ready, source, request, settings, found.stats.label_names))
+    from jtl import predictor
+    from jtl.data import images as unlabelled
+    from jtl.report import tables
+    from jtl.training import config
+
+    if top < 1:
+        raise UserError(f"--top is {top}; expected 1 or more")
+    write = _writer(out)
+    found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes)
+    opened = predictor.open(found._replace(settings=config.with_overrides(found.settings, overrides)))
+    source = unlabelled.open_images(images, opened.preprocess.num_channels)
+    rows = list(_rows(opened, source, batch_size, top))
     if write is not None:
         write(rows)
     sys.stderr.write(tables.aligned(_table(rows), left=(0, 1)) + "\n")
-    return {"model": request.run_folder or request.weights, "images": rows}
+    return {"model": run_folder or weights, "images": rows}
+
+
+def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    result = run(
+        run_folder=args.run,
+        weights=args.weights,
+        images=args.images,
+        classes=args.classes,
+        top=args.top,
+        batch_size=args.batch_size,
+        out=args.out,
+        overrides=overrides,
+    )
+    show(args, result)
+    check_readable(result)
+    return 0
 
 
 def check_readable(result: dict[str, Any]) -> None:
@@ -69,12 +98,15 @@ def check_readable(result: dict[str, Any]) -> None:
         )
 
 
-def ranked(values: np.ndarray, label_names: Sequence[str], top: int) -> list[dict[str, Any]]:
+def ranked(values: "numpy.ndarray", label_names: Sequence[str], top: int) -> list[dict[str, Any]]:
     """Return the `top` classes by probability; without class names, the values in their order.
 
+    >>> import numpy as np
     >>> ranked(np.array([0.1, 0.7, 0.2]), ("ant", "bee", "cow"), 1)
     [{'label': 'bee', 'index': 1, 'value': 0.7}]
     """
+    import numpy as np
+
     order = np.argsort(-values, kind="stable")[:top] if label_names else range(len(values))
     names = label_names or [f"value{index}" for index in range(len(values))]
     return [{"label": names[index], "index": int(index), "value": float(values[index])} for index in order]
@@ -100,50 +132,38 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def _rows(
-    ready: predictor.Ready,
-    source: images.Images,
-    request: Request,
-    settings: config.Config,
-    label_names: tuple[str, ...],
+    opened: "jtl.predictor.Predictor", source: "jtl.data.images.Images", batch_size: int, top: int
 ) -> Iterator[dict[str, Any]]:
-    parts = ready.built.parts
+    import numpy as np
 
-    @jax.jit
-    def predictions(state: Any, batch: Any) -> jax.Array:
-        inputs = on_device.normalise(batch["image"], parts.preprocess)
-        outputs = forward(parts, params_for_evaluation(state), state.model_state, inputs)
-        return parts.task.predictions(outputs.logits)
+    from jtl import predictor
+    from jtl.data import images
 
-    batches = batches_of(
-        source, parts.preprocess, batch_size=request.batch_size, mesh=ready.mesh, settings=settings.input
-    )
-    for batch in batches:
-        on_device = sharding.put_batch({name: batch[name] for name in DEVICE_FIELDS}, ready.mesh)
-        values = np.asarray(predictions(ready.state, on_device))
+    for batch, values in predictor.predictions(opened, source, batch_size):
         for row in np.flatnonzero(batch["mask"]):
             index = int(batch["id"][row])
             path = source.describe(index)
             if batch["label"][row] == images.UNREADABLE:
                 yield {"path": path, "error": source.fault(index)}
             else:
-                yield {"path": path, "predictions": ranked(values[row], label_names, request.top)}
+                yield {"path": path, "predictions": ranked(values[row], opened.stats.label_names, top)}
 
 
-def _of_weights(request: Request) -> predictor.Trained:
-    assert request.weights is not None, "the command line takes a run or weights"
-    found = predictor.of_weights(request.weights, needs_head=not request.classes)
-    if request.classes and not found.stats.label_names:
-        settings, names = predictor.zero_shot_settings(request.weights), class_names(request.classes)
-        return predictor.Trained(settings, predictor.label_stats(settings, names))
-    if request.classes:
-        return predictor.with_names(found, class_names(request.classes))
+def _of_weights(weights: str, classes: str) -> "jtl.predictor.Trained":
+    from jtl import predictor
+
+    found = predictor.of_weights(weights, needs_head=not classes)
+    if classes and not found.stats.label_names:
+        return predictor.of_classes(weights, class_names(classes))
+    if classes:
+        return predictor.with_names(found, class_names(classes))
     names = predictor.imagenet_names()
     if predictor.has_names(found):
         return found
     if len(found.stats.label_names) == len(names):
         sys.stderr.write("1000 outputs without names: shown as those of ImageNet-1k\n")
         return predictor.with_names(found, names)
-    sys.stderr.write(f"{request.weights} brings no class names: shown are indices; --classes names them\n")
+    sys.stderr.write(f"{weights} brings no class names: shown are indices; --classes names them\n")
     return found
 
 
@@ -194,3 +214,4 @@ WRITERS: dict[str, Callable[[Path, Sequence[dict[str, Any]]], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,
 }
+VERB = Verb("classify images by a run or pretrained weights", add_arguments, _command)

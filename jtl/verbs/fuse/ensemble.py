@@ -1,7 +1,7 @@
 """Prediction ensembles: the mean of what several models, of any families, predict of the same examples."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jtl import predictor
 from jtl.data import Source
-from jtl.inputs import on_device
 from jtl.metrics import Summary, Sums
+from jtl.predictor import Predictor, Values
 from jtl.training import evaluate
-from jtl.training.state import State
-from jtl.training.step import predict
-from jtl.verbs.fuse.members import Judge, Variables, placed
+from jtl.verbs.fuse.members import Judge
 
 DIGITS = 6
 
@@ -27,47 +26,16 @@ class Found(NamedTuple):
     predictions: np.ndarray
 
 
-def measure(judges: Sequence[Judge], candidates: Sequence[Variables], split: str) -> Found:
+def measure(judges: Sequence[Judge], candidates: Sequence[Values], splits: Sequence[str]) -> dict[str, Found]:
     """Return what the mean of the members' predictions is worth (Lakshminarayanan et al. 2017, sec. 2.4).
 
-    `candidates` are the values of each judge's model. Each member sees the images through its own
+    `candidates` are the values of each judge's model. Each member sees the examples through its own
     pre-processing; all of them are on the devices at once.
     """
-    first = judges[0]
-    task = first.built.parts.task
-    kept: list[np.ndarray] = []
-
-    @jax.jit
-    def both(states: tuple[State, ...], batch: Any) -> tuple[Sums, jax.Array]:
-        logits = [
-            predict(
-                judge.built.parts,
-                state.trainable,
-                state.model_state,
-                on_device.normalise(image, judge.built.parts.preprocess),
-            ).logits
-            for judge, state, image in zip(judges, states, batch["image"], strict=True)
-        ]
-        averaged = task.averaged(jnp.stack(logits))
-        return task.metrics(averaged, batch["label"], batch["mask"]), task.predictions(averaged)
-
-    def eval_step(states: Any, batch: Any) -> Sums:
-        sums, predictions = both(states, batch)
-        kept.append(np.asarray(predictions))
-        return sums
-
-    num_examples = len(first.splits[split])
-    states: Any = tuple(placed(first.mesh, candidate) for candidate in candidates)
-    summary = evaluate.measure(
-        eval_step,
-        states,
-        _side_by_side([judge.batches[split] for judge in judges]),
-        mesh=first.mesh,
-        task=task,
-        num_examples=num_examples,
-    )
-    # Only the last batch is padded, behind its examples.
-    return Found(summary, np.concatenate(kept)[:num_examples])
+    mesh = judges[0].model.mesh
+    step = _make_step([each.model for each in judges])
+    values = tuple(predictor.placed(candidate, mesh) for candidate in candidates)
+    return {split: _measured(step, values, judges, split) for split in splits}
 
 
 def write_predictions(path: Path, found: Found, source: Source, label_names: Sequence[str]) -> None:
@@ -88,3 +56,43 @@ def _side_by_side(batches: Sequence[Any]) -> Iterator[dict[str, Any]]:
     for group in zip(*batches, strict=True):
         assert all(np.array_equal(each["id"], group[0]["id"]) for each in group), "batches of other examples"
         yield {**group[0], "image": tuple(each["image"] for each in group)}
+
+
+def _make_step(models: Sequence[Predictor]) -> Callable[..., tuple[Sums, jax.Array]]:
+    """Return the compiled step from all members' (values, batch) to metrics and predictions of their mean."""
+    task = models[0].task
+
+    @jax.jit
+    def step(values: tuple[Values, ...], batch: Any) -> tuple[Sums, jax.Array]:
+        logits = [
+            predictor.forward(model, own, inputs).logits
+            for model, own, inputs in zip(models, values, batch["image"], strict=True)
+        ]
+        averaged = task.averaged(jnp.stack(logits))
+        return task.metrics(averaged, batch["label"], batch["mask"]), task.predictions(averaged)
+
+    return step
+
+
+def _measured(
+    step: Callable[..., tuple[Sums, jax.Array]], values: Any, judges: Sequence[Judge], split: str
+) -> Found:
+    first = judges[0]
+    kept: list[np.ndarray] = []
+
+    def eval_step(values: Any, batch: Any) -> Sums:
+        sums, predictions = step(values, batch)
+        kept.append(np.asarray(predictions))
+        return sums
+
+    num_examples = len(first.splits[split])
+    summary = evaluate.measure(
+        eval_step,
+        values,
+        _side_by_side([judge.batches[split] for judge in judges]),
+        mesh=first.model.mesh,
+        task=first.model.task,
+        num_examples=num_examples,
+    )
+    # Only the last batch is padded, behind its examples.
+    return Found(summary, np.concatenate(kept)[:num_examples])

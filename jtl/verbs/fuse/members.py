@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jtl import predictor, tree
 from jtl.data import Source, preflight
@@ -19,11 +17,10 @@ from jtl.errors import UserError
 from jtl.inputs import on_device
 from jtl.metrics import Summary
 from jtl.models import MODELS
+from jtl.predictor import Predictor
 from jtl.tasks import LabelStats
-from jtl.training import build, config, evaluate, sharding, step
-from jtl.training.build import Built
+from jtl.training import build, config, evaluate, sharding
 from jtl.training.config import Config
-from jtl.training.state import State
 from jtl.verbs.fuse import fusion
 from jtl.weights.contract import TensorFile
 from jtl.weights.open import open_path
@@ -52,15 +49,14 @@ class Member(NamedTuple):
 
 
 class Judge(NamedTuple):
-    """What measures candidates: a member's model without values, the data, and the devices.
+    """What measures candidates: a member's model, whose own values are not looked at, and the data.
 
     `moments_source` names the images that running statistics are estimated on; with `has_own_moments` the
     user gave them, and all candidates get statistics of those.
     """
 
     member: Member
-    built: Built
-    mesh: Mesh
+    model: Predictor
     splits: Mapping[str, Source]
     batches: Mapping[str, Any]
     eval_step: Callable[..., Any]
@@ -71,7 +67,7 @@ class Judge(NamedTuple):
     @property
     def monitor(self) -> str:
         """The metric that candidates are chosen by."""
-        return self.member.settings.train.monitor or self.built.parts.task.monitor
+        return self.member.settings.train.monitor or self.model.task.monitor
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
@@ -164,34 +160,27 @@ def make_judge(
     Raises:
         UserError: the data cannot be had, or `statistics_of` has no use or no images.
     """
-    settings = member.found.settings
     splits = _readable_splits(member) if beside is None else beside.splits
-    built = build.build(settings, member.stats, steps=1)
-    if statistics_of and not built.model_state:
+    model = predictor.open(member.found)
+    if statistics_of and not model.values["model_state"]:
         raise UserError(
             f"--statistics-of (AdaBN) needs BatchNorm: {member.folder!r} is of family "
-            f"{settings.model.name!r}, which keeps no running statistics; leave it out"
+            f"{model.settings.model.name!r}, which keeps no running statistics; leave it out"
         )
     sources = dict(splits)
     if statistics_of:
-        checked = preflight.inspect({MOMENTS: open_unlabelled(statistics_of)}, settings.data)
+        checked = preflight.inspect({MOMENTS: open_unlabelled(statistics_of)}, model.settings.data)
         say(*checked.lines)
         sources |= checked.splits
-    mesh = sharding.mesh(settings.sharding) if beside is None else beside.mesh
-    batches = {
-        name: evaluate.batches_of(
-            source, built.parts.preprocess, batch_size=batch_size, mesh=mesh, settings=settings.input
-        )
-        for name, source in sources.items()
-    }
+    if beside is not None:
+        model = model._replace(mesh=beside.model.mesh)
     return Judge(
         member=member,
-        built=built,
-        mesh=mesh,
+        model=model._replace(values={}),
         splits=splits,
-        batches=batches,
-        eval_step=step.make_eval_step(built.parts),
-        moments_step=_moments_step(built.parts),
+        batches={name: predictor.batches(model, source, batch_size) for name, source in sources.items()},
+        eval_step=predictor.make_eval_step(model),
+        moments_step=_moments_step(model),
         moments_source=MOMENTS if statistics_of else TRAINING,
         has_own_moments=bool(statistics_of),
     )
@@ -210,18 +199,12 @@ def score(judge: Judge, candidate: Variables, split: str) -> Summary:
     """Return the task's metrics of a candidate on a split."""
     return evaluate.measure(
         judge.eval_step,
-        placed(judge.mesh, candidate),
+        predictor.placed(candidate, judge.model.mesh),
         judge.batches[split],
-        mesh=judge.mesh,
-        task=judge.built.parts.task,
+        mesh=judge.model.mesh,
+        task=judge.model.task,
         num_examples=len(judge.splits[split]),
     )
-
-
-def placed(mesh: Mesh, candidate: Variables) -> State:
-    """Return the state of a candidate on the devices, for evaluation."""
-    on_device = jax.device_put(dict(candidate), NamedSharding(mesh, PartitionSpec()))
-    return State(jnp.zeros([], jnp.int32), on_device["params"], {}, on_device["model_state"], (), {})
 
 
 def with_statistics(judge: Judge, candidate: Variables, sources: Sequence[Variables]) -> Variables:
@@ -245,11 +228,11 @@ def statistics(judge: Judge, candidate: Variables) -> tree.Tree:
     Images come in evaluation's transform; each batch is normalised by its own moments, as in training, and
     the batches' moments are pooled exactly, by their numbers of images: no momentum, no padding counts.
     """
-    state = placed(judge.mesh, candidate)
+    values = predictor.placed(candidate, judge.model.mesh)
     pooled: fusion.Moments | None = None
     for batch in judge.batches[judge.moments_source]:
-        on_device = sharding.put_batch({name: batch[name] for name in ("image", "mask")}, judge.mesh)
-        measured = judge.moments_step(state.trainable, state.model_state, on_device)
+        on_device = sharding.put_batch({name: batch[name] for name in ("image", "mask")}, judge.model.mesh)
+        measured = judge.moments_step(values, on_device)
         found = fusion.moments(int(batch["mask"].sum()), jax.device_get(measured))
         pooled = found if pooled is None else fusion.pool(pooled, found)
     assert pooled is not None, "statistics of no batch"
@@ -258,11 +241,11 @@ def statistics(judge: Judge, candidate: Variables) -> tree.Tree:
     return made
 
 
-def _moments_step(parts: step.Parts) -> Callable[..., Any]:
+def _moments_step(model: Predictor) -> Callable[..., Any]:
     @jax.jit
-    def moments(params: Any, model_state: Any, batch: Any) -> Any:
-        inputs = on_device.normalise(batch["image"], parts.preprocess)
-        return parts.model.moments(params, model_state, inputs, batch["mask"])
+    def moments(values: Variables, batch: Any) -> Any:
+        inputs = on_device.normalise(batch["image"], model.preprocess)
+        return model.model.moments(values["params"], values["model_state"], inputs, batch["mask"])
 
     return moments
 
@@ -274,7 +257,7 @@ def _whole(values: Variables) -> tree.Tree:
 
 def _backbone(judge: Judge, candidate: Variables) -> dict[str, Any]:
     """Return the leaves that running statistics depend on, and the statistics."""
-    heads = tuple(f"params/{prefix}/" for prefix in judge.built.parts.model.layers[-1])
+    heads = tuple(f"params/{prefix}/" for prefix in judge.model.model.layers[-1])
     return {name: leaf for name, leaf in tree.flatten(candidate).items() if not name.startswith(heads)}
 
 

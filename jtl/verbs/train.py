@@ -1,0 +1,41 @@
+"""The verb `jtl train`: fine-tune, probe or pretrain by a config file."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from jtl import runtime
+from jtl.verbs.contract import Overrides, Verb, show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="a file in configs/, such as vit_ft.py:ti16"
+    )
+    parser.add_argument(
+        "--workdir", default="", help="run folder; the same command on the same folder resumes it"
+    )
+    parser.epilog = "Any setting: --config.SECTION.NAME=VALUE, such as --config.optim.learning_rate=1e-3"
+
+
+def run(*, config: str, workdir: str = "", overrides: Overrides = ()) -> dict[str, Any]:
+    """Train by a config file, or resume the run folder, and return what summary.json says.
+
+    Raises:
+        UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
+    """
+    from jtl.training import config as configs
+    from jtl.training import run as train
+
+    settings = configs.read(config, overrides, Path(workdir) if workdir else None)
+    return train.run(settings, train.run_folder(settings, config, workdir))
+
+
+def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    summary = run(config=args.config, workdir=args.workdir, overrides=overrides)
+    show(args, summary)
+    return runtime.PREEMPTED_EXIT_CODE if summary["status"] == "preempted" else 0
+
+
+VERB = Verb("fine-tune, probe or pretrain by a config file", add_arguments, _command)

@@ -1,0 +1,33 @@
+"""The action `jtl weights inspect`: what is in a file of weights, and what jtl takes it for."""
+
+import argparse
+import sys
+
+from jtl.verbs.contract import Verb, refuse, show
+
+# Names stay whole, whatever the terminal.
+UNLIMITED = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the action's arguments."""
+    parser.add_argument("file", metavar="SPEC", help="a file, a run folder, hf://, https://, gs://")
+    parser.add_argument("--tensors", action="store_true", help="show every tensor")
+
+
+def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl.report import tables
+    from jtl.weights import inspect
+
+    refuse(overrides)
+    found = inspect.inspect(args.file)
+    if not args.json:
+        rows, num_hidden = inspect.rows(found, has_all=args.tensors)
+        more = [f"… {num_hidden} more (--tensors shows them)"] if num_hidden else []
+        table = tables.aligned(rows, left=(0, 1, 2, 3), width=UNLIMITED)
+        sys.stdout.write("\n".join([*inspect.text(found), table, *more]) + "\n")
+    show(args, inspect.as_json(found))
+    return 0
+
+
+VERB = Verb("say what is in a file of weights, and what jtl takes it for", add_arguments, _command)
