@@ -58,6 +58,7 @@ def train_batches(
     transform: Transform,
     kind: Input,
     *,
+    preprocess: Any = None,
     batch_size: int,
     seed: int,
     start_step: int = 0,
@@ -69,14 +70,15 @@ def train_batches(
     """Yield the endless training batches from `start_step` on; close the iterator to release its threads.
 
     A batch is `{"inputs": tree of [rows, …], "label": rows of source.labels(), "id": int64 [rows], "mask":
-    bool [rows]}`, all true, without "label" where there are none. Shard `shard_index` of `num_shards` gets
+    bool [rows]}`, all true, without "label" where there are none. `preprocess` is what the kind collates by
+    (None: it needs none). Shard `shard_index` of `num_shards` gets
     its rows of every batch, in order.
     """
     words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     batches = _TrainBatches(
         source=source,
         transform=transform,
-        collate=partial(kind.collate, buckets=config.buckets),
+        collate=partial(kind.collate, buckets=config.buckets, preprocess=preprocess),
         order=order_of(source, sampling, int(words[0] >> np.uint64(32))),
         key=int(words[1]),
         first_row=start_step * batch_size + _first_row(batch_size, shard_index, num_shards),
@@ -91,6 +93,7 @@ def eval_batches(
     transform: Transform,
     kind: Input,
     *,
+    preprocess: Any = None,
     batch_size: int,
     config: Config,
     blank: Inputs | None = None,
@@ -99,13 +102,13 @@ def eval_batches(
 ) -> "EvalBatches":
     """Return the batches of one pass over the source in order, each example once, as often as it is iterated.
 
-    Batches are as in training; rows past the end are zeros with mask False and id -1. With `blank`, the
-    inputs of some example, those stand in for an example that cannot be read, and every batch has "fault":
-    why, by row ("" where it was read).
+    Arguments and batches are as in training; rows past the end are zeros with mask False and id -1. With
+    `blank`, the inputs of some example, those stand in for an example that cannot be read, and every batch
+    has "fault": why, by row ("" where it was read).
     """
     rows = batch_size // num_shards
     first_row = _first_row(batch_size, shard_index, num_shards)
-    collate = partial(kind.collate, buckets=config.buckets)
+    collate = partial(kind.collate, buckets=config.buckets, preprocess=preprocess)
     return EvalBatches(_EvalBatches(source, transform, collate, batch_size, first_row, rows, blank), config)
 
 

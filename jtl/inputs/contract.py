@@ -24,9 +24,9 @@ class Unreadable(UserError):
     """An example that cannot be read; the message says why, and whoever knows its name puts that in front."""
 
 
-def stacked(examples: Sequence[Inputs], buckets: tuple[int, ...]) -> Inputs:
+def stacked(examples: Sequence[Inputs], buckets: tuple[int, ...], preprocess: Any) -> Inputs:
     """Return the batch of examples that are all of one shape."""
-    del buckets
+    del buckets, preprocess
     return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
@@ -94,13 +94,13 @@ class Input(NamedTuple):
 
     `check(raw)` raises `Unreadable` where an example cannot be read. `transform(preprocess, augment)` → a
     picklable function (raw, generator) → inputs of one example (numpy), for evaluation where `augment` is
-    None; it raises `Unreadable`. `collate(examples, buckets)` → the batch:
-    examples that differ in length are padded to the smallest of `buckets` that holds them all.
-    `spec(preprocess)` → shapes and dtypes of one example, in a length that the model can read.
+    None; it raises `Unreadable`. `collate(examples, buckets, preprocess)` → the batch: examples that differ
+    in length are padded to the smallest of `buckets` that holds them all. `spec(preprocess)` → shapes and
+    dtypes of one example, in a length that the model can read.
 
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
-    targets, settings)` → ({stream: inputs}, targets) in training, where the first stream is the one with the
-    targets; `join(batches)` → one batch of several. `blended(augment)` → which settings blend
+    targets, settings, preprocess)` → ({stream: inputs}, targets) in training, where the first stream is the
+    one with the targets; `join(batches)` → one batch of several. `blended(augment)` → which settings blend
     examples with their targets, for an error ("": none does).
 
     `converter(before, after)` → a function of the inputs that a model of pre-processing `before` reads to
@@ -123,7 +123,7 @@ class Input(NamedTuple):
     transform: Callable[[Any, Any | None], Transform]
     spec: Callable[[Any], Inputs]
     described: Callable[[Any], str]
-    augment: Callable[[Any, dict[str, Inputs], Any, Any], tuple[dict[str, Inputs], Any]]
+    augment: Callable[[Any, dict[str, Inputs], Any, Any, Any], tuple[dict[str, Inputs], Any]]
     collate: Callable[..., Inputs] = stacked
     normalise: Callable[[Inputs, Any], Inputs] = as_it_is
     join: Callable[[Sequence[Inputs]], Inputs] = joined

@@ -147,12 +147,17 @@ def spec(preprocess: Preprocess) -> jax.ShapeDtypeStruct:
 
 
 def augment_batch(
-    key: Key[jax.Array, ""], streams: dict[str, Inputs], targets: Any, settings: Augment
+    key: Key[jax.Array, ""],
+    streams: dict[str, Inputs],
+    targets: Any,
+    settings: Augment,
+    preprocess: Preprocess,
 ) -> tuple[dict[str, Inputs], Any]:
     """Return the streams of normalised images, the first blended with its targets, all with erased boxes.
 
     Every stream is erased alike, or a discriminator could tell one from the other by the boxes.
     """
+    del preprocess
     first, *_ = streams
     mixed, targets = on_device.mix(
         jax.random.fold_in(key, 0), streams[first], targets, settings.mixup_alpha, settings.cutmix_alpha

@@ -106,7 +106,9 @@ def batches_of(
     """
     size = -(-batch_size // mesh.size) * mesh.size
     transform = kind.transform(preprocess, None)
-    return pipeline.eval_batches(source, transform, kind, batch_size=size, config=settings, blank=blank)
+    return pipeline.eval_batches(
+        source, transform, kind, preprocess=preprocess, batch_size=size, config=settings, blank=blank
+    )
 
 
 def write(

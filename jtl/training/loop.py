@@ -218,6 +218,7 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
                 ready.streams[name],
                 parts.input.transform(parts.preprocess, settings.augment),
                 parts.input,
+                preprocess=parts.preprocess,
                 batch_size=settings.train.batch_size,
                 seed=_stream_seed(settings.train.seed, name),
                 start_step=start,

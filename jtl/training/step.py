@@ -158,7 +158,7 @@ def _augmented(parts: Parts, batch: Batch, step: Int[Array, ""]) -> dict[str, An
     train = _with_targets(parts, batch[TRAIN], rng.key(parts.seed, "targets", step))
     streams = {TRAIN: train["inputs"], **{name: batch[name]["inputs"] for name in parts.strategy.streams}}
     key = rng.key(parts.seed, "augment", step)
-    streams, targets = parts.input.augment(key, streams, train["target"], parts.augment)
+    streams, targets = parts.input.augment(key, streams, train["target"], parts.augment, parts.preprocess)
     batch = {**batch, TRAIN: {**train, "target": targets}}
     return {name: {**stream, "inputs": streams.get(name, stream["inputs"])} for name, stream in batch.items()}
 

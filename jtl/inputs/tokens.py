@@ -1,0 +1,379 @@
+"""The kind of input "tokens": a text, or a pair of texts, as ids of a vocabulary.
+
+A raw example is a text, two texts, or the bytes of a text file. On the host it becomes `{"ids": int32
+[tokens], "segments": int32 [tokens], "mask": bool [tokens]}` of its own length; `collate` pads. A token whose
+mask is False is no token: what its id is, nothing may depend on.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jtl.errors import UserError
+from jtl.inputs import tokenizer
+from jtl.inputs.contract import Input, Inputs, Transform, Unreadable
+
+AUTO = "auto"
+SPEC_TOKENS = 8
+# The endings of files that count as texts where nothing else says so.
+SUFFIXES = (".txt",)
+BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a text becomes ids; travels with the weights, and the tokenizer's file with it.
+
+    `tokenizer` is the path of a `tokenizer.json` ("": none came) whose digest is `sha256`. Texts of more than
+    `max_tokens` tokens, special ones included, are cut. `prefix` is put in front of every text ("query: " for
+    E5). Of the tokenizer it is kept how many ids it gives (`vocabulary`), which of them stand for no text
+    (`special_ids`), which fills up a batch (`pad_id`) and which hides a token (`mask_id`, -1: none does).
+    """
+
+    tokenizer: str = ""
+    sha256: str = ""
+    max_tokens: int = 512
+    prefix: str = ""
+    vocabulary: int = 0
+    pad_id: int = 0
+    mask_id: int = -1
+    special_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What of the texts' pre-processing is to differ from what the weights say.
+
+    `tokenizer` is the path of a `tokenizer.json` ("": theirs), `max_tokens` the length texts are cut to, in
+    tokens with the special ones (0: as the weights say). `prefix` is put in front of every text: "auto" takes
+    the weights' own, "" puts none.
+    """
+
+    tokenizer: str = ""
+    max_tokens: int = 0
+    prefix: str = AUTO
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 0:
+            raise UserError(
+                f"preprocess.max_tokens is {self.max_tokens}, expected 0 (as the weights say) or the number "
+                f"of tokens texts are cut to"
+            )
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training texts are varied: each token is hidden with probability `mask_tokens`, special ones never.
+
+    A hidden token is shown as the tokenizer's mask.
+    """
+
+    mask_tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_tokens < 1:
+            raise UserError(f"augment.mask_tokens is {self.mask_tokens}, expected 0 (none) or less than 1")
+
+
+def of_file(path: Path, *, max_tokens: int, prefix: str = "", mask_token: str = "") -> Preprocess:
+    """Return the pre-processing by a `tokenizer.json`; `mask_token` "" is found by its usual names.
+
+    Raises:
+        UserError: the file is not there or damaged, or `max_tokens` leaves no room for a text.
+    """
+    sha256 = tokenizer.digest(str(path))
+    opened = tokenizer.open_file(str(path), sha256, max_tokens, mask_token)
+    return Preprocess(
+        tokenizer=str(path),
+        sha256=sha256,
+        max_tokens=max_tokens,
+        prefix=prefix,
+        vocabulary=opened.vocabulary,
+        pad_id=opened.pad_id,
+        mask_id=opened.mask_id,
+        special_ids=opened.special_ids,
+    )
+
+
+def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Preprocess:
+    """Return the pre-processing that came with the weights (else the model's own) with the user's changes.
+
+    `own` says what the model can read: so many ids (`vocabulary`, 0: any), and so many tokens.
+
+    Raises:
+        UserError: the tokenizer has ids that the model has not, or is not there or damaged; `max_tokens` is
+            more than the model has positions.
+    """
+    base = own if brought is None else brought
+    preprocess = replace(
+        base,
+        max_tokens=changes.max_tokens or base.max_tokens,
+        prefix=base.prefix if changes.prefix == AUTO else changes.prefix,
+    )
+    if preprocess.max_tokens > own.max_tokens:
+        raise UserError(
+            f"preprocess.max_tokens is {preprocess.max_tokens} and the model has {own.max_tokens} positions; "
+            f"expected at most that many: --config.preprocess.max_tokens={own.max_tokens}"
+        )
+    if changes.tokenizer:
+        path = Path(changes.tokenizer).expanduser()
+        preprocess = of_file(path, max_tokens=preprocess.max_tokens, prefix=preprocess.prefix)
+    if 0 < own.vocabulary < preprocess.vocabulary:
+        raise UserError(
+            f"tokenizer {preprocess.tokenizer!r} has {preprocess.vocabulary:,} ids and the model "
+            f"{own.vocabulary:,}; give the model's own by {tokenizer.SETTING}"
+        )
+    return preprocess
+
+
+def check(raw: Any) -> None:
+    """Raise Unreadable unless the example is a text, a pair of texts, or a text file's bytes in UTF-8."""
+    texts_of(raw)
+
+
+def converter(before: Preprocess, after: Preprocess) -> Callable[[Inputs], Inputs]:
+    """Return the function that leaves inputs as they are: both models must read the same ids.
+
+    Raises:
+        UserError: their tokenizers or prefixes differ, or one reads longer texts than the other can.
+    """
+    for name in ("sha256", "prefix"):
+        ours, theirs = getattr(before, name), getattr(after, name)
+        if ours != theirs:
+            raise UserError(
+                f"one model reads texts by {described(before)} ({name} {ours!r}), the other by "
+                f"{described(after)} ({name} {theirs!r}); expected the same {name}"
+            )
+    if before.max_tokens > after.max_tokens:
+        raise UserError(
+            f"one model reads up to {before.max_tokens} tokens and the other {after.max_tokens}; set "
+            f"preprocess.max_tokens={after.max_tokens}"
+        )
+    return lambda inputs: inputs
+
+
+def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
+    """Return the function `raw, generator → inputs`; the tokenizer is opened when it is first called.
+
+    Raises:
+        UserError: tokens are to be hidden, and the tokenizer has no token for that.
+    """
+    if augment is not None and augment.mask_tokens and preprocess.mask_id < 0:
+        raise UserError(
+            f"augment.mask_tokens is {augment.mask_tokens}, and tokenizer {preprocess.tokenizer!r} has no "
+            f"mask token ({' or '.join(tokenizer.MASKS)}); set it to 0"
+        )
+    return _Transform(preprocess)
+
+
+def texts_of(raw: Any) -> tuple[str, ...]:
+    r"""Return the text or the two texts of a raw example; of a file's bytes without their last line end.
+
+    >>> texts_of(b"good\n"), texts_of(("a", "b"))
+    (('good',), ('a', 'b'))
+
+    Raises:
+        Unreadable: it is neither, or not Unicode.
+    """
+    if isinstance(raw, bytes):
+        return (_decoded(raw),)
+    if isinstance(raw, str):
+        return (_checked(raw),)
+    if isinstance(raw, tuple | list) and len(raw) == 2 and all(isinstance(each, str) for each in raw):
+        return (_checked(raw[0]), _checked(raw[1]))
+    raise Unreadable(f"expected a text or a pair of texts, found {_kind(raw)}")
+
+
+def collate(
+    examples: Sequence[Inputs], buckets: tuple[int, ...], preprocess: Preprocess
+) -> dict[str, np.ndarray]:
+    """Return the batch: ids and segments int32, mask bool, all [batch, tokens].
+
+    `tokens` is the smallest of `buckets` that holds the longest example, `max_tokens` where none does; a
+    bucket above `max_tokens` is `max_tokens`. What is filled up has mask False and the id `pad_id`.
+    """
+    longest = max(len(each["ids"]) for each in examples)
+    length = min((each for each in buckets if each >= longest), default=preprocess.max_tokens)
+    length = min(length, preprocess.max_tokens)
+    assert longest <= length, "the transform cuts examples to max_tokens"
+    filled = {
+        "ids": np.full((len(examples), length), preprocess.pad_id, np.int32),
+        "segments": np.zeros((len(examples), length), np.int32),
+        "mask": np.zeros((len(examples), length), bool),
+    }
+    for row, example in enumerate(examples):
+        for name, values in filled.items():
+            values[row, : len(example[name])] = example[name]
+    return filled
+
+
+def spec(preprocess: Preprocess) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shapes and dtypes of a short example."""
+    shape = (min(SPEC_TOKENS, preprocess.max_tokens),)
+    return {
+        "ids": jax.ShapeDtypeStruct(shape, np.int32),
+        "segments": jax.ShapeDtypeStruct(shape, np.int32),
+        "mask": jax.ShapeDtypeStruct(shape, np.bool_),
+    }
+
+
+def augment(
+    key: Key[Array, ""],
+    streams: dict[str, Inputs],
+    targets: Any,
+    settings: Augment,
+    preprocess: Preprocess,
+) -> tuple[dict[str, Inputs], Any]:
+    """Return the streams with some of their tokens hidden; the targets stay."""
+    if not settings.mask_tokens:
+        return streams, targets
+    keys = jax.random.split(key, len(streams))
+    hidden = {
+        name: _hidden(keys[place], inputs, settings.mask_tokens, preprocess)
+        for place, (name, inputs) in enumerate(streams.items())
+    }
+    return hidden, targets
+
+
+def hideable(inputs: Inputs, preprocess: Preprocess) -> Array:
+    """Return which tokens [batch, tokens] stand for text: no special ones, and nothing that fills up."""
+    is_special = jnp.isin(inputs["ids"], jnp.asarray(preprocess.special_ids, jnp.int32))
+    return inputs["mask"] & ~is_special
+
+
+def join(batches: Sequence[Inputs]) -> Inputs:
+    """Return one batch of several, as long as the longest of them; what is filled up has mask False."""
+    length = max(batch["ids"].shape[1] for batch in batches)
+    return jax.tree.map(
+        lambda *leaves: jnp.concatenate(
+            [jnp.pad(leaf, ((0, 0), (0, length - leaf.shape[1]))) for leaf in leaves]
+        ),
+        *batches,
+    )
+
+
+def files(preprocess: Preprocess) -> Mapping[str, Path]:
+    """Return the tokenizer's file by the name it has beside weights; none where there is none."""
+    return {tokenizer.NAME: Path(preprocess.tokenizer)} if preprocess.tokenizer else {}
+
+
+def placed(preprocess: Preprocess, folder: Path) -> Preprocess:
+    """Return the same pre-processing by the tokenizer's file in a folder."""
+    return replace(preprocess, tokenizer=str(folder / tokenizer.NAME)) if preprocess.tokenizer else preprocess
+
+
+def survey(raws: Iterable[Any], preprocess: Preprocess) -> list[str]:
+    """Return a line on the lengths of texts, in tokens before any is cut; unreadable ones do not count."""
+    readable = [texts for texts in map(_texts_or_none, raws) if texts is not None]
+    if not readable:
+        return []
+    opened = tokenizer.open_file(preprocess.tokenizer, preprocess.sha256, 0)
+    lengths = np.sort(opened.lengths([_with_prefix(texts, preprocess.prefix) for texts in readable]))
+    p50, p95 = (int(lengths[math.ceil(share * len(lengths)) - 1]) for share in (0.5, 0.95))
+    num_cut = int((lengths > preprocess.max_tokens).sum())
+    num_empty = sum(not "".join(texts).strip() for texts in readable)
+    return [
+        f"tokens a text: p50 {p50:,}, p95 {p95:,}, most {lengths[-1]:,}; "
+        f"{num_cut:,} of {len(lengths):,} texts ({num_cut / len(lengths):.1%}) are cut to max_tokens "
+        f"{preprocess.max_tokens:,}; {num_empty:,} are empty"
+    ]
+
+
+def described(preprocess: Preprocess) -> str:
+    """Return the pre-processing in one line, for people.
+
+    >>> described(Preprocess("minilm/tokenizer.json", "", 128, "query: ", 30522))
+    "tokenizer.json (30,522 ids), at most 128 tokens, prefix 'query: '"
+    """
+    name = Path(preprocess.tokenizer).name or "no tokenizer"
+    prefix = f", prefix {preprocess.prefix!r}" if preprocess.prefix else ""
+    return f"{name} ({preprocess.vocabulary:,} ids), at most {preprocess.max_tokens:,} tokens{prefix}"
+
+
+@dataclass(frozen=True)
+class _Transform:
+    preprocess: Preprocess
+
+    def __call__(self, raw: Any, generator: np.random.Generator | None) -> dict[str, np.ndarray]:
+        del generator
+        preprocess = self.preprocess
+        opened = tokenizer.open_file(preprocess.tokenizer, preprocess.sha256, preprocess.max_tokens)
+        ids, segments = opened.encode(_with_prefix(texts_of(raw), preprocess.prefix))
+        if not ids:
+            raise Unreadable("it has no tokens, and the tokenizer adds none; expected a text")
+        return {
+            "ids": np.asarray(ids, np.int32),
+            "segments": np.asarray(segments, np.int32),
+            "mask": np.ones(len(ids), bool),
+        }
+
+
+def _hidden(key: Key[Array, ""], inputs: Inputs, probability: float, preprocess: Preprocess) -> Inputs:
+    is_hidden = jax.random.bernoulli(key, probability, inputs["ids"].shape) & hideable(inputs, preprocess)
+    return {**inputs, "ids": jnp.where(is_hidden, preprocess.mask_id, inputs["ids"])}
+
+
+def _with_prefix(texts: tuple[str, ...], prefix: str) -> tuple[str, ...]:
+    return tuple(prefix + each for each in texts) if prefix else texts
+
+
+def _texts_or_none(raw: Any) -> tuple[str, ...] | None:
+    try:
+        return texts_of(raw)
+    except Unreadable:
+        return None
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise Unreadable(
+            f"it is no UTF-8 (byte {error.start} is 0x{raw[error.start]:02x}); save it as UTF-8"
+        ) from error
+    return text.removeprefix(BYTE_ORDER_MARK).removesuffix("\n").removesuffix("\r")
+
+
+def _checked(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable(
+            f"character {error.start} is half of a surrogate pair, which no Unicode text has; mend it"
+        ) from error
+    return text
+
+
+def _kind(raw: Any) -> str:
+    if isinstance(raw, np.ndarray):
+        return f"an array {raw.dtype} {raw.shape}: is this an image set?"
+    return f"a {type(raw).__name__}" + (f" of {len(raw)}" if isinstance(raw, tuple | list) else "")
+
+
+INPUT = Input(
+    Preprocess=Preprocess,
+    Augment=Augment,
+    Changes=Changes,
+    settled=settled,
+    holds="text",
+    unit="texts",
+    suffixes=SUFFIXES,
+    check=check,
+    transform=transform,
+    spec=spec,
+    described=described,
+    augment=augment,
+    collate=collate,
+    join=join,
+    converter=converter,
+    files=files,
+    placed=placed,
+    survey=survey,
+)
