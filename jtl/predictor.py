@@ -1,7 +1,7 @@
 """A model that is trained already: a run folder, or pretrained weights with or without a head of their own.
 
-`of_run`, `of_weights`, `of_backbone` and `of_classes` say how it is built, and read no values; `open` builds it
-and puts its values on the devices. What every verb after training stands on.
+`of_run`, `of_weights`, `of_backbone` and `of_classes` say how it is built, and read no values; `open` builds
+it and puts its values on the devices. What every verb after training stands on.
 """
 
 import importlib.resources

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from jtl.data.contract import Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs, Transform, Unreadable
+from jtl.inputs.contract import leaves_of, map_leaves
 
 Batch = dict[str, Any]
 
@@ -128,7 +128,7 @@ class EvalBatches:
             return
         kept: list[Batch] = []
         for batch in _read(self._batches, self._config):
-            if sum(array.nbytes for array in jax.tree.leaves(batch)) * len(self) <= self._config.cache_bytes:
+            if sum(array.nbytes for array in leaves_of(batch)) * len(self) <= self._config.cache_bytes:
                 kept.append(batch)
             yield batch
         self._kept = kept  # only a pass that came to its end gets here
@@ -212,7 +212,7 @@ def _batch(
     num_real = len(examples) if num_real is None else num_real
     inputs = collate([each.inputs for each in examples])
     batch = {
-        "inputs": jax.tree.map(lambda leaf: _padded(leaf[:num_real], rows), inputs),
+        "inputs": map_leaves(lambda leaf: _padded(leaf[:num_real], rows), inputs),
         "id": np.full(rows, PADDING_ID, np.int64),
         "mask": np.arange(rows) < num_real,
     }

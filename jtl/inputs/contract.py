@@ -2,15 +2,15 @@
 
 A source gives raw examples (bytes of an image file, an array, a text); the kind's `transform` makes of one a
 tree of numpy arrays, `collate` of several a batch, and on the device `normalise` and `augment` what the model
-reads. Everything else sees a tree of inputs and never asks what is in it.
+reads. Everything else sees a tree of inputs, an array or a dict of such trees, and never asks what is in it.
+
+jax is imported where it is used, here and in the kinds: processes that only read examples do without it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jtl.errors import UserError
@@ -24,10 +24,32 @@ class Unreadable(UserError):
     """An example that cannot be read; the message says why, and whoever knows its name puts that in front."""
 
 
+def map_leaves(function: Callable[..., Any], first: Inputs, *others: Inputs) -> Inputs:
+    """Return the tree of what the function makes of the leaves of trees that are alike.
+
+    >>> map_leaves(lambda one, other: one + other, {"ids": 1}, {"ids": 2})
+    {'ids': 3}
+    """
+    if isinstance(first, Mapping):
+        return {name: map_leaves(function, first[name], *(each[name] for each in others)) for name in first}
+    return function(first, *others)
+
+
+def leaves_of(tree: Inputs) -> list[Any]:
+    """Return the arrays of a tree of inputs, or of a batch of them.
+
+    >>> leaves_of({"inputs": {"ids": 1}, "mask": 2})
+    [1, 2]
+    """
+    return (
+        [leaf for each in tree.values() for leaf in leaves_of(each)] if isinstance(tree, Mapping) else [tree]
+    )
+
+
 def stacked(examples: Sequence[Inputs], buckets: tuple[int, ...], preprocess: Any) -> Inputs:
     """Return the batch of examples that are all of one shape."""
     del buckets, preprocess
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+    return map_leaves(lambda *leaves: np.stack(leaves), *examples)
 
 
 def as_it_is(inputs: Inputs, preprocess: Any) -> Inputs:
@@ -38,7 +60,9 @@ def as_it_is(inputs: Inputs, preprocess: Any) -> Inputs:
 
 def joined(batches: Sequence[Inputs]) -> Inputs:
     """Return one batch of several whose examples are of one shape."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+    import jax.numpy as jnp
+
+    return map_leaves(lambda *leaves: jnp.concatenate(leaves), *batches)
 
 
 def no_files(preprocess: Any) -> Mapping[str, Path]:

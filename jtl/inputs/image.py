@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Key, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from jtl.errors import UserError, nearest
-from jtl.inputs import on_device, policy
+from jtl.inputs import policy
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable
 from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
 
@@ -141,13 +140,22 @@ def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
     return _Train(preprocess, augment)
 
 
-def spec(preprocess: Preprocess) -> jax.ShapeDtypeStruct:
+def spec(preprocess: Preprocess) -> Any:
     """Return shape and dtype of one input before it is normalised: bytes [height, width, channels]."""
+    import jax
+
     return jax.ShapeDtypeStruct((*preprocess.image_px, preprocess.num_channels), np.uint8)
 
 
+def normalise(images: Inputs, preprocess: Preprocess) -> Inputs:
+    """Return what the model reads of bytes [batch, height, width, channels] (`on_device.normalise`)."""
+    from jtl.inputs import on_device
+
+    return on_device.normalise(images, preprocess)
+
+
 def augment_batch(
-    key: Key[jax.Array, ""],
+    key: Any,
     streams: dict[str, Inputs],
     targets: Any,
     settings: Augment,
@@ -155,8 +163,13 @@ def augment_batch(
 ) -> tuple[dict[str, Inputs], Any]:
     """Return the streams of normalised images, the first blended with its targets, all with erased boxes.
 
-    Every stream is erased alike, or a discriminator could tell one from the other by the boxes.
+    `key` is the step's. Every stream is erased alike, or a discriminator could tell one from the other by the
+    boxes.
     """
+    import jax
+
+    from jtl.inputs import on_device
+
     del preprocess
     first, *_ = streams
     mixed, targets = on_device.mix(
@@ -187,6 +200,8 @@ def converter(before: Preprocess, after: Preprocess) -> Callable[[Inputs], Input
             f"one model reads images of {before.num_channels} channels, the other of {after.num_channels}; "
             f"expected as many: set preprocess.mean and preprocess.std, or give other weights"
         )
+    from jtl.inputs import on_device
+
     return partial(on_device.renormalise, before=before, after=after)
 
 
@@ -364,7 +379,7 @@ INPUT = Input(
     transform=transform,
     spec=spec,
     described=Preprocess.described,
-    normalise=on_device.normalise,
+    normalise=normalise,
     augment=augment_batch,
     blended=blended,
     converter=converter,

@@ -11,14 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
 
 from jtl.errors import UserError
 from jtl.inputs import tokenizer
-from jtl.inputs.contract import Input, Inputs, Transform, Unreadable
+from jtl.inputs.contract import Input, Inputs, Transform, Unreadable, map_leaves
 
 AUTO = "auto"
 SPEC_TOKENS = 8
@@ -214,8 +211,10 @@ def collate(
     return filled
 
 
-def spec(preprocess: Preprocess) -> dict[str, jax.ShapeDtypeStruct]:
+def spec(preprocess: Preprocess) -> dict[str, Any]:
     """Return shapes and dtypes of a short example."""
+    import jax
+
     shape = (min(SPEC_TOKENS, preprocess.max_tokens),)
     return {
         "ids": jax.ShapeDtypeStruct(shape, np.int32),
@@ -225,15 +224,17 @@ def spec(preprocess: Preprocess) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def augment(
-    key: Key[Array, ""],
+    key: Any,
     streams: dict[str, Inputs],
     targets: Any,
     settings: Augment,
     preprocess: Preprocess,
 ) -> tuple[dict[str, Inputs], Any]:
-    """Return the streams with some of their tokens hidden; the targets stay."""
+    """Return the streams with some of their tokens hidden; the targets stay. `key` is the step's."""
     if not settings.mask_tokens:
         return streams, targets
+    import jax
+
     keys = jax.random.split(key, len(streams))
     hidden = {
         name: _hidden(keys[place], inputs, settings.mask_tokens, preprocess)
@@ -242,16 +243,20 @@ def augment(
     return hidden, targets
 
 
-def hideable(inputs: Inputs, preprocess: Preprocess) -> Array:
+def hideable(inputs: Inputs, preprocess: Preprocess) -> Any:
     """Return which tokens [batch, tokens] stand for text: no special ones, and nothing that fills up."""
+    import jax.numpy as jnp
+
     is_special = jnp.isin(inputs["ids"], jnp.asarray(preprocess.special_ids, jnp.int32))
     return inputs["mask"] & ~is_special
 
 
 def join(batches: Sequence[Inputs]) -> Inputs:
     """Return one batch of several, as long as the longest of them; what is filled up has mask False."""
+    import jax.numpy as jnp
+
     length = max(batch["ids"].shape[1] for batch in batches)
-    return jax.tree.map(
+    return map_leaves(
         lambda *leaves: jnp.concatenate(
             [jnp.pad(leaf, ((0, 0), (0, length - leaf.shape[1]))) for leaf in leaves]
         ),
@@ -315,7 +320,10 @@ class _Transform:
         }
 
 
-def _hidden(key: Key[Array, ""], inputs: Inputs, probability: float, preprocess: Preprocess) -> Inputs:
+def _hidden(key: Any, inputs: Inputs, probability: float, preprocess: Preprocess) -> Inputs:
+    import jax
+    import jax.numpy as jnp
+
     is_hidden = jax.random.bernoulli(key, probability, inputs["ids"].shape) & hideable(inputs, preprocess)
     return {**inputs, "ids": jnp.where(is_hidden, preprocess.mask_id, inputs["ids"])}
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jtl import metrics
 from jtl.errors import UserError
+from jtl.inputs import tokens
 from jtl.tasks.contract import NO_LABELS, Batch, Head, LabelStats, Task, TaskKind
 
 Targets = Mapping[str, Array]
@@ -62,7 +62,7 @@ def head(config: Config, label_stats: LabelStats) -> Head:
     return Head(0, "vocabulary")
 
 
-def build(config: Config, label_stats: LabelStats, preprocess: Any) -> Task:
+def build(config: Config, label_stats: LabelStats, preprocess: tokens.Preprocess) -> Task:
     """Build the task for texts that become tokens as `preprocess` says.
 
     Raises:
@@ -78,9 +78,7 @@ def build(config: Config, label_stats: LabelStats, preprocess: Any) -> Task:
         targets=partial(
             targets,
             config,
-            mask_id=preprocess.mask_id,
-            vocabulary=preprocess.vocabulary,
-            special_ids=preprocess.special_ids,
+            preprocess=preprocess,
         ),
         shown=shown,
         loss=loss,
@@ -98,19 +96,16 @@ def targets(
     batch: Batch,
     key: Key[Array, ""],
     *,
-    mask_id: int,
-    vocabulary: int,
-    special_ids: tuple[int, ...],
+    preprocess: tokens.Preprocess,
 ) -> dict[str, Array]:
     """Draw what is hidden, of each example by the key and its id alone.
 
     `places` [b, k] are where, `is_hidden` [b, k] whether there is something, `ids` [b, k] what it is, and
     `given` [b, k] what is shown in its place.
     """
-    ids, is_real = batch["inputs"]["ids"], batch["inputs"]["mask"]
-    is_free = is_real & ~jnp.isin(ids, jnp.asarray(special_ids, ids.dtype))
-    draw = partial(_drawn, config, mask_id=mask_id, vocabulary=vocabulary)
-    return jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, batch["id"], ids, is_free)
+    is_free = tokens.hideable(batch["inputs"], preprocess)
+    draw = partial(_drawn, config, mask_id=preprocess.mask_id, vocabulary=preprocess.vocabulary)
+    return jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, batch["id"], batch["inputs"]["ids"], is_free)
 
 
 def shown(inputs: Mapping[str, Array], targets: Targets) -> dict[str, Array]:
@@ -144,12 +139,12 @@ def sums(logits: Float[Array, "b k vocabulary"], targets: Targets, mask: Bool[Ar
 
 def summarize(sums: Mapping[str, np.ndarray]) -> metrics.Summary:
     """Return loss (nats a hidden token), perplexity and the share of tokens that were said right."""
-    tokens = max(float(sums["tokens"]), 1.0)
-    nats = float(sums["nats"]) / tokens
+    num_hidden = max(float(sums["tokens"]), 1.0)
+    nats = float(sums["nats"]) / num_hidden
     scalars = {
         "loss": nats,
         "perplexity": math.exp(min(nats, 700.0)),
-        "accuracy": float(sums["correct"]) / tokens,
+        "accuracy": float(sums["correct"]) / num_hidden,
     }
     return metrics.Summary(scalars, {}, None)
 

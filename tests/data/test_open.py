@@ -258,7 +258,7 @@ def test_arrays_are_found_by_their_customary_names(
     for source in opened.values():
         assert source.info.label_names == ("ant", "bee")
         assert source.labels().tolist() == INTEGERS.tolist()
-        assert source[0]["image"].ndim == 3
+        assert source[0]["raw"].ndim == 3
 
 
 def test_arrays_are_found_by_given_names(tmp_path: Path) -> None:
@@ -331,8 +331,8 @@ def test_digits_take_no_path() -> None:
 def test_digits_span_the_bytes(opened: Any) -> None:
     source = opened("digits", val_fraction=0.0)["train"]
     assert len(source) == 1797
-    assert source[0]["image"].shape == (8, 8, 1)
-    assert max(source[row]["image"].max() for row in range(100)) == 255
+    assert source[0]["raw"].shape == (8, 8, 1)
+    assert max(source[row]["raw"].max() for row in range(100)) == 255
 
 
 def test_a_single_array_file_is_an_error(tmp_path: Path) -> None:

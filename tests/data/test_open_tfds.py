@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from jtl.data import SOURCES, Labels, Source
+from jtl.data.contract import read
 from jtl.errors import UserError
+from jtl.inputs import image
+from jtl.inputs.preprocess import Preprocess
 from tests.data.conftest import CLASS, pixels, png, prepare_tfds
 
 
@@ -80,5 +83,5 @@ def test_a_tfds_image_that_is_damaged_is_named(tmp_path: Path) -> None:
     prepare_tfds(tmp_path, {"train": [("ant", png(pixels(1))), ("bee", file.getvalue()[:500])]})
     source = open_kind("tfds", tmp_path, dataset="tiny_set", val_fraction=0.0)["train"]
     bad = int(np.flatnonzero(source.labels() == 1)[0])
-    with pytest.raises(UserError, match=rf"cannot read image .*:train\[{bad}\]"):
-        source[bad]
+    with pytest.raises(UserError, match=rf"cannot read .*:train\[{bad}\]"):
+        read(source, bad, image.transform(Preprocess((8, 8), 8), None))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jtl.data import pipeline
 from jtl.data.contract import Info
@@ -23,8 +22,8 @@ from tests.data.conftest import pixels, png
 
 SIZE = 23
 PREPROCESS = Preprocess((8, 8), resize_px=8)
-TRAIN = image.train_transform(PREPROCESS, Augment(color_jitter=0.3, policy="trivialaugment"))
-EVAL = image.eval_transform(PREPROCESS)
+TRAIN = image.transform(PREPROCESS, Augment(color_jitter=0.3, policy="trivialaugment"))
+EVAL = image.transform(PREPROCESS, None)
 
 
 def source(size: int = SIZE) -> Arrays:
@@ -34,7 +33,9 @@ def source(size: int = SIZE) -> Arrays:
 
 def take(count: int, **settings: Any) -> list[pipeline.Batch]:
     config = settings.pop("config", Config(threads=2))
-    batches = train_batches(source(), TRAIN, **{"batch_size": 4, "seed": 0, "config": config, **settings})
+    batches = train_batches(
+        source(), TRAIN, image.INPUT, **{"batch_size": 4, "seed": 0, "config": config, **settings}
+    )
     found = list(itertools.islice(batches, count))
     batches.close()
     return found
@@ -54,8 +55,8 @@ def ids(batches: Iterable[pipeline.Batch]) -> list[int]:
 
 def test_a_batch_has_images_labels_ids_and_a_mask() -> None:
     (batch,) = take(1)
-    assert batch["image"].shape == (4, 8, 8, 3)
-    assert batch["image"].dtype == np.uint8
+    assert batch["inputs"].shape == (4, 8, 8, 3)
+    assert batch["inputs"].dtype == np.uint8
     assert batch["label"].tolist() == (batch["id"] % 3).tolist()
     assert batch["label"].dtype == np.int64
     assert batch["id"].dtype == np.int64
@@ -84,7 +85,7 @@ def test_an_example_is_varied_anew_in_every_epoch() -> None:
     views = {
         bytes(view)
         for batch in batches
-        for view, each in zip(batch["image"], batch["id"], strict=True)
+        for view, each in zip(batch["inputs"], batch["id"], strict=True)
         if each == 5
     }
     assert len(views) >= 2
@@ -123,7 +124,7 @@ def test_shards_are_consecutive_rows_of_the_whole_batch(num_shards: int) -> None
 def test_closing_releases_the_threads() -> None:
     before = threading.active_count()
     for _ in range(3):
-        batches = train_batches(source(), TRAIN, batch_size=4, seed=0, config=Config(threads=3))
+        batches = train_batches(source(), TRAIN, image.INPUT, batch_size=4, seed=0, config=Config(threads=3))
         next(batches)
         batches.close()
     for thread in threading.enumerate():
@@ -138,8 +139,8 @@ def test_an_unreadable_image_reaches_the_reader_as_the_users_error(tmp_path: Pat
     files = Files(
         Info("set", ("a",)), str(tmp_path), tuple(f"{place}.png" for place in range(4)), np.zeros(4, np.int64)
     )
-    with pytest.raises(UserError, match=r"cannot read image .*0.png"):
-        list(eval_batches(files, EVAL, batch_size=2, config=Config(threads=2)))
+    with pytest.raises(UserError, match=r"cannot read .*0.png"):
+        list(eval_batches(files, EVAL, image.INPUT, batch_size=2, config=Config(threads=2)))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,7 @@ def test_evaluation_gives_every_example_once_in_order_for_any_batch_size(
         batches = eval_batches(
             source(),
             EVAL,
+            image.INPUT,
             batch_size=batch_size,
             config=Config(threads=2),
             shard_index=index,
@@ -162,12 +164,12 @@ def test_evaluation_gives_every_example_once_in_order_for_any_batch_size(
         found = list(batches)
         assert len(found) == len(batches) == -(-SIZE // batch_size)
         for batch in found:
-            assert batch["image"].shape == (batch_size // num_shards, 8, 8, 3)
+            assert batch["inputs"].shape == (batch_size // num_shards, 8, 8, 3)
             assert (batch["id"][~batch["mask"]] == pipeline.PADDING_ID).all()
-            assert not batch["image"][~batch["mask"]].any()
+            assert not batch["inputs"][~batch["mask"]].any()
             assert not batch["label"][~batch["mask"]].any()
             for row in np.flatnonzero(batch["mask"]):
-                np.testing.assert_array_equal(batch["image"][row], EVAL(pixels(int(batch["id"][row]))))
+                np.testing.assert_array_equal(batch["inputs"][row], EVAL(pixels(int(batch["id"][row])), None))
                 assert batch["label"][row] == batch["id"][row] % 3
         own = [each for batch in found for each in batch["id"][batch["mask"]].tolist()]
         assert own == sorted(own)
@@ -180,16 +182,16 @@ class Counting:
 
     calls = 0
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, raw: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         self.calls += 1
-        return EVAL(pixels)
+        return EVAL(raw, rng)
 
 
 @pytest.mark.parametrize(("cache_bytes", "calls"), [(10**6, SIZE), (1000, 3 * SIZE), (0, 3 * SIZE)])
 def test_evaluation_inputs_that_fit_are_transformed_once(cache_bytes: int, calls: int) -> None:
     transform = Counting()
     batches = eval_batches(
-        source(), transform, batch_size=5, config=Config(threads=1, cache_bytes=cache_bytes)
+        source(), transform, image.INPUT, batch_size=5, config=Config(threads=1, cache_bytes=cache_bytes)
     )
     passes = [list(batches) for _ in range(3)]
     assert transform.calls == calls
@@ -197,44 +199,34 @@ def test_evaluation_inputs_that_fit_are_transformed_once(cache_bytes: int, calls
 
 
 def test_a_pass_that_was_broken_off_is_not_kept() -> None:
-    batches = eval_batches(source(), EVAL, batch_size=5, config=Config(threads=1))
+    batches = eval_batches(source(), EVAL, image.INPUT, batch_size=5, config=Config(threads=1))
     next(iter(batches))
     assert sum(batch["mask"].sum() for batch in batches) == SIZE
 
 
-class Shapes:
-    """A transform that may see smaller images and tells which it saw."""
-
-    min_px = 30
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[int, ...]] = set()
-
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        self.seen.add(pixels.shape[:2])
-        return pixels[:4, :4]
-
-
-def test_only_training_decodes_photos_smaller_and_never_too_small(tmp_path: Path) -> None:
-    Image.fromarray(pixels(0, 128, 256)).save(tmp_path / "a.jpg")
-    files = Files(Info("set", ("a",)), str(tmp_path), ("a.jpg",), np.zeros(1, np.int64))
-    train, evaluation = Shapes(), Shapes()
-    batches = train_batches(files, train, batch_size=1, seed=0, config=Config(threads=1))
-    next(batches)
-    batches.close()
-    list(eval_batches(files, evaluation, batch_size=1, config=Config(threads=1)))
-    assert train.seen == {(32, 64)}
-    assert evaluation.seen == {(128, 256)}
+def test_an_unreadable_example_is_blank_and_named_where_one_stands_in_for_it(tmp_path: Path) -> None:
+    for place in range(3):
+        (tmp_path / f"{place}.png").write_bytes(b"broken" if place == 1 else png(pixels(place)))
+    files = Files(Info("set", ()), str(tmp_path), tuple(f"{place}.png" for place in range(3)), None)
+    blank = np.zeros((8, 8, 3), np.uint8)
+    batches = eval_batches(files, EVAL, image.INPUT, batch_size=4, config=Config(threads=1), blank=blank)
+    (batch,) = list(batches)
+    assert "label" not in batch
+    assert batch["mask"].tolist() == [True, True, True, False]
+    assert [bool(fault) for fault in batch["fault"]] == [False, True, False, False]
+    assert "1.png" in batch["fault"][1]
+    assert not batch["inputs"][1].any()
+    np.testing.assert_array_equal(batch["inputs"][2], EVAL(pixels(2), None))
 
 
 def test_a_batch_size_that_cannot_be_cut_is_an_error() -> None:
     with pytest.raises(UserError, match="batch size is 5, expected a positive multiple of 2"):
-        next(train_batches(source(), TRAIN, batch_size=5, seed=0, config=Config(), num_shards=2))
+        next(train_batches(source(), TRAIN, image.INPUT, batch_size=5, seed=0, config=Config(), num_shards=2))
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("threads", -1), ("workers", -1), ("prefetch", 0), ("cache_bytes", -1)]
 )
 def test_a_setting_out_of_range_is_an_error(name: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"input.{name} is {value}, expected"):
+    with pytest.raises(UserError, match=f"inputs.{name} is {value}, expected"):
         Config(**{name: value})

@@ -13,6 +13,7 @@ from jtl.data.contract import Info
 from jtl.data.sampling import SAMPLINGS, check_name, check_source, drawn_counts, order_of
 from jtl.data.sources.arrays import Arrays
 from jtl.errors import UserError
+from jtl.inputs import image
 
 COUNTS = np.array([49, 16, 4, 1])
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 3, 4], COUNTS))
@@ -31,7 +32,7 @@ def _drawn(sampling: str, count: int, seed: int = 0, start: int = 0) -> np.ndarr
 
 def _batches(**settings: Any) -> list[np.ndarray]:
     settings = {"batch_size": 8, "seed": 3, "config": pipeline.Config(threads=2), **settings}
-    batches = pipeline.train_batches(_source(), lambda pixels, _: pixels, **settings)
+    batches = pipeline.train_batches(_source(), lambda pixels, _: pixels, image.INPUT, **settings)
     found = [batch["id"] for batch in itertools.islice(batches, 20)]
     batches.close()
     return found
