@@ -101,13 +101,14 @@ def _batch(parts: "jtl.training.step.Parts", length: int, size: int) -> dict[str
     random = np.random.default_rng(0)
 
     def drawn(leaf: Any) -> np.ndarray:
-        high = 256 if leaf.dtype == np.uint8 else 2
-        return random.integers(0, high, leaf.shape).astype(leaf.dtype)
+        # Pixels are any byte, ids 0 or 1, which every model knows; a mask hides nothing.
+        low, high = (0, 256) if leaf.dtype == np.uint8 else (int(leaf.dtype == np.bool_), 2)
+        return random.integers(low, high, leaf.shape).astype(leaf.dtype)
 
     spec = parts.input.spec(parts.preprocess)
     examples = [jax.tree.map(drawn, spec) for _ in range(size)]
     return {
-        "inputs": parts.input.collate(examples, buckets=(length,)),
+        "inputs": parts.input.collate(examples, buckets=(length,), preprocess=parts.preprocess),
         "label": np.arange(size) % NUM_CLASSES,
         "mask": np.ones(size, bool),
         "id": np.arange(size),
