@@ -6,8 +6,7 @@ it and puts its values on the devices. What every verb after training stands on.
 
 import importlib.resources
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +18,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jtl import metrics
-from jtl.data import Source
+from jtl.data import Source, pipeline
 from jtl.errors import UserError
-from jtl.inputs import on_device
-from jtl.inputs.preprocess import Preprocess
+from jtl.inputs import Input, Inputs
 from jtl.models import Model, Outputs
-from jtl.strategies import STRATEGIES
+from jtl.strategies import STRATEGIES, Strategy
 from jtl.tasks import TASKS, LabelStats, Task
-from jtl.training import build, config, evaluate, sharding
+from jtl.training import build, config, evaluate, sharding, step
 from jtl.training.config import Config
 from jtl.training.step import Batch
 from jtl.weights import zero_shot
@@ -36,6 +34,7 @@ from jtl.weights.run_folder import FUSION_NAME
 
 # {"params": …, "model_state": …}
 Values = Mapping[str, Any]
+PLAIN = Strategy(groups=lambda names: {})
 
 
 class Trained(NamedTuple):
@@ -46,19 +45,31 @@ class Trained(NamedTuple):
 
 
 class Predictor(NamedTuple):
-    """A model ready to predict: how it is made, its values on the devices, and what it knows of its labels.
+    """A model ready to predict: what it reads, its values on the devices, and what it knows of its labels.
 
-    `loaded` is what is known of where the values came from (None: they are random).
+    It has all that `step.forward` and `step.measured` ask for. `task` is None where the model has no head,
+    `loaded` (where the values came from) where they are random.
     """
 
     settings: Config
     stats: LabelStats
+    input: Input
+    preprocess: Any
     model: Model
-    task: Task
-    preprocess: Preprocess
+    task: Task | None
     values: Values
     loaded: Loaded | None
     mesh: Mesh
+
+    @property
+    def strategy(self) -> Strategy:
+        """The plain forward pass: what a strategy adds is folded into the values that a run writes."""
+        return PLAIN
+
+    @property
+    def seed(self) -> int:
+        """What all chance in its task comes from."""
+        return self.settings.train.seed
 
 
 def of_run(run_folder: str) -> Trained:
@@ -136,23 +147,24 @@ def zero_shot_settings(spec: str) -> Config:
     return config.from_dict({"model": fields, "weights": {"head": zero_shot.HEAD}})
 
 
-def open(trained: Trained) -> Predictor:
-    """Build the model, put its values on the devices, and say how it sees its inputs.
+def open(trained: Trained, *, has_head: bool = True) -> Predictor:
+    """Build the model, and put its values on the devices.
 
     Raises:
         UserError: the weights cannot be had, or do not fit the settings.
     """
-    built = build.build(trained.settings, trained.stats, steps=1)
-    sys.stderr.write(build.preprocess_text(built.parts.preprocess, built.loaded) + "\n")
-    mesh = sharding.mesh(trained.settings.sharding)
+    settings = trained.settings
+    found = build.assembled(settings, trained.stats, has_head=has_head)
+    mesh = sharding.mesh(settings.sharding)
     return Predictor(
-        settings=trained.settings,
+        settings=settings,
         stats=trained.stats,
-        model=built.parts.model,
-        task=built.parts.task,
-        preprocess=built.parts.preprocess,
-        values=placed({"params": built.params, "model_state": built.model_state}, mesh),
-        loaded=built.loaded,
+        input=found.input,
+        preprocess=found.preprocess,
+        model=found.model,
+        task=found.task,
+        values=placed({"params": found.params, "model_state": found.model_state}, mesh),
+        loaded=found.loaded,
         mesh=mesh,
     )
 
@@ -162,38 +174,62 @@ def placed(values: Values, mesh: Mesh) -> Values:
     return jax.device_put(dict(values), NamedSharding(mesh, PartitionSpec()))
 
 
-def forward(predictor: Predictor, values: Values, inputs: Any) -> Outputs:
-    """Return what the model gives of a batch as the host made it; for use inside jit.
+def described(predictor: Predictor) -> str:
+    """Return how the model sees its inputs, in one line."""
+    return build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)
+
+
+def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
+    """Return what the model gives for inputs as `transform` gives them; for use inside jit.
 
     `values` are the predictor's own, or others of the same model.
     """
-    normalised = on_device.normalise(inputs, predictor.preprocess)
-    return predictor.model.apply(values["params"], values["model_state"], normalised, train=False, key=None)
+    return step.forward(predictor, values["params"], values["model_state"], inputs)
 
 
 def make_eval_step(predictor: Predictor) -> Callable[[Values, Batch], metrics.Sums]:
     """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
 
     def eval_step(values: Values, batch: Batch) -> metrics.Sums:
-        logits = forward(predictor, values, batch["image"]).logits
-        return predictor.task.metrics(logits, batch["label"], batch["mask"])
+        return step.measured(predictor, values["params"], values["model_state"], batch)
 
     return jax.jit(eval_step)
 
 
-def batches(predictor: Predictor, source: Source, batch_size: int) -> Any:
-    """Return padded batches of the examples as the model sees them, in order, again each time."""
+def make_predict_step(predictor: Predictor) -> Callable[[Values, Inputs], Array]:
+    """Return the compiled prediction of one batch: what the task says to people [batch, outputs]."""
+    task = predictor.task
+    assert task is not None, "a model without a head predicts nothing"
+
+    def predict_step(values: Values, inputs: Inputs) -> Array:
+        return task.predictions(forward(predictor, values, inputs).logits)
+
+    return jax.jit(predict_step)
+
+
+def batches(
+    predictor: Predictor, source: Source, batch_size: int, *, marks_unreadable: bool = False
+) -> pipeline.EvalBatches:
+    """Return padded batches of the examples as the model sees them, in order, again each time.
+
+    With `marks_unreadable` the batches' "fault" says why an example cannot be read, which stops nothing.
+    """
+    spec = predictor.input.spec(predictor.preprocess)
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), spec)
     return evaluate.batches_of(
         source,
+        predictor.input,
         predictor.preprocess,
         batch_size=batch_size,
         mesh=predictor.mesh,
-        settings=predictor.settings.input,
+        settings=predictor.settings.inputs,
+        blank=blank if marks_unreadable else None,
     )
 
 
 def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Summary:
     """Return the task's metrics over the examples."""
+    assert predictor.task is not None, "a model without a head has no metrics"
     return evaluate.measure(
         make_eval_step(predictor),
         predictor.values,
@@ -204,32 +240,19 @@ def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Su
     )
 
 
-def predictions(
-    predictor: Predictor, source: Source, batch_size: int
-) -> Iterator[tuple[Mapping[str, np.ndarray], np.ndarray]]:
-    """Yield each padded batch with what the task says to people of its examples [batch, outputs]."""
-
-    @jax.jit
-    def step(values: Values, inputs: Any) -> Array:
-        return predictor.task.predictions(forward(predictor, values, inputs).logits)
-
-    for batch, found in stepped(predictor, step, source, batch_size):
-        yield batch, np.asarray(found)
-
-
 def stepped(
-    predictor: Predictor, step: Callable[[Values, Any], Any], source: Source, batch_size: int
-) -> Iterator[tuple[Mapping[str, np.ndarray], Any]]:
-    """Yield each padded batch with what a compiled `step` gives of (values, inputs)."""
-    for batch in batches(predictor, source, batch_size):
-        yield batch, step(predictor.values, sharding.put_batch(batch["image"], predictor.mesh))
+    predictor: Predictor, compiled: Callable[[Values, Inputs], Any], batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, Any]]:
+    """Yield each batch with what a compiled step gives of (values, inputs)."""
+    for batch in batches:
+        yield batch, compiled(predictor.values, sharding.put_batch(batch["inputs"], predictor.mesh))
 
 
 def shapes(predictor: Predictor) -> Outputs:
     """Return shapes and dtypes of all outputs for one example."""
-    preprocess = predictor.preprocess
-    example = jax.ShapeDtypeStruct((1, *preprocess.image_px, preprocess.num_channels), np.uint8)
-    return jax.eval_shape(partial(forward, predictor), predictor.values, example)
+    spec = predictor.input.spec(predictor.preprocess)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), spec)
+    return jax.eval_shape(partial(forward, predictor), predictor.values, one)
 
 
 def with_names(found: Trained, names: tuple[str, ...]) -> Trained:

@@ -195,8 +195,8 @@ def test_weights_of_another_model_are_one_line_with_exit_code_2(
 
 def test_bug_shows_its_traceback_and_exits_1() -> None:
     code = (
-        "from jtl import cli; "
-        "cli.VERBS['train'] = cli.Verb('', lambda parser: None, lambda *_: 1 / 0); cli.main(['train'])"
+        "from jtl import cli; from jtl.verbs.contract import Verb; "
+        "cli.VERBS['train'] = Verb('', lambda parser: None, lambda *_: 1 / 0); cli.main(['train'])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert shown.returncode == 1
@@ -226,7 +226,10 @@ def test_weights_verbs_list_inspect_and_convert(capsys: pytest.CaptureFixture[st
         (("weights", "convert", "embedded://vit_mini", "--to", "pickle", "--out", "x"), "--to is 'pickle'"),
         (("weights", "inspect", "embedded://vit_mino"), "nearest: 'vit_mini'"),
         (("weights", "inspect", "embedded://vit_mini", "--config.a.b=1"), "reads no configuration"),
-        (("predict", "--weights", "embedded://vit_mini", "nowhere.png"), "image 'nowhere.png' is not there"),
+        (
+            ("predict", "--weights", "embedded://vit_mini", "nowhere.png"),
+            "'nowhere.png' is not there; expected a file",
+        ),
         (
             ("features", "--weights", "embedded://vit_mini", "--data", "nowhere", "--out", "x.npz"),
             "data 'nowhere' is not there",

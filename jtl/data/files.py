@@ -59,6 +59,17 @@ def unlabelled(paths: Iterable[str], kind: Input, name: str = "files") -> Files:
     return Files(Info(name, (), kind.holds), "", found, None)
 
 
+def skipped(paths: Iterable[str], kind: Input) -> list[str]:
+    """Return what `unlabelled` leaves out of the folders among the paths, but for hidden files."""
+    folders = [path for path in paths if os.path.isdir(path)]
+    return [
+        file
+        for folder in folders
+        for file in sorted(_in_folder(folder, ("",)))
+        if not file.lower().endswith(kind.suffixes)
+    ]
+
+
 def file_fingerprint(path: str) -> bytes:
     """Return a digest of the file's length and bytes (of head and tail if it is long)."""
     digest = hashlib.blake2b(digest_size=16)

@@ -23,22 +23,27 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def describe(config: Config, built: Built, stats: LabelStats, target: Target | None = None) -> dict[str, Any]:
-    """Return the JSON-ready description of a run's model, and which images of a target it has."""
+    """Return the JSON-ready description of a run's model, and which examples of a target it has."""
+    about = of_model(config, built.parts, stats)
+    about |= {"weights": source(built), "parameters": parameters(built)}
+    return about | ({} if target is None else {"target": _images(target)})
+
+
+def of_model(config: Config, parts: Any, stats: LabelStats) -> dict[str, Any]:
+    """Return the JSON-ready description of a model, without its values; `parts` has task and preprocess."""
     return {
         "family": config.model.name,
         "model": asdict(config.model),
         "input": MODELS[config.model.name].input,
-        "num_outputs": built.parts.task.head.num_outputs,
+        "num_outputs": parts.task.head.num_outputs,
         "task": config.task.name,
         "label_names": list(stats.label_names),
         "labels": stats._asdict(),
-        "preprocess": asdict(built.parts.preprocess),
-        "weights": source(built),
-        "parameters": parameters(built),
+        "preprocess": asdict(parts.preprocess),
         "versions": {"jtl": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    } | ({} if target is None else {"target": _images(target)})
+    }
 
 
 def source(built: Built) -> dict[str, str]:

@@ -69,10 +69,24 @@ def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
     """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
 
     def eval_step(state: State, batch: Batch) -> metrics.Sums:
-        batch = _with_targets(parts, _normalised(parts, batch), rng.key(parts.seed, "evaluation"))
-        return parts.task.metrics(_evaluated(parts, state, batch["inputs"]).logits, batch)
+        return measured(parts, params_for_evaluation(state), state.model_state, batch)
 
     return jax.jit(eval_step)
+
+
+def measured(parts: Any, params: Any, model_state: Any, batch: Batch) -> metrics.Sums:
+    """Return the task's sums over the examples of a batch whose mask is true.
+
+    `parts` is as in `forward`, with a task and a seed for what it leaves to chance.
+    """
+    batch = with_targets(parts, batch)
+    outputs = forward_normalised(parts, params, model_state, batch["inputs"])
+    return parts.task.metrics(outputs.logits, batch)
+
+
+def with_targets(parts: Any, batch: Batch) -> dict[str, Any]:
+    """Return the batch of evaluation as the model reads it, with the targets that the task has for it."""
+    return _with_targets(parts, _normalised(parts, batch), rng.key(parts.seed, "evaluation"))
 
 
 def make_output_step(parts: Parts) -> Callable[[State, Batch], tuple[Array, Array]]:
@@ -143,11 +157,11 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     return kept._replace(step=new.step), reported
 
 
-def _normalised(parts: Parts, stream: Batch) -> dict[str, Any]:
+def _normalised(parts: Any, stream: Batch) -> dict[str, Any]:
     return {**stream, "inputs": parts.input.normalise(stream["inputs"], parts.preprocess)}
 
 
-def _with_targets(parts: Parts, stream: Batch, key: Key[Array, ""]) -> dict[str, Any]:
+def _with_targets(parts: Any, stream: Batch, key: Key[Array, ""]) -> dict[str, Any]:
     """Return the batch with its targets, and its inputs as the task shows them to the model."""
     targets = parts.task.targets(stream, key)
     return {**stream, "target": targets, "inputs": parts.task.shown(stream["inputs"], targets)}

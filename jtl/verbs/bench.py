@@ -1,4 +1,4 @@
-"""`jtl bench`: what one training step of a configuration costs, on random images of its size.
+"""`jtl bench`: what one training step of a configuration costs, on random inputs of its size.
 
 Nothing is read from disk but the weights; compilation and the steady state are measured apart.
 """
@@ -14,9 +14,8 @@ from jtl.errors import UserError
 from jtl.verbs.contract import Overrides, Verb, show
 
 if TYPE_CHECKING:
-    import numpy
-
     import jtl.training.build
+    import jtl.training.step
 
 NUM_CLASSES = 10
 WARMUP_STEPS = 2
@@ -30,12 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=10, metavar="N", help="steps to time after two of warm-up"
     )
+    parser.add_argument(
+        "--length", type=int, default=0, metavar="N", help="of texts, in tokens (default: the longest bucket)"
+    )
     parser.epilog = "Random weights: --config.model.weights=none. Other sizes: --config.train.batch_size=64"
 
 
-def run(*, config: str, num_steps: int, overrides: Overrides = ()) -> dict[str, Any]:
-    """Time training steps and return seconds, images a second, and the compiled FLOPs and memory.
+def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = ()) -> dict[str, Any]:
+    """Time training steps and return seconds, examples a second, and the compiled FLOPs and memory.
 
+    `length` is that of the examples where they differ in length (0: the longest of `inputs.buckets`).
     `step_seconds` is the median over the steps, each waited for; `gflop_per_step` and `temp_bytes` are what
     the compiler counted.
 
@@ -45,6 +48,7 @@ def run(*, config: str, num_steps: int, overrides: Overrides = ()) -> dict[str, 
     import jax
     import numpy as np
 
+    from jtl.strategies.contract import TRAIN
     from jtl.tasks import TASKS
     from jtl.training import build, sharding, step
     from jtl.training import config as configs
@@ -54,14 +58,16 @@ def run(*, config: str, num_steps: int, overrides: Overrides = ()) -> dict[str, 
         raise UserError(f"--steps is {num_steps}; expected 1 or more")
     if TASKS[settings.task.name].label_kind != "class":
         raise UserError(f"jtl bench needs a task with classes; found task.name {settings.task.name!r}")
-    labels = np.arange(settings.train.batch_size) % NUM_CLASSES
+    if length < 0:
+        raise UserError(f"--length is {length}; expected 1 or more, or 0: the longest of inputs.buckets")
     stats = TASKS[settings.task.name].stats(np.arange(NUM_CLASSES), tuple(map(str, range(NUM_CLASSES))))
     built = build.build(settings, stats, steps=WARMUP_STEPS + num_steps)
     mesh = sharding.mesh(settings.sharding)
     build.check_batch(settings, mesh.size)
     state, place = build.initial_state(built, settings, mesh)
-    streams = (step.STREAM, *built.parts.strategy.streams)
-    batch = sharding.put_batch({name: _batch(built, labels) for name in streams}, mesh)
+    batch = _batch(built.parts, length or settings.inputs.buckets[-1], settings.train.batch_size)
+    streams = (TRAIN, *built.parts.strategy.streams)
+    batch = sharding.put_batch(dict.fromkeys(streams, batch), mesh)
     began = time.perf_counter()
     lowered = step.make_train_step(built.parts, 0, place, sharding.of_batch(mesh)).lower(state, batch)
     compiled = lowered.compile()
@@ -76,24 +82,37 @@ def run(*, config: str, num_steps: int, overrides: Overrides = ()) -> dict[str, 
         "model": f"{settings.model.name} {settings.model.size}",
         "strategy": settings.strategy.name,
         "dtype": settings.model.dtype,
-        **_result(built, compiled, len(labels), seconds[WARMUP_STEPS:], compile_seconds),
+        **_result(built, compiled, settings.train.batch_size, seconds[WARMUP_STEPS:], compile_seconds),
     }
     sys.stderr.write("".join(f"{name:>18}  {value}\n" for name, value in result.items()))
     return result
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    show(args, run(config=args.config, num_steps=args.steps, overrides=overrides))
+    show(args, run(config=args.config, num_steps=args.steps, length=args.length, overrides=overrides))
     return 0
 
 
-def _batch(built: "jtl.training.build.Built", labels: "numpy.ndarray") -> dict[str, Any]:
+def _batch(parts: "jtl.training.step.Parts", length: int, size: int) -> dict[str, Any]:
+    """Return a batch of random inputs, `length` long where examples differ in that."""
+    import jax
     import numpy as np
 
-    preprocess = built.parts.preprocess
-    shape = (len(labels), *preprocess.image_px, preprocess.num_channels)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return {"image": images, "label": labels, "mask": np.ones(len(labels), bool)}
+    random = np.random.default_rng(0)
+
+    def drawn(leaf: Any) -> np.ndarray:
+        # Pixels are any byte, ids 0 or 1, which every model knows; a mask hides nothing.
+        low, high = (0, 256) if leaf.dtype == np.uint8 else (int(leaf.dtype == np.bool_), 2)
+        return random.integers(low, high, leaf.shape).astype(leaf.dtype)
+
+    spec = parts.input.spec(parts.preprocess)
+    examples = [jax.tree.map(drawn, spec) for _ in range(size)]
+    return {
+        "inputs": parts.input.collate(examples, buckets=(length,), preprocess=parts.preprocess),
+        "label": np.arange(size) % NUM_CLASSES,
+        "mask": np.ones(size, bool),
+        "id": np.arange(size),
+    }
 
 
 def _result(
@@ -117,7 +136,7 @@ def _result(
         "step_seconds": round(median, 4),
         "step_seconds_min": round(min(seconds), 4),
         "step_seconds_max": round(max(seconds), 4),
-        "images_per_second": round(batch_size / median, 2),
+        f"{built.parts.input.unit}_per_second": round(batch_size / median, 2),
         "gflop_per_step": round(compiled.cost_analysis()["flops"] / 1e9, 2),
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
     }

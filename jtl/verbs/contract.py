@@ -54,7 +54,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:
     """Add how many examples the model sees at a time."""
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="images at a time")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="examples at a time")
 
 
 def refuse(overrides: Overrides) -> None:

@@ -55,18 +55,21 @@ def run(
     from jtl import predictor
     from jtl.data import preflight
     from jtl.report import summary, tables
-    from jtl.training import evaluate
+    from jtl.training import config, evaluate
 
     if is_zero_shot:
         trained, splits = _zero_shot(weights, data, overrides)
     else:
         trained, splits = _with_head(run_folder, weights, data, overrides)
     split = _chosen_split(split, splits)
-    checked = preflight.inspect({split: splits[split]}, trained.settings.data)
+    checked = preflight.inspect(
+        {split: splits[split]}, trained.settings.data, config.input_of(trained.settings.model)
+    )
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
     opened = predictor.open(trained)
+    sys.stderr.write(predictor.described(opened) + "\n")
     found = predictor.measure(opened, source, batch_size)
     names = opened.stats.label_names
     sys.stderr.write(tables.final_table(found, names) + "\n")

@@ -1,4 +1,4 @@
-"""The verb `jtl features`: any layer's output, by name, for every image."""
+"""The verb `jtl features`: any layer's output, by name, for every example."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ WHOLE, OWN = "none", "pre_head"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_model(parser)
-    parser.add_argument("--data", required=True, metavar="PATH", help="folder, table or .npz of images")
+    parser.add_argument("--data", required=True, metavar="PATH", help="folder, table or .npz of examples")
     parser.add_argument(
         "--features",
         default="",
@@ -55,13 +55,17 @@ def run(
     import numpy as np
 
     from jtl import predictor
+    from jtl.data import preflight
     from jtl.training import build, config
 
     write = _writer(out, pool)
     found = predictor.of_run(run_folder) if run_folder else predictor.of_backbone(weights)
     settings = config.with_overrides(build.with_data(found.settings, data), overrides)
     splits = build.open_splits(settings)
-    opened = predictor.open(found._replace(settings=settings))
+    for source in splits.values():
+        preflight.check_kind(source, config.input_of(settings.model))
+    opened = predictor.open(found._replace(settings=settings), has_head=bool(run_folder))
+    sys.stderr.write(predictor.described(opened) + "\n")
     layers = layers or (OWN,)
     check_layers(opened, layers, pool)
     step = _make_step(opened, layers, pool)
@@ -101,12 +105,13 @@ def extract(
     from jtl import predictor
 
     found: dict[str, list[np.ndarray]] = {}
-    for batch, values in predictor.stepped(opened, step, source, batch_size):
+    for batch, values in predictor.stepped(opened, step, predictor.batches(opened, source, batch_size)):
         for name, value in values.items():
             found.setdefault(name, []).append(np.asarray(value)[batch["mask"]])
     paths = np.array([source.describe(index) for index in range(len(source))])
     features = {name: np.concatenate(parts) for name, parts in found.items()}
-    return {"path": paths, "label": source.labels(), **features}
+    labels = source.labels()
+    return {"path": paths, **({} if labels is None else {"label": labels}), **features}
 
 
 def check_layers(opened: "jtl.predictor.Predictor", layers: tuple[str, ...], pool: str) -> None:
@@ -187,8 +192,8 @@ def _write_parquet(path: Path, columns: "Mapping[str, numpy.ndarray]", label_nam
     import pyarrow.parquet as pq
 
     table = {name: pa.array(list(values) if values.ndim > 1 else values) for name, values in columns.items()}
-    labels = columns["label"]
-    if label_names and labels.ndim == 1:
+    labels = columns.get("label")
+    if labels is not None and label_names and labels.ndim == 1:
         table["label_name"] = pa.array([label_names[index] for index in labels])
     pq.write_table(pa.table(table), path)
 
@@ -198,4 +203,4 @@ WRITERS: dict[str, Callable[[Path, Any, tuple[str, ...]], None]] = {
     ".parquet": _write_parquet,
 }
 
-VERB = Verb("write any layer's output for every image", add_arguments, _command)
+VERB = Verb("write any layer's output for every example", add_arguments, _command)

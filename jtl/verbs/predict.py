@@ -1,4 +1,4 @@
-"""The verb `jtl predict`: what a model says of images that need no labels."""
+"""The verb `jtl predict`: what a model says of inputs that need no labels."""
 
 import argparse
 import csv
@@ -14,24 +14,28 @@ from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
 if TYPE_CHECKING:
     import numpy
 
-    import jtl.data.images
+    import jtl.data
+    import jtl.inputs
     import jtl.predictor
 
 TOP = 5
-SHOWN_DIGITS = 4
+SHOWN_DIGITS, SHOWN_CHARACTERS, NAMED_FILES = 4, 80, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_model(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="files, or folders of them")
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="TEXT", help="a text itself; repeatable"
+    )
     parser.add_argument(
         "--classes",
         default="",
         metavar="NAMES",
         help="names of the outputs, or for CLIP and SigLIP the classes to tell apart: a,b,c or a file",
     )
-    parser.add_argument("--top", type=int, default=TOP, metavar="K", help="classes to show of each image")
+    parser.add_argument("--top", type=int, default=TOP, metavar="K", help="classes to show of each input")
     parser.add_argument("--out", default="", metavar="FILE", help="also write a .csv or .jsonl file")
 
 
@@ -39,24 +43,24 @@ def run(
     *,
     run_folder: str = "",
     weights: str = "",
-    images: Sequence[str],
+    inputs: Sequence[str] = (),
+    texts: Sequence[str] = (),
     classes: str = "",
     top: int = TOP,
     batch_size: int = BATCH_SIZE,
     out: str = "",
     overrides: Overrides = (),
 ) -> dict[str, Any]:
-    """Predict each image; print a table to stderr and return one JSON-ready result.
+    """Predict each input; print a table to stderr and return one JSON-ready result.
 
-    `classes` are names, separated by commas or a line each in the file of that path: of the weights' outputs,
-    or where they have none (CLIP, SigLIP), of the classes of a zero-shot head. `top` is how many classes are
-    shown of each.
+    `inputs` are paths, `texts` are for models that read some. `classes` are names, separated by commas or a
+    line each in the file of that path: of the weights' outputs, or where they have none (CLIP, SigLIP), of
+    the classes of a zero-shot head. `top` is how many classes are shown of each.
 
     Raises:
-        UserError: model and images cannot be had. Single images that cannot be read have an "error" instead.
+        UserError: model and inputs cannot be had. Single inputs that cannot be read have an "error" instead.
     """
     from jtl import predictor
-    from jtl.data import images as unlabelled
     from jtl.report import tables
     from jtl.training import config
 
@@ -64,20 +68,24 @@ def run(
         raise UserError(f"--top is {top}; expected 1 or more")
     write = _writer(out)
     found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes)
-    opened = predictor.open(found._replace(settings=config.with_overrides(found.settings, overrides)))
-    source = unlabelled.open_images(images, opened.preprocess.num_channels)
-    rows = list(_rows(opened, source, batch_size, top))
+    settings = config.with_overrides(found.settings, overrides)
+    kind = config.input_of(settings.model)
+    sources = _sources(kind, inputs, texts)
+    opened = predictor.open(found._replace(settings=settings))
+    sys.stderr.write(predictor.described(opened) + "\n")
+    rows = list(_rows(opened, sources, batch_size, top))
     if write is not None:
         write(rows)
-    sys.stderr.write(tables.aligned(_table(rows), left=(0, 1)) + "\n")
-    return {"model": run_folder or weights, "images": rows}
+    sys.stderr.write(tables.aligned(_table(rows, kind.holds), left=(0, 1)) + "\n")
+    return {"model": run_folder or weights, kind.unit: rows}
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     result = run(
         run_folder=args.run,
         weights=args.weights,
-        images=args.images,
+        inputs=args.inputs,
+        texts=args.text,
         classes=args.classes,
         top=args.top,
         batch_size=args.batch_size,
@@ -90,11 +98,11 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def check_readable(result: dict[str, Any]) -> None:
-    """Raise UserError if an image of the result could not be read."""
-    rows = result["images"]
+    """Raise UserError if an input of the result could not be read."""
+    ((unit, rows),) = ((name, value) for name, value in result.items() if name != "model")
     if faults := [row["error"] for row in rows if "error" in row]:
         raise UserError(
-            f"{len(faults)} of {len(rows)} images cannot be read (the others are predicted): {faults[0]}"
+            f"{len(faults)} of {len(rows)} {unit} cannot be read (the others are predicted): {faults[0]}"
         )
 
 
@@ -131,22 +139,67 @@ def class_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in lines if name.strip())
 
 
+def _sources(kind: "jtl.inputs.Input", paths: Sequence[str], texts: Sequence[str]) -> "list[jtl.data.Source]":
+    """Open what is to be predicted: the paths in their order, then the texts.
+
+    Raises:
+        UserError: there is nothing, or it is not what the model reads.
+    """
+    from jtl.data import files, preflight
+    from jtl.data.given import Given
+
+    if not paths and not texts:
+        raise UserError(f"there is nothing to predict; give files or folders of {kind.unit}")
+    sources: list[Any] = []
+    if paths:
+        sources.append(files.unlabelled(paths, kind))
+    if texts:
+        sources.append(Given(tuple(texts), "--text"))
+    for source in sources:
+        preflight.check_kind(source, kind)
+    if skipped := files.skipped(paths, kind):
+        shown = ", ".join(skipped[:NAMED_FILES]) + (", …" if len(skipped) > NAMED_FILES else "")
+        sys.stderr.write(f"skipped {len(skipped)} files that do not end as {kind.unit} do: {shown}\n")
+    return sources
+
+
 def _rows(
-    opened: "jtl.predictor.Predictor", source: "jtl.data.images.Images", batch_size: int, top: int
+    opened: "jtl.predictor.Predictor", sources: "Sequence[jtl.data.Source]", batch_size: int, top: int
 ) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     from jtl import predictor
-    from jtl.data import images
 
-    for batch, values in predictor.predictions(opened, source, batch_size):
-        for row in np.flatnonzero(batch["mask"]):
-            index = int(batch["id"][row])
-            path = source.describe(index)
-            if batch["label"][row] == images.UNREADABLE:
-                yield {"path": path, "error": source.fault(index)}
-            else:
-                yield {"path": path, "predictions": ranked(values[row], opened.stats.label_names, top)}
+    step = predictor.make_predict_step(opened)
+    for source in sources:
+        batches = predictor.batches(opened, source, batch_size, marks_unreadable=True)
+        for batch, found in predictor.stepped(opened, step, batches):
+            values = np.asarray(found)
+            for row in np.flatnonzero(batch["mask"]):
+                named = NAMED[source.info.holds](source, int(batch["id"][row]))
+                if batch["fault"][row]:
+                    yield {**named, "error": str(batch["fault"][row])}
+                else:
+                    yield {**named, "predictions": ranked(values[row], opened.stats.label_names, top)}
+
+
+def _path(source: "jtl.data.Source", index: int) -> dict[str, str]:
+    return {"path": source.describe(index)}
+
+
+def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
+    """Return the beginning of the text, in one line, and where it stands."""
+    from jtl.inputs import Unreadable
+
+    try:
+        raw = source[index]["raw"]
+    except Unreadable:
+        raw = ""
+    parts = (raw,) if isinstance(raw, str | bytes) else raw
+    text = " | ".join(each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in parts)
+    line = " ".join(text.split())
+    cut = line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"
+    return {"text": cut, "source": source.describe(index)}
 
 
 def _of_weights(weights: str, classes: str) -> "jtl.predictor.Trained":
@@ -167,14 +220,15 @@ def _of_weights(weights: str, classes: str) -> "jtl.predictor.Trained":
     return found
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return a line for each image and prediction; the path on its first alone."""
-    table = [["image", "prediction", ""]]
+def _table(rows: Sequence[dict[str, Any]], holds: str) -> list[list[str]]:
+    """Return a line for each input and prediction; what it is on its first alone."""
+    table = [[holds, "prediction", ""]]
     for row in rows:
+        name = next(iter(row.values()))
         if "error" in row:
-            table.append([row["path"], "cannot be read", ""])
+            table.append([name, "cannot be read", ""])
         for rank, each in enumerate(row.get("predictions", ())):
-            table.append(["" if rank else row["path"], each["label"], f"{each['value']:.{SHOWN_DIGITS}f}"])
+            table.append(["" if rank else name, each["label"], f"{each['value']:.{SHOWN_DIGITS}f}"])
     return table
 
 
@@ -196,14 +250,16 @@ def _writer(out: str) -> Callable[[Sequence[dict[str, Any]]], None] | None:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = [name for name in rows[0] if name not in ("predictions", "error")]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("path", "rank", "label", "index", "value", "error"))
+        writer.writerow((*names, "rank", "label", "index", "value", "error"))
         for row in rows:
+            named = [row[name] for name in names]
             for rank, each in enumerate(row.get("predictions", ())):
-                writer.writerow((row["path"], rank + 1, each["label"], each["index"], each["value"], ""))
+                writer.writerow((*named, rank + 1, each["label"], each["index"], each["value"], ""))
             if "error" in row:
-                writer.writerow((row["path"], "", "", "", "", row["error"]))
+                writer.writerow((*named, "", "", "", "", row["error"]))
 
 
 def _write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -214,4 +270,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[dict[str, Any]]], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,
 }
-VERB = Verb("classify images by a run or pretrained weights", add_arguments, _command)
+# What names an example in the result, by what its source holds.
+NAMED: dict[str, Callable[[Any, int], dict[str, str]]] = {"image": _path, "text": _text}
+
+VERB = Verb("classify images or texts by a run or pretrained weights", add_arguments, _command)

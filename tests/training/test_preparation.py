@@ -63,12 +63,12 @@ def _last_relationship(settings: config.Config, folder: Path) -> np.ndarray:
 
 def _expected_relationship(settings: config.Config, source: Path) -> np.ndarray:
     """The mean, image by image, of what the classifier's own head gives the images of a class."""
-    model = predictor.ready(*predictor.of_run(str(source))).built
-    preprocess = model.parts.preprocess
+    opened = predictor.open(predictor.of_run(str(source)))
+    preprocess = opened.preprocess
     images, transform = build.open_splits(settings)["train"], image.eval_transform(preprocess)
     pixels = np.stack([transform(images[row]["image"]) for row in range(len(images))])
     inputs = (pixels / np.float32(255) - np.float32(preprocess.mean)) / np.float32(preprocess.std)
-    logits = jax.jit(model.parts.model.apply)(model.params, model.model_state, inputs).logits
+    logits = jax.jit(opened.model.apply)(opened.values["params"], opened.values["model_state"], inputs).logits
     probabilities, labels = softmax(np.asarray(logits, np.float64), axis=1), images.labels()
     return np.stack([probabilities[labels == label].mean(0) for label in range(10)])
 

@@ -110,7 +110,7 @@ def test_evaluation_of_the_run_counts_every_example_once_and_gives_its_numbers(
 ) -> None:
     folder, result = finished
     overrides = [("sharding.devices", str(num_devices))]
-    found = evaluate.run(evaluate.Request(str(folder), None, False, "", "val", batch_size, "", overrides))
+    found = evaluate.run(run_folder=str(folder), split="val", batch_size=batch_size, overrides=overrides)
     assert found["num_examples"] == 359
     assert found["metrics"]["accuracy"] == result["best"]["val/accuracy"]
     assert found["metrics"]["loss"] == pytest.approx(result["best"]["val/loss"], rel=1e-5)

@@ -18,7 +18,7 @@ from jtl.report import confusion, curves
 from jtl.runtime import StopRequest
 from jtl.training import config
 from jtl.training import run as train
-from jtl.verbs.compare import compare
+from jtl.verbs.compare import compare, plan
 
 SETTINGS = {
     "model.image_px": "8",
@@ -32,10 +32,10 @@ SETTINGS = {
 }
 
 
-def _request(weights: Path, out: Path, **changes: Any) -> compare.Request:
-    overrides = [*SETTINGS.items(), ("model.weights", str(weights))]
-    request = compare.Request("configs/smoke.py", overrides, str(out), (), "2", 0, "")
-    return request._replace(**changes)
+def _compare(weights: Path, out: Path, more: tuple[Any, ...] = (), **options: Any) -> dict[str, Any]:
+    overrides = [*SETTINGS.items(), ("model.weights", str(weights)), *more]
+    options = {"seeds": "2"} | options
+    return compare.run(config="configs/smoke.py", out=str(out), overrides=overrides, **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +59,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder and the result of the three usual variants with two seeds."""
     folder = tmp_path_factory.mktemp("compare") / "out"
-    return folder, compare.run(_request(pretrained, folder))
+    return folder, _compare(pretrained, folder)
 
 
 def _times(folder: Path) -> dict[Path, int]:
@@ -108,7 +108,7 @@ def test_same_command_repeats_no_finished_run_and_makes_the_missing_one(
     shutil.copytree(finished[0], folder)
     shutil.rmtree(folder / "probe" / "seed1")
     before = _times(folder)
-    result = compare.run(_request(pretrained, folder))
+    result = _compare(pretrained, folder)
     after = _times(folder)
     made = {path.relative_to(folder).parts[:2] for path in after if after[path] != before.get(path)}
     assert {parts for parts in made if len(parts) == 2 and parts[1].startswith("seed")} == {
@@ -135,7 +135,7 @@ def test_signal_ends_it_with_code_75_before_the_next_run_and_the_same_command_go
         asked.append(path)
         return run(settings, path, stop)
 
-    monkeypatch.setattr(compare.train, "run", run_and_be_asked)
+    monkeypatch.setattr(train, "run", run_and_be_asked)
     changes = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
     words = [
         "compare",
@@ -170,8 +170,8 @@ def test_run_stops_at_the_first_step_where_its_caller_was_asked_to(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"overrides": [("train.steps", "5")]}, r"seed0' was made by other settings \(train.steps: 4 -> 5\)"),
-        ({"overrides": [("data.val_fraction", "0")]}, "no validation and no test split to compare on"),
+        ({"more": (("train.steps", "5"),)}, r"seed0' was made by other settings \(train.steps: 4 -> 5\)"),
+        ({"more": (("data.val_fraction", "0"),)}, "no validation and no test split to compare on"),
         ({"column": "test"}, "--by: column 'test' is in no run; expected one of val best, val last"),
         ({"seeds": "two"}, "--seeds is 'two'; expected how many, such as 3, or which"),
         ({"seeds": "1,1"}, "--seeds is '1,1'; expected one or more, each once"),
@@ -185,17 +185,14 @@ def test_fault_is_found_before_anything_is_trained(
     finished: tuple[Path, dict[str, Any]], pretrained: Path, changes: dict[str, Any], message: str
 ) -> None:
     before = _times(finished[0])
-    request = _request(pretrained, finished[0])
-    overrides = [*request.overrides, *changes.pop("overrides", [])]
     with pytest.raises(UserError, match=message):
-        compare.run(request._replace(overrides=overrides, **changes))
+        _compare(pretrained, finished[0], **changes)
     assert before == _times(finished[0])
 
 
 def test_unknown_column_is_found_before_the_first_run(pretrained: Path, tmp_path: Path) -> None:
-    request = _request(pretrained, tmp_path / "out")._replace(column="tset")
     with pytest.raises(UserError, match="--by is 'tset'; expected one of val best, val last, test, target"):
-        compare.run(request)
+        _compare(pretrained, tmp_path / "out", column="tset")
     assert not (tmp_path / "out").exists()
 
 
@@ -207,25 +204,25 @@ def test_run_that_fails_is_named_and_the_comparison_says_so(
 
     monkeypatch.setattr(train, "run", diverge)
     with pytest.raises(UserError, match="variant 'scratch', seed 0: the loss is nan"):
-        compare.run(_request(pretrained, tmp_path / "out"))
+        _compare(pretrained, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["status"] == "failed"
 
 
 def test_folder_of_something_else_is_refused_and_kept(pretrained: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match=r"is not empty and holds no compare.json; give another --out"):
-        compare.run(_request(pretrained, tmp_path))
+        _compare(pretrained, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_run_that_fails_is_named(pretrained: Path, tmp_path: Path) -> None:
     wild = "wild=full:optim.name=sgd;optim.learning_rate=1e38;optim.clip_norm=0;optim.warmup=0"
     with pytest.raises(UserError, match=r"variant 'wild', seed 0: the loss is"):
-        compare.run(_request(pretrained, tmp_path / "out", variants=(wild, "full")))
+        _compare(pretrained, tmp_path / "out", variants=(wild, "full"))
 
 
 def test_seeds_are_a_number_of_them_or_a_list() -> None:
-    assert (compare.seeds("3"), compare.seeds("4,"), compare.seeds("0, 5")) == ([0, 1, 2], [4], [0, 5])
+    assert (plan.seeds("3"), plan.seeds("4,"), plan.seeds("0, 5")) == ([0, 1, 2], [4], [0, 5])
 
 
 class _Pretended:
@@ -249,9 +246,8 @@ def test_folds_are_runs_on_each_part_of_the_data_and_the_interval_knows_what_the
 ) -> None:
     scores = {"probe": (0.7, 0.8, 0.75), "full": (0.9, 0.85, 0.95)}
     pretended = _Pretended(pretrained, scores)
-    monkeypatch.setattr(compare.train, "run", pretended)
-    request = _request(pretrained, tmp_path / "out", seeds="", folds=3, variants=("probe", "full"))
-    result = compare.run(request)
+    monkeypatch.setattr(train, "run", pretended)
+    result = _compare(pretrained, tmp_path / "out", seeds="", folds=3, variants=("probe", "full"))
     assert pretended.parts == [(3, fold, 0) for fold in (0, 0, 1, 1, 2, 2)]
     assert (result["unit"], result["folds"]) == ("fold", [0, 1, 2])
     gain = result["variants"]["full"]["gains"]["probe"]
@@ -265,10 +261,9 @@ def test_folds_are_runs_on_each_part_of_the_data_and_the_interval_knows_what_the
 def test_metric_is_the_tasks_where_the_best_step_is_picked_without_labels(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare.train, "run", _Pretended(pretrained, {"probe": (0.7,), "full": (0.9,)}))
-    request = _request(pretrained, tmp_path / "out", seeds="1", variants=("probe", "full"))
-    found = compare.run(request._replace(overrides=[*request.overrides, ("train.monitor", "target_im")]))
+    monkeypatch.setattr(train, "run", _Pretended(pretrained, {"probe": (0.7,), "full": (0.9,)}))
+    options = {"seeds": "1", "variants": ("probe", "full")}
+    found = _compare(pretrained, tmp_path / "out", (("train.monitor", "target_im"),), **options)
     assert found["metric"] == "accuracy"
-    request = _request(pretrained, tmp_path / "none", seeds="1", variants=("probe", "full"))
     with pytest.raises(UserError, match=r"probe/seed0' measured no macro_f2; expected it on a validation or"):
-        compare.run(request._replace(overrides=[*request.overrides, ("train.monitor", "macro_f2")]))
+        _compare(pretrained, tmp_path / "none", (("train.monitor", "macro_f2"),), **options)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jtl.tasks import TASKS
 from jtl.training import adaptation
 from jtl.verbs.compare import plot as comparison_plot
 from jtl.verbs.compare import tables as comparison
@@ -126,7 +127,7 @@ def test_columns_are_those_that_the_run_has() -> None:
                 {"step": 3, "accuracy": 0.8, "target_im": 0.5, "target_accuracy": 0.5},
             ],
             "target_im",
-            "accuracy",
+            TASKS["multiclass"],
         ),
     }
     assert comparison.columns_of(summary, "accuracy") == {

@@ -15,10 +15,9 @@ from safetensors.numpy import load_file
 
 from jtl import cli, predictor, tree
 from jtl.errors import UserError
-from jtl.inputs.on_device import normalise
 from jtl.report import summary
-from jtl.training import build, config, evaluate, meta, step
-from jtl.verbs import evaluate as evaluate_verb
+from jtl.training import build, config, meta
+from jtl.verbs import evaluate
 from jtl.verbs.fuse import fuse
 from jtl.weights.recognise import recognise
 from jtl.weights.run_folder import write_run_weights
@@ -77,9 +76,9 @@ def _make(folder: Path, model: dict[str, Any], seed: int, names: Any = None, **s
     summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
 
 
-def _request(runs: Path, names: str, method: str, out: Path, **options: Any) -> fuse.Request:
-    options = {"start": "", "alphas": "", "statistics_of": "", "batch_size": 200, "overrides": []} | options
-    return fuse.Request(tuple(str(runs / each) for each in names.split()), method, str(out), **options)
+def _fuse(runs: Path, names: str, method: str, out: Path, **options: Any) -> dict[str, Any]:
+    options = {"batch_size": 200} | options
+    return fuse.run(runs=[str(runs / each) for each in names.split()], method=method, out=str(out), **options)
 
 
 def _weights(folder: Path) -> dict[str, np.ndarray]:
@@ -91,30 +90,22 @@ def _bits(folder: Path) -> dict[str, bytes]:
 
 
 def _measured(folder: Path) -> dict[str, float]:
-    return evaluate_verb.run(evaluate_verb.Request(str(folder), None, False, "", "val", 200, "", []))[
-        "metrics"
-    ]
+    return evaluate.run(run_folder=str(folder), split="val", batch_size=200)["metrics"]
 
 
 def _probabilities(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """A run's softmax of every validation image, in numpy's float64, and the labels."""
-    found = predictor.of_run(str(folder))
-    ready = predictor.ready(found.settings, found.stats)
-    parts = ready.built.parts
-    source = build.open_splits(found.settings, found.stats.label_names)["val"]
-    batches = evaluate.batches_of(
-        source, parts.preprocess, batch_size=NUM_VALIDATION, mesh=ready.mesh, settings=found.settings.input
-    )
-    (batch,) = batches
-    inputs = normalise(jax.numpy.asarray(batch["image"]), parts.preprocess)
-    logits = np.float64(step.predict(parts, ready.built.params, ready.built.model_state, inputs).logits)
+    opened = predictor.open(predictor.of_run(str(folder)))
+    source = build.open_splits(opened.settings, opened.stats.label_names)["val"]
+    (batch,) = predictor.batches(opened, source, NUM_VALIDATION)
+    logits = np.float64(predictor.forward(opened, opened.values, jax.numpy.asarray(batch["inputs"])).logits)
     shares = np.exp(logits - logits.max(1, keepdims=True))
     return shares / shares.sum(1, keepdims=True), batch["label"]
 
 
 def test_soup_is_the_mean_whatever_the_order_and_serves_as_a_run(runs: Path, tmp_path: Path) -> None:
-    found = fuse.run(_request(runs, "a b c", "uniform", tmp_path / "soup"))
-    fuse.run(_request(runs, "c a b", "uniform", tmp_path / "again"))
+    found = _fuse(runs, "a b c", "uniform", tmp_path / "soup")
+    _fuse(runs, "c a b", "uniform", tmp_path / "again")
     members = [_weights(runs / name) for name in "abc"]
     again = _weights(tmp_path / "again")
     for name, leaf in _weights(tmp_path / "soup").items():
@@ -136,12 +127,12 @@ def test_soup_is_the_mean_whatever_the_order_and_serves_as_a_run(runs: Path, tmp
 
 @pytest.mark.parametrize("name", ["a", "r"])
 def test_soup_of_copies_is_the_copy_running_statistics_too(runs: Path, tmp_path: Path, name: str) -> None:
-    fuse.run(_request(runs, f"{name} {name} {name}", "uniform", tmp_path / "soup"))
+    _fuse(runs, f"{name} {name} {name}", "uniform", tmp_path / "soup")
     assert _bits(tmp_path / "soup") == _bits(runs / name)
 
 
 def test_greedy_soup_is_not_worse_than_its_best_member(runs: Path, tmp_path: Path) -> None:
-    found = fuse.run(_request(runs, "a copy b c", "greedy", tmp_path / "soup"))
+    found = _fuse(runs, "a copy b c", "greedy", tmp_path / "soup")
     scores = {each["run"]: each["accuracy"] for each in found["scores"]}
     assert found["metrics"]["val/accuracy"] >= max(scores.values())
     order = [each["run"] for each in found["decisions"]]
@@ -156,8 +147,8 @@ def test_greedy_soup_is_not_worse_than_its_best_member(runs: Path, tmp_path: Pat
 def test_interpolation_ends_in_the_start_with_the_runs_head_and_in_the_run(
     runs: Path, tmp_path: Path
 ) -> None:
-    fuse.run(_request(runs, "a", "wise", tmp_path / "zero", alphas="0"))
-    fuse.run(_request(runs, "a", "wise", tmp_path / "one", alphas="1"))
+    _fuse(runs, "a", "wise", tmp_path / "zero", alphas="0")
+    _fuse(runs, "a", "wise", tmp_path / "one", alphas="1")
     run, start, zero = _bits(runs / "a"), _bits(runs / "start"), _bits(tmp_path / "zero")
     assert _bits(tmp_path / "one") == run
     assert zero.keys() == run.keys()
@@ -167,10 +158,10 @@ def test_interpolation_ends_in_the_start_with_the_runs_head_and_in_the_run(
 
 def test_interpolation_takes_the_head_of_a_start_with_the_same_classes(runs: Path, tmp_path: Path) -> None:
     start = str(runs / "b")
-    fuse.run(_request(runs, "a", "wise", tmp_path / "zero", alphas="0", start=start))
+    _fuse(runs, "a", "wise", tmp_path / "zero", alphas="0", start=start)
     assert _bits(tmp_path / "zero") == _bits(runs / "b")
     other = str(runs / "other")
-    fuse.run(_request(runs, "a", "wise", tmp_path / "other", alphas="0", start=other))
+    _fuse(runs, "a", "wise", tmp_path / "other", alphas="0", start=other)
     found, run, start_bits = _bits(tmp_path / "other"), _bits(runs / "a"), _bits(runs / "other")
     assert {name for name in found if found[name] != start_bits[name]} == {
         "params/head/kernel",
@@ -180,7 +171,7 @@ def test_interpolation_takes_the_head_of_a_start_with_the_same_classes(runs: Pat
 
 
 def test_best_of_the_sweep_is_kept_and_all_of_it_is_written(runs: Path, tmp_path: Path) -> None:
-    found = fuse.run(_request(runs, "a", "wise", tmp_path / "wise", alphas="0,0.25,1", start=str(runs / "b")))
+    found = _fuse(runs, "a", "wise", tmp_path / "wise", alphas="0,0.25,1", start=str(runs / "b"))
     assert [each["alpha"] for each in found["sweep"]] == [0, 0.25, 1]
     ends = [_measured(runs / name)["accuracy"] for name in "ba"]
     assert [found["sweep"][place]["accuracy"] for place in (0, 2)] == ends
@@ -208,12 +199,12 @@ def _inputs(folder: Path, images: Any) -> np.ndarray:
 
 
 def test_soup_has_the_statistics_of_its_own_training_images(runs: Path, tmp_path: Path) -> None:
-    fuse.run(_request(runs, "r s", "uniform", tmp_path / "soup"))
+    _fuse(runs, "r s", "uniform", tmp_path / "soup")
     weights = _weights(tmp_path / "soup")
     found = predictor.of_run(str(runs / "r"))
     source = build.open_splits(found.settings, found.stats.label_names)["train"]
     assert len(source) % 200, "the last batch is padded"
-    images = [source[index]["image"] for index in range(len(source))]
+    images = [source[index]["raw"] for index in range(len(source))]
     mean, var = _first_moments(weights, _inputs(runs / "r", np.broadcast_to(images, (len(images), 8, 8, 3))))
     prefix = "model_state/batch_stats/bn_root"
     np.testing.assert_allclose(weights[f"{prefix}/mean"], mean, rtol=1e-5, atol=1e-6)
@@ -226,7 +217,7 @@ def test_adapted_statistics_are_those_of_other_images(runs: Path, tmp_path: Path
     for index, pixels in enumerate(images):
         Image.fromarray(pixels).save(tmp_path / "target" / f"{index}.png")
     target = str(tmp_path / "target")
-    found = fuse.run(_request(runs, "r", "uniform", tmp_path / "adabn", statistics_of=target, batch_size=4))
+    found = _fuse(runs, "r", "uniform", tmp_path / "adabn", statistics_of=target, batch_size=4)
     weights, before = _weights(tmp_path / "adabn"), _weights(runs / "r")
     assert all(np.array_equal(weights[name], before[name]) for name in before if name.startswith("params/"))
     mean, var = _first_moments(weights, _inputs(runs / "r", images))
@@ -238,7 +229,7 @@ def test_adapted_statistics_are_those_of_other_images(runs: Path, tmp_path: Path
 
 
 def test_ensemble_of_families_predicts_the_mean_of_the_members(runs: Path, tmp_path: Path) -> None:
-    found = fuse.run(_request(runs, "a r", "ensemble", tmp_path / "both"))
+    found = _fuse(runs, "a r", "ensemble", tmp_path / "both")
     members = [_probabilities(runs / name) for name in ("a", "r")]
     expected, labels = np.mean([shares for shares, _ in members], axis=0), members[0][1]
     with (tmp_path / "both" / "val" / "predictions.csv").open() as stream:
@@ -283,14 +274,14 @@ def test_what_does_not_fit_together_is_refused(
     runs: Path, tmp_path: Path, names: str, method: str, options: dict, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        fuse.run(_request(runs, names, method, tmp_path / "out", **options))
+        _fuse(runs, names, method, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_folder_with_something_in_it_is_kept(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="is there already and not empty"):
-        fuse.run(_request(runs, "a b", "uniform", tmp_path))
+        _fuse(runs, "a b", "uniform", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -300,13 +291,13 @@ def test_damaged_member_is_named(runs: Path, tmp_path: Path) -> None:
     weights["params/head/bias"][0] = np.nan
     write_run_weights(tmp_path / "b", tree.unflatten(weights)["params"], {})
     with pytest.raises(UserError, match=r"'params/head/bias' of run .*b' is not finite"):
-        fuse.run(_request(runs, f"a {tmp_path / 'b'}", "uniform", tmp_path / "out"))
+        _fuse(runs, f"a {tmp_path / 'b'}", "uniform", tmp_path / "out")
 
 
 def test_runs_of_other_starts_and_data_are_fused_with_a_word(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fuse.run(_request(runs, "a random", "uniform", tmp_path / "soup"))
+    _fuse(runs, "a random", "uniform", tmp_path / "soup")
     assert "started from none" in capsys.readouterr().err
 
 
@@ -315,7 +306,7 @@ def test_command_prints_one_json_object(
 ) -> None:
     words = ["--runs", str(runs / "a"), str(runs / "b"), "--method", "uniform", "--json"]
     with pytest.raises(SystemExit) as stop:
-        cli.main(["fuse", *words, "--out", str(tmp_path / "soup"), "--config.input.threads=1"])
+        cli.main(["fuse", *words, "--out", str(tmp_path / "soup"), "--config.inputs.threads=1"])
     assert stop.value.code == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["members"] == [str(runs / "a"), str(runs / "b")]

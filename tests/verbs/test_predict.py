@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from jtl import predictor
 from jtl.errors import UserError
 from jtl.models import MODELS
 from jtl.verbs import features, predict
@@ -40,18 +43,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _predict(weights: str, *images: str, top: int = 2, classes: str = "", out: str = "") -> predict.Request:
-    devices = [("sharding.devices", "1"), ("model.image_px", "16")]
-    return predict.Request(None, weights, images, classes, top, 2, out, devices)
+OPTIONS = {"batch_size": 2, "overrides": (("sharding.devices", "1"), ("model.image_px", "16"))}
 
 
-def _features(weights: str, data: Path, out: Path, *names: str, pool: str = "mean") -> features.Request:
-    devices = [("sharding.devices", "1"), ("model.image_px", "16")]
-    return features.Request(None, weights, str(data), names, pool, 2, str(out), devices)
+def _predict(weights: str, *images: str, top: int = 2, **options: Any) -> dict[str, Any]:
+    return predict.run(weights=weights, inputs=images, top=top, **OPTIONS, **options)
+
+
+def _features(weights: str, data: Path, out: Path, *layers: str, **options: Any) -> dict[str, Any]:
+    return features.run(weights=weights, data=str(data), out=str(out), layers=layers, **OPTIONS, **options)
 
 
 def test_every_image_has_its_classes_by_probability(weights: str, photos: Path) -> None:
-    found = predict.run(_predict(weights, str(photos), top=3))
+    found = _predict(weights, str(photos), top=3)
     assert [row["path"] for row in found["images"]] == sorted(str(path) for path in photos.rglob("*.png"))
     for row in found["images"]:
         values = [each["value"] for each in row["predictions"]]
@@ -63,12 +67,12 @@ def test_every_image_has_its_classes_by_probability(weights: str, photos: Path) 
 def test_prediction_is_the_models_own(weights: str, photos: Path) -> None:
     """The head on features written by `jtl features` gives the probabilities that `jtl predict` gives."""
     out = photos.parent / "features.npz"
-    features.run(_features(weights, photos, out))
+    _features(weights, photos, out)
     head = writing.leaves_of("cifar_resnet")
     with np.load(out) as file:
         logits = file["pre_head"] @ head["params/head/kernel"] + head["params/head/bias"]
         by_path = dict(zip(file["path"], logits, strict=True))
-    for row in predict.run(_predict(weights, str(photos), top=3))["images"]:
+    for row in _predict(weights, str(photos), top=3)["images"]:
         expected = np.exp(by_path[row["path"]] - by_path[row["path"]].max())
         expected /= expected.sum()
         for each in row["predictions"]:
@@ -79,17 +83,15 @@ def test_outputs_take_the_names_given(weights: str, photos: Path, tmp_path: Path
     file = tmp_path / "names.txt"
     file.write_text("ant\nbee\n\ncow\n")
     for classes in ("ant,bee, cow", str(file)):
-        row = predict.run(_predict(weights, str(photos / "ants" / "1.png"), classes=classes))["images"][0]
+        row = _predict(weights, str(photos / "ants" / "1.png"), classes=classes)["images"][0]
         assert all(each["label"] == ("ant", "bee", "cow")[each["index"]] for each in row["predictions"])
     with pytest.raises(UserError, match="2 class names are given; expected one for each of 3"):
-        predict.run(_predict(weights, str(photos), classes="ant,bee"))
+        _predict(weights, str(photos), classes="ant,bee")
     with pytest.raises(UserError, match=r"--classes 'missing.txt' is no file; expected one, with a name"):
-        predict.run(_predict(weights, str(photos), classes="missing.txt"))
+        _predict(weights, str(photos), classes="missing.txt")
 
 
 def test_thousand_unnamed_outputs_are_shown_as_imagenets() -> None:
-    from jtl import predictor
-
     names = predictor.imagenet_names()
     assert len(set(names)) == 1000
     assert (names[0], names[285], names[999]) == ("tench", "Egyptian cat", "toilet tissue")
@@ -100,7 +102,7 @@ def test_unreadable_images_are_named_after_the_others_are_predicted(
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     good, out = photos / "bees" / "0.png", tmp_path / "out.csv"
-    found = predict.run(_predict(weights, str(tmp_path / "broken.png"), str(good), out=str(out)))
+    found = _predict(weights, str(tmp_path / "broken.png"), str(good), out=str(out))
     assert [row["path"] for row in found["images"] if "predictions" in row] == [str(good)]
     with pytest.raises(UserError, match=r"1 of 2 images cannot be read .*broken.png"):
         predict.check_readable(found)
@@ -112,14 +114,14 @@ def test_unreadable_images_are_named_after_the_others_are_predicted(
 
 def test_json_lines_hold_what_is_returned(weights: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    found = predict.run(_predict(weights, str(photos), out=str(out)))
+    found = _predict(weights, str(photos), out=str(out))
     assert [json.loads(line) for line in out.read_text().splitlines()] == found["images"]
 
 
 @pytest.mark.parametrize(
     ("images", "changes", "message"),
     [
-        ("nothing.png", {}, "image 'nothing.png' is not there"),
+        ("nothing.png", {}, "'nothing.png' is not there; expected a file, or a folder of images"),
         (".", {"top": 0}, "--top is 0; expected 1 or more"),
         (".", {"out": "x.xml"}, "--out 'x.xml' ends in '.xml'; expected one of .csv, .jsonl"),
         (".", {"out": "no/such/x.csv"}, "folder 'no/such' is not there"),
@@ -129,18 +131,18 @@ def test_requests_that_cannot_be_met_are_refused(
     weights: str, images: str, changes: dict, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        predict.run(_predict(weights, images, **changes))
+        _predict(weights, images, **changes)
 
 
 def test_folder_without_images_is_refused(weights: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(UserError, match="holds no image"):
-        predict.run(_predict(weights, str(tmp_path)))
+        _predict(weights, str(tmp_path))
 
 
 def test_features_keep_order_labels_and_splits(weights: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "features.parquet"
-    done = features.run(_features(weights, photos, out, "stage2", "block1/unit1"))
+    done = _features(weights, photos, out, "stage2", "block1/unit1")
     table = pq.read_table(out).to_pydict()
     assert done["features"] == {"stage2": [NUM_IMAGES, 8], "block1/unit1": [NUM_IMAGES, 4]}
     assert [Path(path).parent.name for path in table["path"]] == table["label_name"]
@@ -150,8 +152,8 @@ def test_features_keep_order_labels_and_splits(weights: str, photos: Path, tmp_p
 
 def test_whole_maps_are_kept_where_asked(weights: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "features.npz"
-    features.run(_features(weights, photos, out, "stage1", pool="none"))
-    features.run(_features(weights, photos, tmp_path / "pooled.npz", "stage1"))
+    _features(weights, photos, out, "stage1", pool="none")
+    _features(weights, photos, tmp_path / "pooled.npz", "stage1")
     with np.load(out) as whole, np.load(tmp_path / "pooled.npz") as pooled:
         assert whole["stage1"].ndim == 4
         np.testing.assert_allclose(whole["stage1"].mean((1, 2)), pooled["stage1"], rtol=1e-5)
@@ -177,7 +179,7 @@ def test_features_that_cannot_be_had_are_refused(
     weights: str, photos: Path, tmp_path: Path, names: tuple[str, ...], pool: str, out: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        features.run(_features(weights, photos, tmp_path / out, *names, pool=pool))
+        _features(weights, photos, tmp_path / out, *names, pool=pool)
     assert not (tmp_path / out).exists()
 
 
@@ -185,15 +187,60 @@ def test_backbone_without_a_head_gives_features(photos: Path, tmp_path: Path) ->
     origin = FAMILIES["vit"].origins["timm"]
     save_file(writing.named(origin, writing.leaves_of("vit", num_outputs=0)), tmp_path / "vit.safetensors")
     out = tmp_path / "features.npz"
-    request = _features(str(tmp_path / "vit.safetensors"), photos, out, pool="cls")
-    done = features.run(request._replace(overrides=[("sharding.devices", "1")]))
+    done = features.run(
+        weights=str(tmp_path / "vit.safetensors"),
+        data=str(photos),
+        out=str(out),
+        pool="cls",
+        overrides=[("sharding.devices", "1")],
+    )
     assert done["features"] == {"pre_head": [NUM_IMAGES, MODELS["vit"].tiny().dim]}
     with pytest.raises(UserError, match="has no classification head"):
-        predict.run(_predict(str(tmp_path / "vit.safetensors"), str(photos)))
+        _predict(str(tmp_path / "vit.safetensors"), str(photos))
 
 
 def test_how_images_are_seen_is_said(weights: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predict.run(_predict(weights, str(photos / "ants" / "1.png")))
+    _predict(weights, str(photos / "ants" / "1.png"))
     shown = capsys.readouterr().err
     assert "pre-processing: short side to 16 px (bicubic), centre 16x16" in shown
     assert "(the family's own: the weights came without any)" in shown
+
+
+def test_files_in_a_folder_that_are_no_images_are_named(
+    weights: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    for name in ("notes.txt", "ants/labels.csv", ".hidden.txt"):
+        (tmp_path / "photos" / name).write_text("no image")
+    found = _predict(weights, str(tmp_path / "photos"))
+    assert len(found["images"]) == NUM_IMAGES
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("skipped")]
+    folder = tmp_path / "photos"
+    assert line == (
+        f"skipped 2 files that do not end as images do: {folder / 'ants/labels.csv'}, {folder / 'notes.txt'}"
+    )
+
+
+def test_texts_are_refused_by_a_model_that_reads_images(weights: str, photos: Path) -> None:
+    with pytest.raises(UserError, match="--text holds examples of kind 'text', and the model reads 'image'"):
+        _predict(weights, texts=("a good film",))
+    with pytest.raises(UserError, match="there is nothing to predict; give files or folders of images"):
+        _predict(weights)
+
+
+def test_model_is_compiled_once_for_all_splits(
+    weights: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "val", "test"):
+        shutil.copytree(photos, tmp_path / "data" / split)
+    traced, forward = [], predictor.forward
+
+    def counted(opened: Any, values: Any, inputs: Any) -> Any:
+        traced.append(inputs.shape)
+        return forward(opened, values, inputs)
+
+    monkeypatch.setattr(predictor, "forward", counted)
+    done = _features(weights, tmp_path / "data", tmp_path / "out.npz")
+    assert done["num_examples"] == 3 * NUM_IMAGES
+    # One example to check the layers by, and the batches.
+    assert [shape[0] for shape in traced] == [1, 2]

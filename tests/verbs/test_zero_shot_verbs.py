@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,17 +46,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _predict(weights: str, photos: Path, classes: str) -> predict.Request:
-    return predict.Request(None, weights, (str(photos),), classes, 2, 4, "", ONE_DEVICE)
+OPTIONS = {"batch_size": 4, "overrides": ONE_DEVICE}
+
+
+def _predict(weights: str, photos: Path, classes: str, **options: Any) -> list[dict[str, Any]]:
+    options = {**OPTIONS, "inputs": (str(photos),), "top": 2, **options}
+    return predict.run(weights=weights, classes=classes, **options)["images"]
 
 
 def test_prediction_is_the_softmax_of_scaled_cosines(clip: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "features.npz"
-    features.run(features.Request(None, clip, str(photos), (), "cls", 4, str(out), ONE_DEVICE))
+    features.run(weights=clip, data=str(photos), pool="cls", out=str(out), **OPTIONS)
     with np.load(out) as file:
         images = file["pre_head"] / np.linalg.norm(file["pre_head"], axis=-1, keepdims=True)
         logits = dict(zip(file["path"], images @ zero_shot.head(clip, NAMES)["kernel"], strict=True))
-    for row in predict.run(_predict(clip, photos, ", ".join(NAMES)))["images"]:
+    for row in _predict(clip, photos, ", ".join(NAMES)):
         expected = np.exp(logits[row["path"]] - logits[row["path"]].max())
         expected /= expected.sum()
         for each in row["predictions"]:
@@ -64,18 +69,17 @@ def test_prediction_is_the_softmax_of_scaled_cosines(clip: str, photos: Path, tm
 
 
 def test_evaluation_takes_the_classes_of_the_data(clip: str, photos: Path) -> None:
-    predicted = predict.run(_predict(clip, photos, ",".join(NAMES)))["images"]
+    predicted = _predict(clip, photos, ",".join(NAMES))
     hits = [row["predictions"][0]["label"] == Path(row["path"]).parent.name for row in predicted]
-    found = evaluate.run(evaluate.Request(None, clip, True, str(photos), "", 4, "", ONE_DEVICE))
+    found = evaluate.run(weights=clip, is_zero_shot=True, data=str(photos), **OPTIONS)
     assert found["label_names"] == list(NAMES)
     assert found["metrics"]["accuracy"] == pytest.approx(np.mean(hits))
 
 
 def test_prompts_are_a_setting(clip: str, photos: Path) -> None:
-    plain = predict.run(_predict(clip, photos, ",".join(NAMES)))["images"]
-    request = _predict(clip, photos, ",".join(NAMES))
+    plain = _predict(clip, photos, ",".join(NAMES))
     templates = [*ONE_DEVICE, ("weights.templates", "('{}',)")]
-    other = predict.run(request._replace(overrides=templates))["images"]
+    other = _predict(clip, photos, ",".join(NAMES), overrides=templates)
     assert plain != other
 
 
@@ -91,12 +95,11 @@ def test_class_names_that_make_no_head_are_refused(
     clip: str, photos: Path, classes: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        predict.run(_predict(clip, photos, classes))
+        _predict(clip, photos, classes)
 
 
 def test_zero_shot_evaluation_needs_weights_and_data(clip: str, photos: Path) -> None:
     with pytest.raises(UserError, match="--zero-shot needs --weights of CLIP or SigLIP, and --data"):
-        evaluate.run(evaluate.Request(None, clip, True, "", "", 4, "", ONE_DEVICE))
-    request = evaluate.Request(None, "embedded://vit_mini", True, str(photos), "", 4, "", ONE_DEVICE)
+        evaluate.run(weights=clip, is_zero_shot=True, **OPTIONS)
     with pytest.raises(UserError, match="text tower"):
-        evaluate.run(request)
+        evaluate.run(weights="embedded://vit_mini", is_zero_shot=True, data=str(photos), **OPTIONS)

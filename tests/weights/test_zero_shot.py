@@ -189,9 +189,8 @@ def test_fine_tuning_begins_at_the_zero_shot_head(
     assert (result["status"], result["steps"]) == ("finished", 2)
     assert result["parameters"]["trainable"] == tree.num_values(built.params)
     run = str(tmp_path / "run")
-    request = evaluate.Request(run, None, False, "", "val", 4, "", [("sharding.devices", "1")])
-    found = evaluate.run(request)["metrics"]["accuracy"]
-    assert found == pytest.approx(result["best"]["val/accuracy"])
+    found = evaluate.run(run_folder=run, split="val", overrides=[("sharding.devices", "1")])
+    assert found["metrics"]["accuracy"] == pytest.approx(result["best"]["val/accuracy"])
     again = config.read("configs/ft.py", [("model.weights", run)])
     assert again.model.has_unit_features
 

@@ -1,14 +1,11 @@
 """What `jtl compare` reads from its finished runs, and writes of them."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from jtl import metrics
 from jtl.errors import UserError
 from jtl.report import summary
-from jtl.tasks import TASKS, LabelStats
+from jtl.tasks import TASKS, TaskKind
 from jtl.training import adaptation
 from jtl.verbs.compare import plot as comparison_plot
 from jtl.verbs.compare import tables as comparison
@@ -25,7 +22,7 @@ def outcome(plan: Plan, number: int, label: str, result: Mapping[str, Any]) -> O
         UserError: it did not measure what is compared.
     """
     folder = folder_of(plan, number, label)
-    metric = _metric(plan, folder)
+    metric = _metric(plan)
     values = comparison.columns_of(result, metric)
     if not values:
         raise UserError(
@@ -48,11 +45,11 @@ def compared(plan: Plan, outcomes: Sequence[Outcome]) -> Comparison:
     Raises:
         UserError: none of them has the column that decides.
     """
-    metric = _metric(plan, Path(outcomes[0].folder))
+    metric = _metric(plan)
     setup = Setup(
         roles={each.label: each.role for each in plan.variants},
         metric=metric,
-        is_maximized=metrics.is_maximized(metric),
+        is_maximized=_task_kind(plan).is_maximized(metric),
         unit=plan.unit,
         # Nadeau & Bengio's share of a fold to its training set.
         shared_fraction=1 / (len(plan.numbers) - 1) if plan.unit == "fold" else 0.0,
@@ -78,10 +75,13 @@ def write(plan: Plan, found: Comparison | None, status: str) -> dict[str, Any]:
     return result
 
 
-def _metric(plan: Plan, run_folder: Path) -> str:
+def _metric(plan: Plan) -> str:
     """Return what is compared: the metric that picks the best step, the task's where that needs no labels."""
     own = next(iter(plan.settings.values()))
     if own.train.monitor and not own.train.monitor.startswith(adaptation.PREFIX):
         return own.train.monitor
-    labels = json.loads((run_folder / "meta.json").read_text())["labels"]
-    return TASKS[own.task.name].build(own.task, LabelStats.from_dict(labels)).monitor
+    return _task_kind(plan).monitor
+
+
+def _task_kind(plan: Plan) -> TaskKind:
+    return TASKS[next(iter(plan.settings.values())).task.name]

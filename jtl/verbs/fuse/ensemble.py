@@ -13,7 +13,7 @@ from jtl import predictor
 from jtl.data import Source
 from jtl.metrics import Summary, Sums
 from jtl.predictor import Predictor, Values
-from jtl.training import evaluate
+from jtl.training import evaluate, step
 from jtl.verbs.fuse.members import Judge
 
 DIGITS = 6
@@ -32,56 +32,64 @@ def measure(judges: Sequence[Judge], candidates: Sequence[Values], splits: Seque
     `candidates` are the values of each judge's model. Each member sees the examples through its own
     pre-processing; all of them are on the devices at once.
     """
-    mesh = judges[0].model.mesh
-    step = _make_step([each.model for each in judges])
+    mesh = judges[0].predictor.mesh
+    ensemble_step = _make_step([each.predictor for each in judges])
     values = tuple(predictor.placed(candidate, mesh) for candidate in candidates)
-    return {split: _measured(step, values, judges, split) for split in splits}
+    return {split: _measured(ensemble_step, values, judges, split) for split in splits}
 
 
 def write_predictions(path: Path, found: Found, source: Source, label_names: Sequence[str]) -> None:
     """Write a CSV with a row an image: its path, its class where it has one, and each output's prediction."""
     labels = source.labels()
-    has_class = bool(label_names) and labels.ndim == 1
+    has_class = labels is not None and bool(label_names) and labels.ndim == 1
     outputs = label_names or [f"value{index}" for index in range(found.predictions.shape[1])]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", *(["label"] if has_class else []), *outputs])
         for index, row in enumerate(found.predictions):
-            label = [label_names[labels[index]]] if has_class else []
+            label = [label_names[labels[index]]] if labels is not None and has_class else []
             writer.writerow([source.describe(index), *label, *(f"{value:.{DIGITS}g}" for value in row)])
 
 
 def _side_by_side(batches: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the batches of the same examples as one, with a tuple of images."""
+    """Yield the batches of the same examples as one, with a tuple of inputs."""
     for group in zip(*batches, strict=True):
         assert all(np.array_equal(each["id"], group[0]["id"]) for each in group), "batches of other examples"
-        yield {**group[0], "image": tuple(each["image"] for each in group)}
+        yield {**group[0], "inputs": tuple(each["inputs"] for each in group)}
 
 
 def _make_step(models: Sequence[Predictor]) -> Callable[..., tuple[Sums, jax.Array]]:
     """Return the compiled step from all members' (values, batch) to metrics and predictions of their mean."""
-    task = models[0].task
+    first = models[0]
+    task = first.task
+    assert task is not None, "members have a task"
 
     @jax.jit
-    def step(values: tuple[Values, ...], batch: Any) -> tuple[Sums, jax.Array]:
+    def compiled(values: tuple[Values, ...], batch: Any) -> tuple[Sums, jax.Array]:
+        own = [
+            step.with_targets(model, {**batch, "inputs": inputs})
+            for model, inputs in zip(models, batch["inputs"], strict=True)
+        ]
         logits = [
-            predictor.forward(model, own, inputs).logits
-            for model, own, inputs in zip(models, values, batch["image"], strict=True)
+            step.forward_normalised(model, each["params"], each["model_state"], seen["inputs"]).logits
+            for model, each, seen in zip(models, values, own, strict=True)
         ]
         averaged = task.averaged(jnp.stack(logits))
-        return task.metrics(averaged, batch["label"], batch["mask"]), task.predictions(averaged)
+        return task.metrics(averaged, own[0]), task.predictions(averaged)
 
-    return step
+    return compiled
 
 
 def _measured(
-    step: Callable[..., tuple[Sums, jax.Array]], values: Any, judges: Sequence[Judge], split: str
+    ensemble_step: Callable[..., tuple[Sums, jax.Array]], values: Any, judges: Sequence[Judge], split: str
 ) -> Found:
     first = judges[0]
+    task = first.predictor.task
+    assert task is not None, "members have a task"
     kept: list[np.ndarray] = []
 
     def eval_step(values: Any, batch: Any) -> Sums:
-        sums, predictions = step(values, batch)
+        sums, predictions = ensemble_step(values, batch)
         kept.append(np.asarray(predictions))
         return sums
 
@@ -90,8 +98,8 @@ def _measured(
         eval_step,
         values,
         _side_by_side([judge.batches[split] for judge in judges]),
-        mesh=first.model.mesh,
-        task=first.model.task,
+        mesh=first.predictor.mesh,
+        task=task,
         num_examples=num_examples,
     )
     # Only the last batch is padded, behind its examples.

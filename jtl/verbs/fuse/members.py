@@ -12,13 +12,12 @@ import numpy as np
 
 from jtl import predictor, tree
 from jtl.data import Source, preflight
-from jtl.data.images import open_unlabelled
+from jtl.data.files import unlabelled
 from jtl.errors import UserError
-from jtl.inputs import on_device
 from jtl.metrics import Summary
 from jtl.models import MODELS
 from jtl.predictor import Predictor
-from jtl.tasks import LabelStats
+from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import build, config, evaluate, sharding
 from jtl.training.config import Config
 from jtl.verbs.fuse import fusion
@@ -29,7 +28,7 @@ Variables = Mapping[str, Any]
 # What may differ between runs of one model: where they started, and what acts in training alone.
 FREE_FIELDS = ("size", "weights", "dtype", "remat", "dropout", "head_dropout", "drop_path", "norm_momentum")
 # A fused model is the runs' own: settings that would make it another are not for this verb.
-CHANGEABLE = ("data.", "input.", "sharding.", "train.monitor")
+CHANGEABLE = ("data.", "inputs.", "sharding.", "train.monitor")
 NOTHING = "nothing"
 TRAINING, MOMENTS = "train", "statistics"
 
@@ -47,6 +46,11 @@ class Member(NamedTuple):
         """What it knows of its labels."""
         return self.found.stats
 
+    @property
+    def task_kind(self) -> TaskKind:
+        """The kind of its task, which knows of each metric whether more is better."""
+        return TASKS[self.settings.task.name]
+
 
 class Judge(NamedTuple):
     """What measures candidates: a member's model, whose own values are not looked at, and the data.
@@ -56,7 +60,7 @@ class Judge(NamedTuple):
     """
 
     member: Member
-    model: Predictor
+    predictor: Predictor
     splits: Mapping[str, Source]
     batches: Mapping[str, Any]
     eval_step: Callable[..., Any]
@@ -67,7 +71,12 @@ class Judge(NamedTuple):
     @property
     def monitor(self) -> str:
         """The metric that candidates are chosen by."""
-        return self.member.settings.train.monitor or self.model.task.monitor
+        return self.member.settings.train.monitor or self.member.task_kind.monitor
+
+    @property
+    def is_maximized(self) -> bool:
+        """Whether more of the monitor is better."""
+        return self.member.task_kind.is_maximized(self.monitor)
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
@@ -169,14 +178,15 @@ def make_judge(
         )
     sources = dict(splits)
     if statistics_of:
-        checked = preflight.inspect({MOMENTS: open_unlabelled(statistics_of)}, model.settings.data)
+        source = unlabelled((statistics_of,), model.input, statistics_of)
+        checked = preflight.inspect({MOMENTS: source}, model.settings.data, model.input)
         say(*checked.lines)
         sources |= checked.splits
     if beside is not None:
-        model = model._replace(mesh=beside.model.mesh)
+        model = model._replace(mesh=beside.predictor.mesh)
     return Judge(
         member=member,
-        model=model._replace(values={}),
+        predictor=model._replace(values={}),
         splits=splits,
         batches={name: predictor.batches(model, source, batch_size) for name, source in sources.items()},
         eval_step=predictor.make_eval_step(model),
@@ -190,19 +200,21 @@ def _readable_splits(member: Member) -> dict[str, Source]:
     """Open a member's data and say what is in it, without what cannot be read."""
     settings = member.found.settings
     opened = build.open_splits(settings, member.stats.label_names)
-    checked = preflight.inspect(opened, settings.data)
+    checked = preflight.inspect(opened, settings.data, config.input_of(settings.model))
     say(*checked.lines)
     return checked.splits
 
 
 def score(judge: Judge, candidate: Variables, split: str) -> Summary:
     """Return the task's metrics of a candidate on a split."""
+    task = judge.predictor.task
+    assert task is not None, "what is fused has a task"
     return evaluate.measure(
         judge.eval_step,
-        predictor.placed(candidate, judge.model.mesh),
+        predictor.placed(candidate, judge.predictor.mesh),
         judge.batches[split],
-        mesh=judge.model.mesh,
-        task=judge.model.task,
+        mesh=judge.predictor.mesh,
+        task=task,
         num_examples=len(judge.splits[split]),
     )
 
@@ -228,10 +240,10 @@ def statistics(judge: Judge, candidate: Variables) -> tree.Tree:
     Images come in evaluation's transform; each batch is normalised by its own moments, as in training, and
     the batches' moments are pooled exactly, by their numbers of images: no momentum, no padding counts.
     """
-    values = predictor.placed(candidate, judge.model.mesh)
+    values = predictor.placed(candidate, judge.predictor.mesh)
     pooled: fusion.Moments | None = None
     for batch in judge.batches[judge.moments_source]:
-        on_device = sharding.put_batch({name: batch[name] for name in ("image", "mask")}, judge.model.mesh)
+        on_device = sharding.put_batch(evaluate.fields_of(batch), judge.predictor.mesh)
         measured = judge.moments_step(values, on_device)
         found = fusion.moments(int(batch["mask"].sum()), jax.device_get(measured))
         pooled = found if pooled is None else fusion.pool(pooled, found)
@@ -244,7 +256,7 @@ def statistics(judge: Judge, candidate: Variables) -> tree.Tree:
 def _moments_step(model: Predictor) -> Callable[..., Any]:
     @jax.jit
     def moments(values: Variables, batch: Any) -> Any:
-        inputs = on_device.normalise(batch["image"], model.preprocess)
+        inputs = model.input.normalise(batch["inputs"], model.preprocess)
         return model.model.moments(values["params"], values["model_state"], inputs, batch["mask"])
 
     return moments
@@ -257,7 +269,7 @@ def _whole(values: Variables) -> tree.Tree:
 
 def _backbone(judge: Judge, candidate: Variables) -> dict[str, Any]:
     """Return the leaves that running statistics depend on, and the statistics."""
-    heads = tuple(f"params/{prefix}/" for prefix in judge.model.model.layers[-1])
+    heads = tuple(f"params/{prefix}/" for prefix in judge.predictor.model.layers[-1])
     return {name: leaf for name, leaf in tree.flatten(candidate).items() if not name.startswith(heads)}
 
 

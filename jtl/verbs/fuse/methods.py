@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jtl import metrics, tree
+from jtl import tree
 from jtl.errors import UserError, nearest
 from jtl.report import curves, summary
 from jtl.training import build, progress
@@ -50,7 +50,7 @@ def _uniform(
     scores = _scores(judge, members)
     fused = _soup(judge, members)
     folders = [each.folder for each in members]
-    record = written.record("uniform", members, statistics_of, members=folders, scores=scores)
+    record = written.record_of("uniform", members, statistics_of, members=folders, scores=scores)
     return written.run_folder(out, judge, fused, record)
 
 
@@ -60,7 +60,7 @@ def _greedy(
     judge = make_judge(members[0], batch_size=batch_size, statistics_of=statistics_of)
     _check_validation("greedy", judge)
     scores = _scores(judge, members)
-    is_maximized = metrics.is_maximized(judge.monitor)
+    is_maximized = judge.is_maximized
     sign = 1 if is_maximized else -1
     _check_monitor(judge, {name: value for name, value in scores[0].items() if name != "run"})
     places = [{**entry, "step": place} for place, entry in enumerate(scores)]
@@ -85,7 +85,7 @@ def _greedy(
     fused = _soup(judge, [members[place] for place in chosen])
     folders = [members[place].folder for place in chosen]
     found = {"members": folders, "scores": scores, "decisions": tried}
-    return written.run_folder(out, judge, fused, written.record("greedy", members, statistics_of, **found))
+    return written.run_folder(out, judge, fused, written.record_of("greedy", members, statistics_of, **found))
 
 
 def _wise(
@@ -115,11 +115,11 @@ def _wise(
         say("start and run have the same weights, but for what is new in the run: every alpha is one model")
     _check_monitor(judge, sweep[0])
     places = [{**entry, "step": place} for place, entry in enumerate(sweep)]
-    best = progress.best(places, judge.monitor, is_maximized=metrics.is_maximized(judge.monitor))
+    best = progress.best(places, judge.monitor, is_maximized=judge.is_maximized)
     assert best is not None, "a sweep of no alpha"
     say(f"alpha {best['alpha']:g} is best on validation ({judge.monitor} {best[judge.monitor]:.4f})")
     found = {"members": [member.folder], "start": spec, "alpha": best["alpha"], "sweep": sweep}
-    record = written.record("wise", members, statistics_of, **found)
+    record = written.record_of("wise", members, statistics_of, **found)
     result = written.run_folder(out, judge, candidate(best["alpha"]), record)
     names = [name for name in sweep[0] if name != "alpha"]
     series = {f"{VALIDATION}/{name}": [(each["alpha"], each[name]) for each in sweep] for name in names}
@@ -147,7 +147,7 @@ def _ensemble(members: Sequence[Member], out: Path, batch_size: int) -> dict[str
         ensemble.write_predictions(out / split / "predictions.csv", each, first.splits[split], names)
     scalars = written.flat({split: each.summary for split, each in found.items()})
     folders = [each.folder for each in members]
-    record = written.record("ensemble", members, "", members=folders, scores=scores, metrics=scalars)
+    record = written.record_of("ensemble", members, "", members=folders, scores=scores, metrics=scalars)
     written.say_scores(first, record)
     say(f"{out} holds predictions, and no model: members of different shapes are not one")
     summary.write_json(out / FUSION_NAME, record)
@@ -208,7 +208,7 @@ def _start(spec: str, member: Member, end: Variables) -> tuple[str, tree.Tree]:
             f"model worth having; give the weights to interpolate with: --start SPEC"
         )
     settings = replace(member.found.settings, model=model, weights=weights)
-    built = build.build(settings, member.stats, steps=1)
+    built = build.assembled(settings, member.stats)
     assert built.loaded is not None, "a start has weights"
     flat = tree.flatten({"params": built.params, "model_state": built.model_state})
     # What is made of what was loaded counts as new in the report, and is as good as loaded.

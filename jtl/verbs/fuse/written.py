@@ -15,10 +15,10 @@ from jtl.weights.run_folder import FUSION_NAME, META_NAME, WEIGHTS_NAME, write_r
 VALIDATION = "val"
 
 
-def run_folder(folder: Path, judge: Judge, fused: Variables, found: Mapping[str, Any]) -> dict[str, Any]:
+def run_folder(folder: Path, judge: Judge, fused: Variables, record: Mapping[str, Any]) -> dict[str, Any]:
     """Measure what was fused on every split that is not for training, and write it as a run folder.
 
-    `found` says how it was fused; with the metrics it is returned, as fuse.json has it.
+    `record` says how it was fused; with the metrics it is returned, as fuse.json has it.
     """
     phases = Phases()
     with phases.measure("evaluate"):
@@ -29,7 +29,7 @@ def run_folder(folder: Path, judge: Judge, fused: Variables, found: Mapping[str,
     for split, each in summaries.items():
         report(judge, folder, split, each)
     scalars = flat(summaries)
-    found = summary.plain({**found, "metrics": scalars})
+    found = summary.plain({**record, "metrics": scalars})
     digests = tuple(digest(Path(each)) for each in found["runs"])
     weights = {
         "source": f"{found['method']} of {', '.join(found['runs'])}",
@@ -48,7 +48,7 @@ def run_folder(folder: Path, judge: Judge, fused: Variables, found: Mapping[str,
         digest=tree.sha256(fused["params"]),
         peak_memory_bytes=0,
     )
-    about = meta.describe(member.settings, judge.built, member.stats)
+    about = meta.of_model(member.settings, judge.predictor, member.stats)
     about |= {"weights": weights, "parameters": parameters, "fused": found}
     for name, value in (("summary.json", result), (FUSION_NAME, found), (META_NAME, about)):
         summary.write_json(folder / name, value)
@@ -59,7 +59,7 @@ def run_folder(folder: Path, judge: Judge, fused: Variables, found: Mapping[str,
     return found
 
 
-def record(method: str, runs: Sequence[Member], statistics_of: str, **found: Any) -> dict[str, Any]:
+def record_of(method: str, runs: Sequence[Member], statistics_of: str, **found: Any) -> dict[str, Any]:
     """Return what fuse.json says: how, of which runs, with which images, and what was found."""
     images = {"statistics_of": statistics_of} if statistics_of else {}
     return summary.plain({"method": method, "runs": [each.folder for each in runs], **images, **found})

@@ -1,0 +1,69 @@
+"""`jtl evaluate` and `jtl bench`: which head, which data, and what is timed."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from jtl import predictor
+from jtl.errors import UserError
+from jtl.training import config
+from jtl.training import run as train
+from jtl.verbs import bench, evaluate
+
+SMALL = {
+    "model.image_px": "8",
+    "model.dim": "16",
+    "model.depth": "1",
+    "model.mlp_dim": "16",
+    "train.steps": "2",
+    "train.eval_every": "2",
+    "train.eval_batch_size": "200",
+    "sharding.devices": "1",
+}
+
+
+def _trained(folder: Path, **changes: str) -> dict[str, Any]:
+    settings = {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return train.run(config.read("configs/smoke.py", list(settings.items())), folder)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "source"
+    _trained(folder)
+    return folder
+
+
+def test_run_that_mapped_its_labels_is_measured_by_the_head_it_has(source: Path, tmp_path: Path) -> None:
+    labels = "{'0': '1', '1': '0'}"
+    result = _trained(
+        tmp_path / "run",
+        model__weights=str(source),
+        weights__head="map",
+        weights__label_map=labels,
+    )
+    found = evaluate.run(run_folder=str(tmp_path / "run"), split="val", batch_size=200)
+    assert found["metrics"]["accuracy"] == result["best"]["val/accuracy"]
+    assert found["metrics"]["loss"] == pytest.approx(result["best"]["val/loss"], rel=1e-5)
+
+
+def test_values_are_put_on_the_devices_once(source: Path) -> None:
+    opened = predictor.open(predictor.of_run(str(source)))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(opened.values))
+
+
+def test_unknown_split_is_named(source: Path) -> None:
+    with pytest.raises(UserError, match="--split 'vla' is not in the data; nearest: 'val'"):
+        evaluate.run(run_folder=str(source), split="vla")
+
+
+def test_bench_times_a_step_on_inputs_of_the_models_size() -> None:
+    settings = [*SMALL.items(), ("train.batch_size", "4")]
+    found = bench.run(config="configs/smoke.py", num_steps=1, overrides=settings)
+    assert found["batch_size"] == 4
+    assert found["step_seconds"] > 0
+    assert found["images_per_second"] > 0
+    with pytest.raises(UserError, match="--steps is 0; expected 1 or more"):
+        bench.run(config="configs/smoke.py", num_steps=0)
