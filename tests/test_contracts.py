@@ -10,7 +10,7 @@ from jtl import tree
 from jtl.inputs.image import Augment
 from jtl.models import MODELS
 from jtl.strategies import STRATEGIES
-from jtl.tasks import TASKS
+from jtl.strategies.contract import TRAIN
 from jtl.training import optim, step
 from jtl.training import state as states
 from tests import tiny
@@ -20,7 +20,7 @@ NUM_STEPS = 6
 # all pairs would compile for ten minutes.
 PAIRS = [("vit", name) for name in STRATEGIES] + [(name, "full") for name in MODELS if name != "vit"]
 PAIRS += [("resnet", "probe"), ("resnet", "gradual")]
-TASKS_AND_MODELS = [("vit", task) for task in TASKS] + [
+TASKS_AND_MODELS = [("vit", task) for task in tiny.LABELS] + [
     (name, "multiclass") for name in MODELS if name != "vit"
 ]
 
@@ -43,10 +43,10 @@ def trained(request: pytest.FixtureRequest) -> tuple[step.Parts, Any, Any, list[
 @pytest.mark.parametrize(("model", "strategy"), PAIRS)
 def test_features_at_the_start_are_the_pretrained_models(model: str, strategy: str) -> None:
     parts, params, model_state = tiny.make_parts(model, strategy)
-    inputs = jax.random.normal(jax.random.key(0), (2, *parts.preprocess.image_px, 3))
+    inputs = tiny.normalised(parts, size=2)
     plain = {name: leaf for name, leaf in params.items() if name != "extra"}
     expected = parts.model.apply(plain, model_state, inputs, train=False, key=None)
-    found = step.predict(parts, params, model_state, inputs)
+    found = step.forward_normalised(parts, params, model_state, inputs)
     np.testing.assert_array_equal(found.features, expected.features)
 
 
@@ -113,11 +113,11 @@ def test_every_task_trains_on_every_model(model: str, task: str) -> None:
     assert reported[-1]["loss"] < 0.7 * reported[0]["loss"]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", tiny.LABELS)
 def test_evaluation_counts_masked_examples_only(task: str) -> None:
     parts, params, model_state = tiny.make_parts(task=task)
     state = tiny.make_state(parts, params, model_state)
-    batch = tiny.make_batch(parts, task=task)[step.STREAM]
+    batch = tiny.make_batch(parts, task=task)[TRAIN]
     sums = step.make_eval_step(parts)(state, {**batch, "mask": np.arange(8) < 5})
     assert int(sums["count"]) == 5
     # Donation is for training alone: the state can still be read.
