@@ -6,18 +6,24 @@ FLAGS ?=
 TESTS ?=
 PROCESSES ?= 2
 
+# Files stay whole, so that what a module's tests share is made once.
+PYTEST = $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
+ELSEWHERE := not gpu and not network
+
 BIN := .venv/bin
 STAMP := .venv/.made
 
-.PHONY: run test check format bench env clean
+.PHONY: run test test-slow check format bench env clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)  ## fine-tune by CONFIG; further flags in FLAGS, such as FLAGS="--config.train.seed=1"
 	@$(BIN)/python -m jtl.main --config $(CONFIG) $(FLAGS)
 
-# Files stay whole, so that what a module's tests share is made once.
-test: $(STAMP)  ## the tests, or those that TESTS names, in PROCESSES processes
-	@$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile $(TESTS)
+test: $(STAMP)  ## the tests but the slow ones, or of those that TESTS names, in PROCESSES processes
+	@$(PYTEST) -m "not slow and $(ELSEWHERE)" $(TESTS)
+
+test-slow: $(STAMP)  ## the slow tests: killed runs, whole command lines, large sizes, memory
+	@$(PYTEST) -m "slow and $(ELSEWHERE)" $(TESTS)
 
 check: $(STAMP)  ## lint, format and types
 	@$(BIN)/ruff check

@@ -16,16 +16,22 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES_FLAG}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-# What one test compiles, the next loads: a third of the suite's processor time. Each session starts empty, so
-# that nothing hangs on older results or another processor; loaded programs give equal bits, FLOPs and memory.
-_compiled = tempfile.TemporaryDirectory(prefix="jtl-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# Programs of tests run for milliseconds and compile for seconds: JAX's own suite compiles them so, too.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# What one test compiles, the next loads, whichever process runs it: workers inherit the folder of the process
+# that starts them. Each session starts empty, so that nothing hangs on older results or another processor;
+# loaded programs give equal bits, FLOPs and memory.
+_compiled = None
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="jtl-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 def pytest_unconfigure() -> None:
     """Remove what was compiled."""
-    _compiled.cleanup()
+    if _compiled is not None:
+        _compiled.cleanup()
 
 
 @pytest.fixture(scope="session")

@@ -344,7 +344,7 @@ def commands(text: str) -> dict[str, set[str]]:
     code = "\n".join("".join(groups) for groups in CODE_IN_DOCUMENT.findall(text))
     return {
         "verb": set(re.findall(r"(?:^|[\s;&|(])(?:python -m )?jtl ([a-z]+)\b", code)),
-        "target": set(re.findall(r"\bmake ([a-z]+)\b", code)),
+        "target": set(re.findall(r"\bmake ([a-z-]+)\b", code)),
         "config": set(re.findall(r"\bconfigs/\w+\.py\b", code)),
     }
 
@@ -352,7 +352,7 @@ def commands(text: str) -> dict[str, set[str]]:
 def test_commands_of_the_documents_exist() -> None:
     from jtl.cli import VERBS
 
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in ("README.md", "CHANGELOG.md", "Makefile"):
         told = commands((ROOT / document).read_text())
         assert told["verb"], f"{document} shows no command"

@@ -1,5 +1,6 @@
 """Tiny runs for tests: parts, states and batches of any model, strategy and task, in memory."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -8,10 +9,10 @@ import jax
 import numpy as np
 
 from jtl import rng, tree
-from jtl.inputs.image import Augment
+from jtl.inputs import INPUTS
 from jtl.models import MODELS, Model, Outputs
 from jtl.strategies import STRATEGIES, Classifier, Context
-from jtl.strategies.contract import Moment
+from jtl.strategies.contract import TRAIN, Moment
 from jtl.tasks import TASKS
 from jtl.training import optim, sharding, step
 from jtl.training import state as states
@@ -25,11 +26,21 @@ FIELDS: dict[str, dict[str, Any]] = {
     **{name: {"hidden_widths": (8,)} for name in ("dann", "cdan", "mdd")},
 }
 MODEL_FIELDS: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 2}}
-LABELS = {
+LABELS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "multiclass": lambda random, size: random.integers(0, NUM_CLASSES, size),
     "multilabel": lambda random, size: random.integers(0, 2, (size, NUM_CLASSES)).astype(np.float32),
     "regression": lambda random, size: random.normal(size=(size, NUM_CLASSES)).astype(np.float32),
 }
+
+
+def _images(random: np.random.Generator, size: int, preprocess: Any) -> np.ndarray:
+    return random.integers(0, 256, (size, *preprocess.image_px, preprocess.num_channels), np.uint8)
+
+
+# What a batch of each kind of input may hold.
+DRAWN: dict[str, Callable[[np.random.Generator, int, Any], Any]] = {"image": _images}
+# The family whose tiny model teaches others of the same kind of input.
+TEACHERS = {"image": "vit"}
 
 
 def make_parts(
@@ -39,7 +50,7 @@ def make_parts(
     *,
     num_steps: int = 20,
     optimizer: optim.Config | None = None,
-    augment: Augment | None = None,
+    augment: Any = None,
     adapts_frozen_stats: bool = False,
     model_config: Any = None,
     **strategy_fields: Any,
@@ -47,12 +58,13 @@ def make_parts(
     """Return the parts of a run and its initial parameters and model state; the head is random, not zero."""
     optimizer = optimizer or optim.Config(learning_rate=1e-2)
     model_config = model_config or replace(MODELS[model].tiny(), **MODEL_FIELDS.get(strategy, {}))
+    kind, source = TASKS[task], INPUTS[MODELS[model].input]
     built = MODELS[model].build(model_config, NUM_CLASSES)
     params, model_state = built.init(rng.key(0, "init"))
     params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
-    kind = TASKS[task]
     stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
-    context = make_context(built, params, model_state, num_steps)._replace(label_kind=kind.label_kind)
+    context = make_context(model, built, params, model_state, num_steps)
+    context = context._replace(label_kind=kind.label_kind)
     strategy_kind = STRATEGIES[strategy]
     strategy_fields = FIELDS.get(strategy, {}) | strategy_fields
     chosen = strategy_kind.build(replace(strategy_kind.Config(), **strategy_fields), context)
@@ -61,13 +73,14 @@ def make_parts(
     groups = optim.assign(chosen.groups(list(tree.flatten(params))), optimizer, context)
     parts = step.Parts(
         model=built,
-        task=kind.build(kind.Config(), stats),
+        task=kind.build(kind.Config(), stats, built.preprocess),
         strategy=chosen,
         optimizer=optim.make(optimizer, groups, num_steps),
         optim=optimizer,
         groups=groups,
+        input=source,
         preprocess=built.preprocess,
-        augment=augment or Augment(),
+        augment=augment or source.Augment(),
         num_steps=num_steps,
         seed=0,
         adapts_frozen_stats=adapts_frozen_stats,
@@ -75,20 +88,24 @@ def make_parts(
     return parts, params, model_state
 
 
-def make_context(model: Model, params: Any, model_state: Any, num_steps: int) -> Context:
+def make_context(family: str, model: Model, params: Any, model_state: Any, num_steps: int) -> Context:
     """Return what strategies may know of a tiny model; every spec is a classifier drawn anew."""
+    source = INPUTS[MODELS[family].input]
 
     def shapes() -> Outputs:
-        size = (1, *model.preprocess.image_px, model.preprocess.num_channels)
-        image = jax.ShapeDtypeStruct(size, np.float32)
-        return jax.eval_shape(partial(model.apply, train=False, key=None), params, model_state, image)
+        def run(params: Any, model_state: Any, raw: Any) -> Outputs:
+            return model.apply(params, model_state, source.normalise(raw, model.preprocess))
+
+        raw = DRAWN[MODELS[family].input](np.random.default_rng(0), 1, model.preprocess)
+        return jax.eval_shape(run, params, model_state, raw)
 
     def classifier(spec: str) -> Classifier:
         del spec
-        other = MODELS["vit"].build(MODELS["vit"].tiny(), NUM_CLASSES)
+        teacher = TEACHERS[MODELS[family].input]
+        other = MODELS[teacher].build(MODELS[teacher].tiny(), NUM_CLASSES)
         drawn, state = other.init(rng.key(7, "init"))
         drawn["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), drawn["head"])
-        return Classifier(other, drawn, state, tuple("abc"), other.preprocess)
+        return Classifier(source, other, drawn, state, tuple("abc"), other.preprocess)
 
     return Context(
         layers=model.layers,
@@ -97,6 +114,7 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
         outputs=shapes,
         classifier=classifier,
         label_names=tuple("abc"),
+        input=source,
         preprocess=model.preprocess,
     )
 
@@ -104,7 +122,7 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
 def penalty_of(
     parts: step.Parts, params: Any, model_state: Any, batch: dict[str, Any], *, train: bool = False
 ) -> tuple[float, dict[str, float]]:
-    """Return the penalty of a batch {stream: normalised images, …} and what it reports."""
+    """Return the penalty of a batch {stream: normalised inputs, …} and what it reports."""
 
     def apply(params: Any, inputs: Any, *, model_state: Any = model_state, **options: Any) -> Outputs:
         return parts.model.apply(params, model_state, inputs, **options)
@@ -127,20 +145,25 @@ def make_state(parts: step.Parts, params: Any, model_state: Any) -> State:
 
 
 def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "multiclass") -> dict[str, Any]:
-    """Return a batch of random images with all examples real."""
-    random = np.random.default_rng(seed)
+    """Return a batch {stream: …} of random inputs with all examples real."""
+    random, ids = np.random.default_rng(seed), np.arange(size)
+    drawn = partial(DRAWN[_name_of(parts)], random, size, parts.preprocess)
+    batch = {"inputs": drawn()}
+    if task in LABELS:
+        batch["label"] = LABELS[task](random, size)
+    batch |= {"mask": np.ones(size, bool), "id": ids}
+    others = {name: {"inputs": drawn(), "mask": batch["mask"], "id": ids} for name in parts.strategy.streams}
+    return {TRAIN: batch, **others}
 
-    def images() -> np.ndarray:
-        shape = (size, *parts.preprocess.image_px, parts.preprocess.num_channels)
-        return random.integers(0, 256, shape, np.uint8)
 
-    batch = {
-        "inputs": images(),
-        "label": LABELS[task](random, size),
-        "mask": np.ones(size, bool),
-    }
-    others = {name: {"inputs": images(), "mask": batch["mask"]} for name in parts.strategy.streams}
-    return {step.STREAM: batch, **others}
+def normalised(parts: step.Parts, size: int, seed: int = 0) -> Any:
+    """Return random inputs as the model reads them."""
+    drawn = DRAWN[_name_of(parts)](np.random.default_rng(seed), size, parts.preprocess)
+    return parts.input.normalise(drawn, parts.preprocess)
+
+
+def _name_of(parts: step.Parts) -> str:
+    return next(name for name, source in INPUTS.items() if source is parts.input)
 
 
 class Trainer:

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs import INPUTS
 from jtl.models import MODELS
 from jtl.strategies import Classifier, Context, co_tuning
 from tests import tiny
@@ -87,7 +88,7 @@ def _context(width: int, classifier: Any) -> Context:
 )
 def test_another_kind_of_head_is_refused(width: int, head: Any, message: str) -> None:
     built = MODELS["vit"].build(MODELS["vit"].tiny(), 3)
-    source = Classifier(built, {"head": head}, {}, tuple("abc"), built.preprocess)
+    source = Classifier(INPUTS["image"], built, {"head": head}, {}, tuple("abc"), built.preprocess)
     with pytest.raises(UserError, match=message):
         co_tuning.build(co_tuning.Config(), _context(width, lambda spec: source))
 

@@ -41,7 +41,9 @@ def test_merged_equals_unmerged(model: str) -> None:
     params = _perturbed(params)
     apply = jax.jit(parts.model.apply)
     plain = apply(parts.strategy.merged(params), model_state, _images(parts))
-    found = jax.jit(lambda params: step.predict(parts, params, model_state, _images(parts)))(params)
+    found = jax.jit(lambda params: step.forward_normalised(parts, params, model_state, _images(parts)))(
+        params
+    )
     own = {name: leaf for name, leaf in params.items() if name != "extra"}
     unscaled = apply(own, model_state, _images(parts))
     assert np.abs(np.asarray(found.logits) - np.asarray(unscaled.logits)).max() > 1e-3

@@ -44,8 +44,8 @@ def test_merged_equals_unmerged(model: str) -> None:
     plain = parts.model.apply(
         parts.strategy.merged(params), model_state, _images(parts), train=False, key=None
     )
-    found = step.predict(parts, params, model_state, _images(parts))
-    before = step.predict(parts, tree.map_named(_without_up, params), model_state, _images(parts))
+    found = step.forward_normalised(parts, params, model_state, _images(parts))
+    before = step.forward_normalised(parts, tree.map_named(_without_up, params), model_state, _images(parts))
     assert np.abs(np.asarray(found.logits) - np.asarray(before.logits)).max() > 1e-3
     np.testing.assert_allclose(found.logits, plain.logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.features, plain.features, rtol=1e-5, atol=1e-5)

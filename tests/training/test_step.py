@@ -7,6 +7,7 @@ import pytest
 from jtl import tree
 from jtl.inputs.image import Augment
 from jtl.models import MODELS
+from jtl.strategies.contract import TRAIN
 from jtl.training import optim, step
 from tests import tiny
 
@@ -69,7 +70,7 @@ def test_slices_one_after_another_give_the_gradient_of_the_whole_batch() -> None
         config = optim.Config(name="sgd", learning_rate=0.1, accumulate=num_slices)
         parts, params, model_state = tiny.make_parts("vit", optimizer=config)
         batch = tiny.make_batch(parts)
-        batch[step.STREAM]["mask"][5:] = False
+        batch[TRAIN]["mask"][5:] = False
         state, _ = tiny.Trainer(parts).train(tiny.make_state(parts, params, model_state), [batch])
         ends.append(tree.flatten(state.trainable))
     for name, leaf in ends[0].items():
@@ -79,9 +80,9 @@ def test_slices_one_after_another_give_the_gradient_of_the_whole_batch() -> None
 def test_masked_examples_have_no_part_in_the_gradient() -> None:
     parts, params, model_state = tiny.make_parts("vit", optimizer=optim.Config(name="sgd", learning_rate=0.1))
     batch = tiny.make_batch(parts)
-    batch[step.STREAM]["mask"][5:] = False
-    other = {step.STREAM: {**batch[step.STREAM], "inputs": batch[step.STREAM]["inputs"].copy()}}
-    other[step.STREAM]["inputs"][5:] = 7
+    batch[TRAIN]["mask"][5:] = False
+    other = {TRAIN: {**batch[TRAIN], "inputs": batch[TRAIN]["inputs"].copy()}}
+    other[TRAIN]["inputs"][5:] = 7
     start = tiny.make_state(parts, params, model_state)
     ends = [tiny.Trainer(parts).train(start, [each])[0] for each in (batch, other)]
     for one, two in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
@@ -131,9 +132,9 @@ def test_average_follows_the_trainable_parameters_and_is_what_evaluation_sees() 
     name, rate = "head/kernel", 1.0 / 10.0
     first, last = (np.asarray(tree.flatten(each.trainable)[name]) for each in (start, state))
     np.testing.assert_allclose(tree.flatten(state.ema)[name], rate * first + (1 - rate) * last, rtol=1e-6)
-    sums = step.make_eval_step(parts)(state, tiny.make_batch(parts)[step.STREAM])
+    sums = step.make_eval_step(parts)(state, tiny.make_batch(parts)[TRAIN])
     averaged = state._replace(trainable=state.ema, ema={})
-    expected = step.make_eval_step(parts)(averaged, tiny.make_batch(parts)[step.STREAM])
+    expected = step.make_eval_step(parts)(averaged, tiny.make_batch(parts)[TRAIN])
     assert float(sums["loss"]) == float(expected["loss"])
 
 

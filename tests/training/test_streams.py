@@ -71,7 +71,7 @@ def test_both_streams_are_erased_alike_and_in_other_places() -> None:
         return jnp.zeros([]), {}
 
     train = tiny.make_batch(plain)[TRAIN]
-    batch = {TRAIN: train, TARGET: {name: train[name] for name in ("inputs", "mask")}}
+    batch = {TRAIN: train, TARGET: {name: train[name] for name in ("inputs", "mask", "id")}}
     _after(_with_target(plain, penalty), params, model_state, [batch])
     jax.effects_barrier()
     for name in (TRAIN, TARGET):
@@ -90,6 +90,7 @@ def test_statistics_are_of_both_streams() -> None:
         "inputs": images,
         "label": np.tile(train[TRAIN]["label"], 2),
         "mask": np.ones(len(images), bool),
+        "id": np.arange(len(images)),
     }
     expected, _ = _after(parts, params, model_state, [{TRAIN: joined}])
     for name, leaf in tree.flatten(expected.model_state).items():
@@ -181,4 +182,4 @@ def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], message: st
 
 def _images(parts: step.Parts, seed: int) -> dict[str, np.ndarray]:
     batch = tiny.make_batch(parts, seed=seed)[TRAIN]
-    return {"inputs": batch["inputs"], "mask": batch["mask"]}
+    return {name: batch[name] for name in ("inputs", "mask", "id")}
