@@ -20,63 +20,17 @@ from ml_collections import ConfigDict
 
 from jtl.data import SOURCES
 from jtl.data.pipeline import Config as InputsConfig
-from jtl.data.sampling import UNIFORM, check_name
 from jtl.errors import UserError, nearest
 from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
 from jtl.training.optim import Config as Optim
+from jtl.training.settings import Train
 from jtl.training.sharding import Config as Sharding
 from jtl.weights import Config as Weights
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.recognise import recognise
-
-
-@dataclass(frozen=True)
-class Train:
-    """Settings of the loop.
-
-    Either `epochs` or `steps` (above 0) gives the length. `batch_size` is global, over all devices.
-    Evaluation runs every `eval_every` steps (0: once an epoch), on `eval_batch_size` images at a time (0: as
-    in training), and a checkpoint is saved with it and also every `checkpoint_every` steps (0: only with
-    evaluation). `monitor` names the metric that picks the best step and drives early stopping ("": the task's
-    own); training stops after `patience` evaluations without a gain above `min_gain` (0: never).
-    `sampling` draws training images "uniform" (each once an epoch), "class_balanced" (all classes in turn) or
-    "square_root" (in the ratio of the roots of their numbers). `batch_stats` says what frozen normalisation
-    layers do with their statistics: "frozen" or "adapt". `log_every` is in steps.
-    """
-
-    epochs: float = 10.0
-    steps: int = 0
-    batch_size: int = 32
-    eval_batch_size: int = 0
-    seed: int = 0
-    eval_every: int = 0
-    checkpoint_every: int = 0
-    monitor: str = ""
-    patience: int = 0
-    min_gain: float = 0.0
-    sampling: str = UNIFORM
-    batch_stats: str = "frozen"
-    log_every: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"train.seed is {self.seed}; expected 0 <= value < 2**31")
-        for name in ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "patience", "min_gain"):
-            if getattr(self, name) < 0:
-                raise UserError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
-        if not self.steps and self.epochs <= 0:
-            raise UserError(
-                f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
-            )
-        check_name(self.sampling)
-        if self.batch_stats not in ("frozen", "adapt"):
-            raise UserError(f"train.batch_stats is {self.batch_stats!r}; expected 'frozen' or 'adapt'")
 
 
 @dataclass(frozen=True)
@@ -147,7 +101,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """Return the configuration from nested plain values, such as `to_dict` gave and JSON brought back."""
-    known = {each.name for each in fields(Config)}
+    values, known = _renamed(values), {each.name for each in fields(Config)}
     for key in values:
         if key not in known:
             raise UserError(f"unknown config section {key!r}; nearest: {nearest(key, known)}")
@@ -164,6 +118,18 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         elif each.name in values:
             sections[each.name] = _convert(given, each.type, each.name)
     return Config(**sections)
+
+
+def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values of a run folder that was saved when `inputs` was called `input`, as they are now.
+
+    Then 0 and "" in `preprocess` meant "as the weights say".
+    """
+    if "input" not in values:
+        return values
+    found = {("inputs" if name == "input" else name): value for name, value in values.items()}
+    changes = {name: value for name, value in found.get("preprocess", {}).items() if value}
+    return {**found, "preprocess": changes}
 
 
 def input_of(model: Any) -> Input:

@@ -18,6 +18,7 @@ from jtl.report import curves
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.runtime import StopRequest
+from jtl.tasks import TASKS
 from jtl.training import adaptation, config, loop
 from jtl.training import run as train
 
@@ -96,21 +97,21 @@ HISTORY = [
 
 
 def test_outcome_tells_last_selected_and_oracle_apart() -> None:
-    found = adaptation.outcome(HISTORY, "target_im", "accuracy")
+    found = adaptation.outcome(HISTORY, "target_im", TASKS["multiclass"])
     assert found["last"] == {"by": "step", "step": 12, "im": 0.3, "entropy": 0.1, "accuracy": 0.6}
     assert found["selected"] == {"by": "target_im", "step": 8, "im": 0.5, "entropy": 0.5, "accuracy": 0.4}
     assert found["oracle"]["by"] == "target_accuracy"
     steps = {name: each["step"] for name, each in found["criteria"].items()}
     assert steps == {"target_im": 8, "target_entropy": 12, "accuracy": 4}
-    assert adaptation.outcome(HISTORY, "accuracy", "accuracy")["selected"]["step"] == 4
+    assert adaptation.outcome(HISTORY, "accuracy", TASKS["multiclass"])["selected"]["step"] == 4
 
 
 def test_outcome_of_a_target_without_labels_has_no_oracle() -> None:
     history = [{name: value for name, value in each.items() if name != "target_accuracy"} for each in HISTORY]
-    found = adaptation.outcome(history, "target_im", "accuracy")
+    found = adaptation.outcome(history, "target_im", TASKS["multiclass"])
     assert found.keys() == {"last", "selected", "criteria"}
     assert "oracle" not in adaptation.table(found)
-    assert adaptation.outcome([], "target_im", "accuracy") == {}
+    assert adaptation.outcome([], "target_im", TASKS["multiclass"]) == {}
 
 
 def _write_images(
@@ -266,18 +267,18 @@ def test_loop_reads_the_target_without_labels_in_an_order_of_its_own(
     whole = {"data__val_fraction": 0.0, "augment__crop_scale": (1.0, 1.0), "augment__crop_ratio": (1.0, 1.0)}
     settings = _settings(domains, "source", **whole, augment__flip=0.0, train__seed=3)
     ready, _, checkpoints = train._prepare(settings, tmp_path / "run", Live(), Phases())
-    transform = image.train_transform(ready.built.parts.preprocess, settings.augment)
+    transform = image.transform(ready.built.parts.preprocess, settings.augment)
     of_seed = pipeline.train_batches(
-        ready.splits["train"], transform, batch_size=8, seed=3, config=settings.input
+        ready.splits["train"], transform, image.INPUT, batch_size=8, seed=3, config=settings.inputs
     )
     with closing(checkpoints), closing(loop._batches(ready, 0)) as batches, closing(of_seed):
         epoch = [jax.device_get(batch) for batch in islice(batches, NUM_IMAGES // 8)]
-        expected = [each.tobytes() for batch in islice(of_seed, NUM_IMAGES // 8) for each in batch["image"]]
+        expected = [each.tobytes() for batch in islice(of_seed, NUM_IMAGES // 8) for each in batch["inputs"]]
     for batch in epoch:
         assert batch["target"].keys() == {"image", "mask"}
         assert batch["train"].keys() == {"image", "label", "mask"}
     training, target = (
-        [each.tobytes() for batch in epoch for each in batch[name]["image"]] for name in ("train", "target")
+        [each.tobytes() for batch in epoch for each in batch[name]["inputs"]] for name in ("train", "target")
     )
     assert training == expected
     assert sorted(target) == sorted(training)
@@ -314,9 +315,9 @@ def test_plain_strategy_measures_a_target_and_chooses_by_its_own_validation(
         (
             "target",
             {"augment__cutmix_alpha": 0.5},
-            "mixup_alpha is 0.0 and augment.cutmix_alpha 0.5, .* expected 0 with .* 'dann', .* both to 0",
+            "augment.cutmix_alpha is 0.5, .* expected 0 with strategy 'dann', .* set it to 0",
         ),
-        ("target", {"augment__mixup_alpha": 0.2}, "mixup_alpha is 0.2 .* expected 0 with strategy 'dann'"),
+        ("target", {"augment__mixup_alpha": 0.2}, "mixup_alpha is 0.2, .* expected 0 with strategy 'dann'"),
     ],
 )
 def test_run_that_cannot_be_is_refused(

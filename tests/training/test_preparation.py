@@ -65,8 +65,8 @@ def _expected_relationship(settings: config.Config, source: Path) -> np.ndarray:
     """The mean, image by image, of what the classifier's own head gives the images of a class."""
     opened = predictor.open(predictor.of_run(str(source)))
     preprocess = opened.preprocess
-    images, transform = build.open_splits(settings)["train"], image.eval_transform(preprocess)
-    pixels = np.stack([transform(images[row]["image"]) for row in range(len(images))])
+    images, transform = build.open_splits(settings)["train"], image.transform(preprocess, None)
+    pixels = np.stack([transform(images[row]["raw"], None) for row in range(len(images))])
     inputs = (pixels / np.float32(255) - np.float32(preprocess.mean)) / np.float32(preprocess.std)
     logits = jax.jit(opened.model.apply)(opened.values["params"], opened.values["model_state"], inputs).logits
     probabilities, labels = softmax(np.asarray(logits, np.float64), axis=1), images.labels()

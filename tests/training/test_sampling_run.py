@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,7 +78,9 @@ def test_loss_is_told_the_classes_as_they_are_drawn(data: Path) -> None:
         settings = _settings(data, train__sampling=sampling, task__logit_adjustment=1)
         stats = build.label_stats(settings, build.open_splits(settings)["train"])
         task = build.build(settings, stats, 4).parts.task
-        found[sampling] = np.exp(-np.asarray(task.loss(logits, task.targets(jnp.arange(3)))))
+        found[sampling] = np.exp(
+            -np.asarray(task.loss(logits, task.targets({"label": jnp.arange(3)}, jax.random.key(0))))
+        )
     np.testing.assert_allclose(found["uniform"], np.array(COUNTS) / 64, rtol=1e-5)
     np.testing.assert_allclose(found["square_root"], np.sqrt(COUNTS) / np.sqrt(COUNTS).sum(), atol=1 / 64)
     np.testing.assert_allclose(found["class_balanced"], np.full(3, 1 / 3), rtol=1e-5)
