@@ -18,12 +18,14 @@ class Info(NamedTuple):
 
     `label_names` is empty for regression, and where there are no labels; `name` is for messages. `holds` is
     what its raw examples are: `IMAGE` (an image file's bytes, or pixels uint8 [height, width, channels]) or
-    `TEXT` (a text or a pair of texts).
+    `TEXT` (a text, a pair of texts, or a text file's bytes). `notes` say for people how the data was read
+    where that could have been otherwise.
     """
 
     name: str
     label_names: tuple[str, ...]
     holds: str = IMAGE
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -6,16 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from jtl.data.contract import Labels
+from jtl.data.contract import NO_LABELS, Labels
 from jtl.errors import UserError, nearest
 
 SEPARATOR = ";"
 
 
 class Encoded(NamedTuple):
-    """`values` as `Source.labels()` gives them, and the class names they index (empty for regression)."""
+    """`values` as `Source.labels()` gives them, and the class names they index (empty where none are)."""
 
-    values: np.ndarray
+    values: np.ndarray | None
     names: tuple[str, ...]
 
 
@@ -59,7 +59,7 @@ def encode_splits(
         )
         if labels.kind != "regression" and labels.names is None:
             labels = labels._replace(names=encoded[split].names)
-    widths = {split: each.values.shape[1:] for split, each in encoded.items()}
+    widths = {split: each.values.shape[1:] for split, each in encoded.items() if each.values is not None}
     if len(set(widths.values())) > 1:
         raise UserError(f"label values an example differ between splits ({widths}), expected the same number")
     return {split: encoded[split] for split in cells}
@@ -143,7 +143,22 @@ def _encode_regression(
     return Encoded(np.asarray(parsed, np.float32).reshape(len(parsed), -1), ())
 
 
-_ENCODERS = {"class": _encode_class, "multilabel": _encode_multilabel, "regression": _encode_regression}
+def _encode_nothing(
+    cells: Sequence[str],
+    names: tuple[str, ...] | None,
+    own_names: tuple[str, ...] | None,
+    where: Callable[[int], str],
+) -> Encoded:
+    del cells, names, own_names, where
+    return Encoded(None, ())
+
+
+_ENCODERS = {
+    "class": _encode_class,
+    "multilabel": _encode_multilabel,
+    "regression": _encode_regression,
+    NO_LABELS: _encode_nothing,
+}
 
 
 def _index(

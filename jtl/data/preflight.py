@@ -39,7 +39,7 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
         check_kind(source, kind)
     readable: dict[str, Source] = {}
     unreadable: list[str] = []
-    lines: list[str] = []
+    lines = list(dict.fromkeys(note for source in splits.values() for note in source.info.notes))
     for split, source in splits.items():
         rows = _rows_to_check(len(source), checks_all=config.max_unreadable > 0)
         faults = _unreadable(source, rows, kind)

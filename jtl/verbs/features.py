@@ -56,6 +56,8 @@ def run(
 
     from jtl import predictor
     from jtl.data import preflight
+    from jtl.tasks import TASKS
+    from jtl.tasks.contract import NO_LABELS
     from jtl.training import build, config
 
     write = _writer(out, pool)
@@ -64,7 +66,8 @@ def run(
     splits = build.open_splits(settings)
     for source in splits.values():
         preflight.check_kind(source, config.input_of(settings.model))
-    opened = predictor.open(found._replace(settings=settings), has_head=bool(run_folder))
+    has_head = bool(run_folder) and TASKS[settings.task.name].label_kind != NO_LABELS
+    opened = predictor.open(found._replace(settings=settings), has_head=has_head)
     sys.stderr.write(predictor.described(opened) + "\n")
     layers = layers or (OWN,)
     check_layers(opened, layers, pool)

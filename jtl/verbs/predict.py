@@ -62,6 +62,8 @@ def run(
     """
     from jtl import predictor
     from jtl.report import tables
+    from jtl.tasks import TASKS
+    from jtl.tasks.contract import NO_LABELS
     from jtl.training import config
 
     if top < 1:
@@ -69,6 +71,11 @@ def run(
     write = _writer(out)
     found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes)
     settings = config.with_overrides(found.settings, overrides)
+    if TASKS[settings.task.name].label_kind == NO_LABELS:
+        raise UserError(
+            f"{run_folder!r} was trained by task {settings.task.name!r}, which has no labels to predict; "
+            f"train on labels from there: --config.model.weights={run_folder}"
+        )
     kind = config.input_of(settings.model)
     sources = _sources(kind, inputs, texts)
     opened = predictor.open(found._replace(settings=settings))
@@ -152,6 +159,7 @@ def _sources(kind: "jtl.inputs.Input", paths: Sequence[str], texts: Sequence[str
         raise UserError(f"there is nothing to predict; give files or folders of {kind.unit}")
     sources: list[Any] = []
     if paths:
+        _check_endings(kind, paths)
         sources.append(files.unlabelled(paths, kind))
     if texts:
         sources.append(Given(tuple(texts), "--text"))
@@ -161,6 +169,18 @@ def _sources(kind: "jtl.inputs.Input", paths: Sequence[str], texts: Sequence[str
         shown = ", ".join(skipped[:NAMED_FILES]) + (", …" if len(skipped) > NAMED_FILES else "")
         sys.stderr.write(f"skipped {len(skipped)} files that do not end as {kind.unit} do: {shown}\n")
     return sources
+
+
+def _check_endings(kind: "jtl.inputs.Input", paths: Sequence[str]) -> None:
+    """Raise UserError for a file that ends as the examples of another kind do."""
+    from jtl.inputs import INPUTS
+
+    for path in paths:
+        for other in INPUTS.values():
+            if path.lower().endswith(other.suffixes) and not path.lower().endswith(kind.suffixes):
+                raise UserError(
+                    f"{path!r} is one of {other.unit}, and the model reads {kind.unit}; give those"
+                )
 
 
 def _rows(

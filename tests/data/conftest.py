@@ -43,6 +43,13 @@ def write_folder(root: Path) -> dict[str, str]:
     return {"path": str(root)}
 
 
+def write_text_folder(root: Path) -> dict[str, str]:
+    for place, (name, _) in enumerate(examples()):
+        (root / name).mkdir(exist_ok=True)
+        (root / name / f"{place:03}.txt").write_text(f"text {place}")
+    return {"path": str(root)}
+
+
 def write_table(root: Path) -> dict[str, str]:
     with open(root / "labels.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -107,6 +114,7 @@ def prepare_tfds(
 
 WRITERS = {
     "image_folder": write_folder,
+    "text_folder": write_text_folder,
     "table": write_table,
     "arrays": write_arrays,
     "digits": write_digits,

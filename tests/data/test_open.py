@@ -130,7 +130,7 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no class folders"):
         open_kind("image_folder", tmp_path)
-    with pytest.raises(UserError, match="gives one class an image"):
+    with pytest.raises(UserError, match="a folder of images gives one class an example"):
         open_kind("image_folder", tmp_path, Labels("regression"))
 
 
@@ -196,8 +196,8 @@ def test_a_table_gives_several_labels_or_numbers(tmp_path: Path) -> None:
         ("path,label\na.png,0\nb.png\n", "row 3 of .* has 1 columns, expected 2"),
         ("path,label\n", "has no rows"),
         ("", "is empty"),
-        ("a.png\n", "has the columns path; expected one of path"),
-        ("path,class\na.png,0\n", "has the columns path, class; expected one of path"),
+        ("a.png\n", "has the columns path; expected one of label"),
+        ("path,kind\na.png,0\n", "has the columns path, kind; expected one of label"),
         ("path,label,split\na.png,0,trian\n", "row 2 of .*: split 'trian' is unknown"),
         ("path,label,split\na.png,0,val\n", "has rows for val but none for train"),
         ("path,label\na.png,0\nb.png,-2\n", "label out of range: row 3 of .* has -2"),
@@ -225,7 +225,7 @@ def test_a_damaged_or_unknown_table_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected UTF-8 text"):
         open_kind("table", tmp_path / "t.csv")
     (tmp_path / "t.xls").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"ends in '.xls'; expected .csv, .tsv or .parquet"):
+    with pytest.raises(UserError, match=r"ends in '.xls'; expected .csv, .tsv, .parquet"):
         open_kind("table", tmp_path / "t.xls")
 
 

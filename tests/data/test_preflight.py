@@ -9,7 +9,7 @@ import pytest
 from jtl.data import SOURCES, Config, Labels, Source, preflight
 from jtl.data.preflight import inspect
 from jtl.errors import UserError
-from jtl.inputs import image
+from jtl.inputs import INPUTS, image
 from tests.data.conftest import pixels, png
 
 
@@ -31,7 +31,8 @@ def open_folder(root: Path, **settings: Any) -> tuple[dict[str, Source], Config]
 @pytest.mark.parametrize("name", SOURCES)
 def test_good_data_passes_unchanged(opened: Any, name: str) -> None:
     splits = opened(name)
-    found = inspect(splits, SOURCES["digits"].Config(), image.INPUT)
+    kinds = {kind.holds: kind for kind in INPUTS.values()}
+    found = inspect(splits, SOURCES["digits"].Config(), kinds[splits["train"].info.holds])
     assert found.splits == splits
     assert not found.unreadable
     assert not found.duplicates

@@ -226,6 +226,8 @@ def test_texts_are_refused_by_a_model_that_reads_images(weights: str, photos: Pa
         _predict(weights, texts=("a good film",))
     with pytest.raises(UserError, match="there is nothing to predict; give files or folders of images"):
         _predict(weights)
+    with pytest.raises(UserError, match=r"'review.txt' is one of texts, and the model reads images"):
+        _predict(weights, "review.txt")
 
 
 def test_model_is_compiled_once_for_all_splits(

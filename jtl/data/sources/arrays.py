@@ -52,16 +52,17 @@ class Arrays:
 
     info: Info
     images: np.ndarray
-    values: np.ndarray
+    values: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        return {"raw": self.images[index], "label": self.values[index], "id": index}
+        label = None if self.values is None else self.values[index]
+        return {"raw": self.images[index], "label": label, "id": index}
 
-    def labels(self) -> np.ndarray:
+    def labels(self) -> np.ndarray | None:
         """Return the labels of all examples."""
         return self.values
 

@@ -1,28 +1,46 @@
-"""Source `image_folder`: one folder a class, under `train/ val/ [test/]` or un-split."""
+"""Folders of one file an example: one folder a class, under `train/ val/ [test/]` or un-split.
+
+Source `image_folder` is one of images; `text_folder` has the same rules. Where no labels are wanted, a folder
+needs no classes.
+"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from jtl.data import contract, subset
-from jtl.data.contract import Info, Labels, Source, SourceKind
+from jtl.data.contract import NO_LABELS, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
-from jtl.data.labels import encode_splits
+from jtl.data.labels import Encoded, encode_splits
 from jtl.errors import UserError
+from jtl.inputs import INPUTS, Input
 
+ORDER = ("train", "val", "test")
 SPLITS = {
     "train": "train",
     "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
     "testing": "test",
 }
 # Files that people and systems leave between images. Any other file counts as an image, and one that is none
 # is reported as unreadable: a photo in a format that cannot be read is never passed over in silence.
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".ini", ".db", ".log")
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class Contents(NamedTuple):
+    """What the files of a folder are: examples of a kind of input, but for those that end in `notes`."""
+
+    kind: Input
+    notes: tuple[str, ...]
+
+
+IMAGES = Contents(INPUTS["image"], NOTES)
 
 
 @dataclass(frozen=True)
@@ -36,26 +54,29 @@ class Config(contract.Config):
     name: str = "image_folder"
 
 
-def open_folder(config: Config, labels: Labels) -> dict[str, Source]:
-    """Open the splits of an image folder.
+def open_folder(contents: Contents, config: contract.Config, labels: Labels) -> dict[str, Source]:
+    """Open the splits of a folder.
 
     Raises:
-        UserError: the folder is missing, a class is empty, classes differ between splits, or images lie
+        UserError: the folder is missing, a class is empty, classes differ between splits, or files lie
         outside classes.
     """
+    unit = contents.kind.unit
     if not config.path:
-        raise UserError("data.path is empty, expected the folder with your images; set config.data.path")
+        raise UserError(f"data.path is empty, expected the folder with your {unit}; set config.data.path")
     if not os.path.isdir(config.path):
         raise UserError(
-            f"data.path {config.path!r} is no folder; expected one with a folder of images a class"
+            f"data.path {config.path!r} is no folder; expected one with a folder of {unit} a class"
         )
+    if labels.kind == NO_LABELS:
+        return subset.arrange(_unlabelled(contents, config.path), config)
     if labels.kind != "class":
         raise UserError(
-            f"an image folder gives one class an image, the task wants {labels.kind!r} labels; "
+            f"a folder of {unit} gives one class an example, the task wants {labels.kind!r} labels; "
             "use data.name='table'"
         )
-    roots = _split_roots(config.path, needs_train=labels.names is None)
-    classes = {split: _classes(root) for split, root in roots.items()}
+    roots = _split_roots(config.path, _has_folders, needs_train=labels.names is None)
+    classes = {split: _classes(root, contents) for split, root in roots.items()}
     if labels.names is None:
         _check_classes(roots, classes)
     cells = {split: [name for name, paths in each.items() for _ in paths] for split, each in classes.items()}
@@ -67,22 +88,38 @@ def open_folder(config: Config, labels: Labels) -> dict[str, Source]:
         where=lambda split, row: os.path.join(roots[split], paths[split][row]),
         own_names=own_names,
     )
-    splits: dict[str, Source] = {
-        split: Files(Info(root, encoded[split].names), root, tuple(paths[split]), encoded[split].values)
-        for split, root in roots.items()
-    }
+    splits = {split: _source(root, paths[split], encoded[split], contents) for split, root in roots.items()}
     return subset.arrange(splits, config)
 
 
-KIND = SourceKind(Config, open_folder)
+KIND = SourceKind(Config, partial(open_folder, IMAGES))
 
 
-def _split_roots(path: str, *, needs_train: bool) -> dict[str, str]:
+def _unlabelled(contents: Contents, path: str) -> dict[str, Source]:
+    """Open the files of every split, however they lie."""
+    roots = _split_roots(path, os.path.isdir, needs_train=True)
+    unit = contents.kind.unit
+    splits: dict[str, Source] = {}
+    for split, root in roots.items():
+        paths = list(_files(root, "", set(), contents.notes))
+        if not paths:
+            raise UserError(f"folder {root!r} holds no {unit}")
+        splits[split] = _source(root, paths, Encoded(None, ()), contents)
+    return splits
+
+
+def _source(root: str, paths: list[str], encoded: Encoded, contents: Contents) -> Source:
+    info = Info(root, encoded.names, contents.kind.holds)
+    return Files(info, root, tuple(paths), encoded.values)
+
+
+def _split_roots(path: str, is_root: Callable[[str], bool], *, needs_train: bool) -> dict[str, str]:
     """Return the folder of every split; an un-split folder is all `train`.
 
-    A folder named like a split is one only if it holds folders: "train" may also be a class of vehicles.
+    A folder named like a split is one only if `is_root`: with classes, if it holds folders, for "train" may
+    also be a class of vehicles.
     """
-    folders = {name for name in _visible(path) if _has_folders(os.path.join(path, name))}
+    folders = {name for name in _visible(path) if is_root(os.path.join(path, name))}
     named = sorted(name for name in folders if name.lower() in SPLITS)
     roots: dict[str, str] = {}
     for name in named:
@@ -100,36 +137,38 @@ def _split_roots(path: str, *, needs_train: bool) -> dict[str, str]:
             "expected train, val (or valid, validation) and test; "
             "rename it, move it, or hide it with a leading dot"
         )
-    return {split: roots[split] for split in ("train", "val", "test") if split in roots}
+    return {split: roots[split] for split in ORDER if split in roots}
 
 
-def _classes(root: str) -> dict[str, list[str]]:
-    """Return the image paths, relative to `root`, of every class folder, both sorted by name."""
-    entries = _visible(root)
+def _classes(root: str, contents: Contents) -> dict[str, list[str]]:
+    """Return the files, relative to `root`, of every class folder, both sorted by name."""
+    entries, unit, suffixes = _visible(root), contents.kind.unit, contents.kind.suffixes
     if stray := [
-        name for name in entries if name.lower().endswith(IMAGES) and os.path.isfile(os.path.join(root, name))
+        name
+        for name in entries
+        if name.lower().endswith(suffixes) and os.path.isfile(os.path.join(root, name))
     ]:
         raise UserError(
-            f"{root} holds {len(stray)} images outside a class folder ({stray[0]!r}, …); "
+            f"{root} holds {len(stray)} {unit} outside a class folder ({stray[0]!r}, …); "
             "put each in the folder of its class"
         )
     classes = {
-        name: list(_images(os.path.join(root, name), name, set()))
+        name: list(_files(os.path.join(root, name), name, set(), contents.notes))
         for name in entries
         if os.path.isdir(os.path.join(root, name))
     }
     if not classes:
-        raise UserError(f"{root} holds no class folders; expected one folder of images a class")
+        raise UserError(f"{root} holds no class folders; expected one folder of {unit} a class")
     for name, paths in classes.items():
         if not paths:
             raise UserError(
-                f"class folder {os.path.join(root, name)} is empty; add images or remove the folder"
+                f"class folder {os.path.join(root, name)} is empty; add {unit} or remove the folder"
             )
     return classes
 
 
-def _images(folder: str, relative: str, seen: set[str]) -> Iterator[str]:
-    """Yield the images under a class folder, through links but never twice through the same folder."""
+def _files(folder: str, relative: str, seen: set[str], notes: tuple[str, ...]) -> Iterator[str]:
+    """Yield the examples under a folder, through links but never twice through the same folder."""
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -137,8 +176,8 @@ def _images(folder: str, relative: str, seen: set[str]) -> Iterator[str]:
     for name in _visible(folder):
         path = os.path.join(folder, name)
         if os.path.isdir(path):
-            yield from _images(path, os.path.join(relative, name), seen)
-        elif not name.lower().endswith(NOTES):
+            yield from _files(path, os.path.join(relative, name), seen, notes)
+        elif not name.lower().endswith(notes):
             yield os.path.join(relative, name)
 
 
@@ -157,8 +196,8 @@ def _check_classes(roots: dict[str, str], classes: dict[str, dict[str, list[str]
             )
     if len(train) == 1:
         raise UserError(
-            f"{roots['train']} holds one class folder, {next(iter(train))!r}; expected two or more; "
-            "if the classes are inside it, set config.data.path to it"
+            f"{roots['train']} holds one class folder, {next(iter(train))!r}; expected two or more; if the "
+            f"classes are inside it, set config.data.path to it"
         )
 
 

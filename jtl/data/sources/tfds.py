@@ -52,16 +52,17 @@ class Records:
     info: Info
     records: Any
     image_key: str
-    values: np.ndarray
+    values: np.ndarray | None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        return {"raw": self._encoded(index), "label": self.values[index], "id": index}
+        label = None if self.values is None else self.values[index]
+        return {"raw": self._encoded(index), "label": label, "id": index}
 
-    def labels(self) -> np.ndarray:
+    def labels(self) -> np.ndarray | None:
         """Return the labels of all examples."""
         return self.values
 

@@ -1,0 +1,56 @@
+"""Which kind of source a path is, told by the files that are there."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+
+from jtl.data import tables
+from jtl.data.sources.table import tables_in
+from jtl.errors import UserError
+from jtl.inputs import INPUTS
+
+FILES = {**dict.fromkeys(tables.READERS, "table"), ".npz": "arrays"}
+FOLDERS = {"image": "image_folder", "text": "text_folder"}
+# Of a large folder so many files tell what it holds.
+MAX_FILES = 1000
+
+
+def kind_of(path: str) -> str:
+    """Return the name of the kind of source at a path.
+
+    A file is told by its ending. A folder of tables is one with a table named train, val, dev or test, or
+    with one table and nothing below; else images and texts are counted.
+
+    Raises:
+        UserError: it is not there, or none of these.
+    """
+    if os.path.isfile(path):
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix not in FILES:
+            raise UserError(f"data.path {path!r} ends in {suffix!r}; expected a folder, {', '.join(FILES)}")
+        return FILES[suffix]
+    if not os.path.isdir(path):
+        raise UserError(f"data.path {path!r} is not there; expected a folder or a file of examples")
+    found = tables_in(path)
+    has_folders = any(os.path.isdir(os.path.join(path, name)) for name in os.listdir(path))
+    if found and ("" not in found or not has_folders):
+        return FILES[os.path.splitext(next(iter(found.values())))[1].lower()]
+    counts = Counter(holds for holds in islice(_holds(path), MAX_FILES))
+    if not counts:
+        suffixes = ", ".join(each for kind in INPUTS.values() for each in kind.suffixes)
+        raise UserError(
+            f"folder {path!r} holds no examples; expected files ending in {suffixes}, or a table "
+            f"({', '.join(tables.READERS)}) a split; set data.name where they are of another kind"
+        )
+    return FOLDERS[counts.most_common(1)[0][0]]
+
+
+def _holds(folder: str) -> Iterator[str]:
+    """Yield what each file below a folder holds that ends as one of an input kind's, in a fixed order."""
+    for _, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            for kind in INPUTS.values():
+                if name.lower().endswith(kind.suffixes) and not name.startswith("."):
+                    yield kind.holds
