@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,19 @@ def real_path(real_data: Path) -> Any:
         return path
 
     return find
+
+
+def _without_pictures() -> Iterator[None]:
+    """Leave out what takes a third of a small run, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("jtl.report.curves.plot", "jtl.report.confusion.plot"):
+            patch.setattr(name, lambda *_: None)
+        yield
+
+
+without_pictures = pytest.fixture(_without_pictures)
+# For runs that a fixture of a module makes.
+module_without_pictures = pytest.fixture(_without_pictures, scope="module")
 
 
 @pytest.fixture(autouse=True)

@@ -159,7 +159,7 @@ def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "mul
 def normalised(parts: step.Parts, size: int, seed: int = 0) -> Any:
     """Return random inputs as the model reads them."""
     drawn = DRAWN[_name_of(parts)](np.random.default_rng(seed), size, parts.preprocess)
-    return parts.input.normalise(drawn, parts.preprocess)
+    return parts.input.normalise(jax.tree.map(jax.numpy.asarray, drawn), parts.preprocess)
 
 
 def _name_of(parts: step.Parts) -> str:

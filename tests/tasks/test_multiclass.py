@@ -7,6 +7,7 @@ from sklearn.metrics import confusion_matrix, f1_score, log_loss, recall_score
 from jtl import metrics
 from jtl.errors import UserError
 from jtl.tasks import multiclass
+from tests.tasks.asked import summary_of, sums_of, targets_of
 
 NAMES = tuple("abcdefg")
 
@@ -17,13 +18,9 @@ def predictions() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(60, 7)).astype(np.float32), rng.integers(0, 6, 60)
 
 
-def _task(config: multiclass.Config, labels: np.ndarray) -> multiclass.Task:
-    return multiclass.build(config, multiclass.stats(labels, NAMES))
-
-
 def _summary(logits: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> metrics.Summary:
-    sums = multiclass.sums(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask))
-    return multiclass.summarize(metrics.merge(None, sums))
+    task = multiclass.build(multiclass.Config(), multiclass.stats(labels, NAMES))
+    return summary_of(task, logits, labels, mask)
 
 
 def test_metrics_equal_scikit_learn(predictions: tuple[np.ndarray, np.ndarray]) -> None:
@@ -56,12 +53,9 @@ def test_masked_examples_do_not_count(predictions: tuple[np.ndarray, np.ndarray]
 
 def test_sums_of_parts_add_up_to_the_whole(predictions: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = predictions
-    totals = None
+    totals, measure = None, jax.jit(multiclass.sums)
     for part in np.split(np.arange(60), [7, 31]):
-        sums = multiclass.sums(
-            jnp.asarray(logits[part]), jnp.asarray(labels[part]), jnp.ones(len(part), bool)
-        )
-        totals = metrics.merge(totals, sums)
+        totals = metrics.merge(totals, measure(logits[part], labels[part], np.ones(len(part), bool)))
     assert totals is not None
     whole = _summary(logits, labels, np.ones(60, bool))
     assert multiclass.summarize(totals).scalars == pytest.approx(whole.scalars, rel=1e-6)
@@ -86,7 +80,7 @@ def test_loss_is_the_negative_log_likelihood_and_smoothing_mixes_in_the_uniform_
     smooth = multiclass.build(
         multiclass.Config(label_smoothing=0.3), multiclass.stats(labels, ("a", "b", "c"))
     )
-    targets = plain.targets(jnp.array([0]))
+    targets = targets_of(plain, [0])
     uniform = -np.mean(np.log([0.7, 0.2, 0.1]))
     assert float(plain.loss(logits, targets)[0]) == pytest.approx(-np.log(0.7), rel=1e-6)
     assert float(smooth.loss(logits, targets)[0]) == pytest.approx(
@@ -100,7 +94,7 @@ def test_balanced_weights_are_inverse_to_the_counts_and_average_one_over_the_tra
         multiclass.Config(class_weights=("balanced",)), multiclass.stats(labels, ("a", "b", "c"))
     )
     logits = jnp.zeros((10, 3))
-    weights = np.asarray(task.loss(logits, task.targets(jnp.asarray(labels)))) / np.log(3)
+    weights = np.asarray(task.loss(logits, targets_of(task, labels))) / np.log(3)
     assert np.mean(weights) == pytest.approx(1.0, rel=1e-6)
     assert weights[9] / weights[0] == pytest.approx(6.0, rel=1e-6)
 
@@ -139,7 +133,7 @@ COUNTS = np.array([0] * 60 + [1] * 30 + [2] * 10)
 def test_focal_loss_is_equation_4_of_lin_et_al(gamma: float) -> None:
     logits, labels = _logits()
     task = multiclass.build(multiclass.Config(focal_gamma=gamma), multiclass.stats(COUNTS, tuple("abc")))
-    found = task.loss(jnp.asarray(logits), task.targets(jnp.asarray(labels)))
+    found = task.loss(jnp.asarray(logits), targets_of(task, labels))
     wide = logits.astype(np.float64)
     probabilities = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
     right = probabilities[np.arange(len(labels)), labels]
@@ -150,7 +144,7 @@ def test_focal_loss_is_equation_4_of_lin_et_al(gamma: float) -> None:
 def test_focal_loss_of_examples_recognised_for_certain_has_a_finite_gradient(gamma: float) -> None:
     task = multiclass.build(multiclass.Config(focal_gamma=gamma), multiclass.stats(COUNTS, tuple("abc")))
     logits = jnp.array([[margin, 0.0, 0.0] for margin in (0.0, 20.0, 200.0, 0.0, 20.0, 200.0)])
-    targets = task.targets(jnp.array([0, 0, 0, 1, 1, 1]))
+    targets = targets_of(task, [0, 0, 0, 1, 1, 1])
     slope = jax.grad(lambda logits: jnp.sum(task.loss(logits, targets)))(logits)
     assert bool(jnp.isfinite(slope).all())
 
@@ -158,9 +152,9 @@ def test_focal_loss_of_examples_recognised_for_certain_has_a_finite_gradient(gam
 def test_without_focus_and_adjustment_the_loss_keeps_its_bits() -> None:
     logits, labels = _logits()
     task = multiclass.build(multiclass.Config(label_smoothing=0.1), multiclass.stats(COUNTS, tuple("abc")))
-    smooth = task.targets(jnp.asarray(labels)) * 0.9 + 0.1 / 3
+    smooth = targets_of(task, labels) * 0.9 + 0.1 / 3
     expected = -jnp.sum(smooth * jax.nn.log_softmax(jnp.asarray(logits)), axis=-1)
-    found = task.loss(jnp.asarray(logits), task.targets(jnp.asarray(labels)))
+    found = task.loss(jnp.asarray(logits), targets_of(task, labels))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -168,7 +162,7 @@ def test_without_focus_and_adjustment_the_loss_keeps_its_bits() -> None:
 def test_logit_adjustment_is_equation_10_of_menon_et_al(tau: float) -> None:
     logits, labels = _logits()
     task = multiclass.build(multiclass.Config(logit_adjustment=tau), multiclass.stats(COUNTS, tuple("abc")))
-    found = task.loss(jnp.asarray(logits), task.targets(jnp.asarray(labels)))
+    found = task.loss(jnp.asarray(logits), targets_of(task, labels))
     # -log(exp(f_y + tau log pi_y) / sum exp(f + tau log pi)), the paper's fraction written out.
     prior = np.array([0.6, 0.3, 0.1])
     scores = np.exp(logits.astype(np.float64)) * prior**tau
@@ -181,8 +175,8 @@ def test_metrics_know_nothing_of_weights_focus_and_adjustment() -> None:
     settings = multiclass.Config(focal_gamma=2.0, logit_adjustment=1.0, class_weights=("effective",))
     task = multiclass.build(settings, multiclass.stats(COUNTS, tuple("abc")))
     mask = np.ones(len(labels), bool)
-    found = task.metrics(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask))
-    plain = multiclass.sums(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask))
+    found = sums_of(task.metrics)(logits, labels, mask)
+    plain = jax.jit(multiclass.sums)(logits, labels, mask)
     assert all(bool((found[name] == plain[name]).all()) for name in plain)
 
 
@@ -190,7 +184,7 @@ def test_metrics_know_nothing_of_weights_focus_and_adjustment() -> None:
 def test_effective_weights_are_those_of_cui_et_al(beta: float) -> None:
     settings = multiclass.Config(class_weights=("effective",), effective_beta=beta)
     task = multiclass.build(settings, multiclass.stats(COUNTS, tuple("abc")))
-    found = np.asarray(task.loss(jnp.zeros((3, 3)), task.targets(jnp.arange(3)))) / np.log(3)
+    found = np.asarray(task.loss(jnp.zeros((3, 3)), targets_of(task, np.arange(3)))) / np.log(3)
     # An effective number is the sum of beta^k over a class's examples k = 0, 1, …; weights are its inverse.
     effective = np.array([sum(beta**k for k in range(count)) for count in (60, 30, 10)])
     np.testing.assert_allclose(found, 3 / effective / (1 / effective).sum(), rtol=1e-5)

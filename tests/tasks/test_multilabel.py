@@ -6,6 +6,7 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss
 from jtl import metrics
 from jtl.errors import UserError
 from jtl.tasks import multilabel
+from tests.tasks.asked import summary_of
 
 
 @pytest.fixture
@@ -18,8 +19,8 @@ def predictions() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _summary(logits: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> metrics.Summary:
-    sums = multilabel.sums(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask), threshold=0.5)
-    return multilabel.summarize(metrics.merge(None, sums))
+    task = multilabel.build(multilabel.Config(), multilabel.stats(labels, tuple("abcd")))
+    return summary_of(task, logits, labels, mask)
 
 
 def test_metrics_equal_scikit_learn(predictions: tuple[np.ndarray, np.ndarray]) -> None:

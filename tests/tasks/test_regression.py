@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from jtl import metrics
 from jtl.tasks import regression
+from tests.tasks.asked import summary_of, targets_of
 
 
 @pytest.fixture
@@ -18,10 +18,8 @@ def task_and_labels() -> tuple[regression.Task, np.ndarray]:
 def test_metrics_equal_scikit_learn_in_the_labels_own_unit(task_and_labels: tuple) -> None:
     task, labels = task_and_labels
     predicted = labels + np.random.default_rng(1).normal(size=labels.shape).astype(np.float32) * [0.3, 90.0]
-    logits = task.targets(jnp.asarray(predicted.astype(np.float32)))
-    found = task.summarize(
-        metrics.merge(None, task.metrics(logits, jnp.asarray(labels), jnp.ones(80, bool)))
-    ).scalars
+    logits = targets_of(task, predicted.astype(np.float32))
+    found = summary_of(task, logits, labels, np.ones(80, bool)).scalars
     assert found["mean_squared_error"] == pytest.approx(mean_squared_error(labels, predicted), rel=1e-3)
     assert found["mean_absolute_error"] == pytest.approx(mean_absolute_error(labels, predicted), rel=1e-3)
     assert found["r2"] == pytest.approx(r2_score(labels, predicted), abs=1e-3)
@@ -29,7 +27,7 @@ def test_metrics_equal_scikit_learn_in_the_labels_own_unit(task_and_labels: tupl
 
 def test_targets_are_standardised(task_and_labels: tuple) -> None:
     task, labels = task_and_labels
-    targets = np.asarray(task.targets(jnp.asarray(labels)))
+    targets = np.asarray(targets_of(task, labels))
     np.testing.assert_allclose(targets.mean(0), 0.0, atol=1e-3)
     np.testing.assert_allclose(targets.std(0), 1.0, atol=1e-3)
 
@@ -42,8 +40,7 @@ def test_huber_is_quadratic_inside_the_delta_and_linear_outside() -> None:
 
 def test_masked_examples_do_not_count(task_and_labels: tuple) -> None:
     task, labels = task_and_labels
-    logits = jnp.zeros((80, 2))
-    mask = jnp.arange(80) < 33
-    padded = task.summarize(metrics.merge(None, task.metrics(logits, jnp.asarray(labels), mask))).scalars
-    cut = task.metrics(logits[:33], jnp.asarray(labels[:33]), jnp.ones(33, bool))
-    assert padded == pytest.approx(task.summarize(metrics.merge(None, cut)).scalars, rel=1e-5)
+    logits = np.zeros((80, 2), np.float32)
+    padded = summary_of(task, logits, labels, np.arange(80) < 33).scalars
+    cut = summary_of(task, logits[:33], labels[:33], np.ones(33, bool)).scalars
+    assert padded == pytest.approx(cut, rel=1e-5)

@@ -22,6 +22,8 @@ from jtl.tasks import TASKS
 from jtl.training import adaptation, config, loop
 from jtl.training import run as train
 
+pytestmark = pytest.mark.usefixtures("module_without_pictures")
+
 NUM_IMAGES, NUM_CLASSES = 24, 3
 
 

@@ -18,6 +18,8 @@ from jtl.training import build, config, evaluate
 from jtl.training import run as train
 from jtl.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("module_without_pictures")
+
 TINY = {
     "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16},
     "data": {"name": "digits", "train_per_class": 4},

@@ -16,6 +16,8 @@ from jtl.runtime import StopRequest
 from jtl.training import build, config, loop
 from jtl.training import run as train
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 TINY = {
     "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16},
     "data": {"name": "arrays"},

@@ -30,19 +30,23 @@ def costs() -> dict[str, tuple[float, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_probe_costs_a_third_of_the_flops_of_full_fine_tuning(costs: dict) -> None:
     assert costs["probe"][0] <= 0.36 * costs["full"][0]
 
 
+@pytest.mark.slow
 def test_last_two_of_twelve_blocks_cost_half_the_flops_of_full_fine_tuning(costs: dict) -> None:
     assert costs["last2"][0] <= 0.50 * costs["full"][0]
 
 
+@pytest.mark.slow
 def test_memory_falls_as_leaves_freeze(costs: dict) -> None:
     assert costs["last2"][1] <= 0.25 * costs["full"][1]
     assert costs["probe"][1] <= 0.05 * costs["full"][1]
 
 
+@pytest.mark.slow
 def test_first_phase_of_gradual_unfreezing_costs_what_a_probe_costs(costs: dict) -> None:
     config = MODELS["vit"].Config(size="ti16")
     parts, params, model_state = tiny.make_parts("vit", "gradual", model_config=config)

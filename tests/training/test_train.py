@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ from jtl.training import run as train
 from jtl.verbs import evaluate
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning"
-)
+# Only the run that all tests share draws its pictures: its fixture comes before that of a test.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning"),
+    pytest.mark.usefixtures("without_pictures"),
+]
 
 TINY = {
     "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 2, "heads": 2, "mlp_dim": 16},
@@ -117,7 +118,7 @@ def test_evaluation_of_the_run_counts_every_example_once_and_gives_its_numbers(
 
 
 def test_same_command_gives_the_same_bits(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    again = train.run(_settings(input__threads=1), tmp_path / "again")
+    again = train.run(_settings(inputs__threads=1), tmp_path / "again")
     assert again["digest"] == finished[1]["digest"]
     assert again["final"] == finished[1]["final"]
 
@@ -213,91 +214,64 @@ def test_baseline_trains_the_same_model_from_random_weights_beside_it(
     assert "from scratch" in shown
 
 
-COMMAND = [
-    *(sys.executable, "-m", "jtl.main", "--config", "configs/smoke.py"),
-    *("--config.train.steps=40", "--config.train.eval_every=11", "--config.train.checkpoint_every=3"),
-    *(
-        "--config.strategy.name=gradual",
-        "--config.augment.mixup_alpha=0.4",
-        "--config.augment.cutmix_alpha=1.0",
-    ),
+FLAGS = [
+    *("--config", "configs/smoke.py", "--config.train.steps=15"),
+    *("--config.train.eval_every=4", "--config.train.checkpoint_every=3"),
+    *("--config.augment.mixup_alpha=0.4", "--config.augment.cutmix_alpha=1.0"),
     *("--config.optim.ema=0.9", "--config.model.dropout=0.1"),
 ]
+NEVER = 10**6
 
 
-def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    """Start a run that prints to a file: a pipe would stay open as long as any worker of a killed run."""
+def _run(folder: Path, *more: str, name: str = "SIGTERM", at: int = NEVER) -> tuple[int, str]:
+    """Run the command in a process that sends itself a signal once it has reported step `at`.
+
+    It prints to a file: a pipe would stay open as long as any worker of a killed run.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [*COMMAND, "--workdir", str(folder), *more]
-    with _log(folder).open("w") as file:
-        return subprocess.Popen(command, stderr=file, stdout=file, text=True, env=environment)
-
-
-def _log(folder: Path) -> Path:
-    return folder.with_suffix(".log")
-
-
-def _ended(process: subprocess.Popen[str], folder: Path) -> str:
-    """Wait for the process and return what it printed."""
-    process.wait(timeout=300)
-    return _log(folder).read_text()
-
-
-def _num_lines(path: Path) -> int:
-    return path.read_text().count("\n") if path.exists() else 0
-
-
-def _kill_after(process: subprocess.Popen[str], folder: Path, num_lines: int) -> None:
-    """Kill the process once the run's metrics have that many lines."""
-    while _num_lines(folder / "metrics.jsonl") < num_lines:
-        assert process.poll() is None, _log(folder).read_text()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=300)
-    assert process.returncode == -signal.SIGKILL
+    command = [sys.executable, "-m", "tests.training.signalled", name, str(at), *FLAGS]
+    log = folder.with_suffix(".log")
+    with log.open("w") as file:
+        done = subprocess.run(
+            [*command, "--workdir", str(folder), *more],
+            stderr=file,
+            stdout=file,
+            env=environment,
+            check=False,
+        )
+    return done.returncode, log.read_text()
 
 
 @pytest.mark.slow
 def test_killed_three_times_and_resumed_with_other_threads_and_workers_ends_in_the_same_bits(
     tmp_path: Path,
 ) -> None:
-    whole = _start(tmp_path / "whole")
-    shown = _ended(whole, tmp_path / "whole")
-    assert whole.returncode == 0, shown
+    """At the step of a checkpoint, between two, and at that of an evaluation."""
+    code, shown = _run(tmp_path / "whole")
+    assert code == 0, shown
     expected = json.loads((tmp_path / "whole" / "summary.json").read_text())
-    folder, random = tmp_path / "killed", np.random.default_rng(int.from_bytes(os.urandom(4)))
-    lines = sorted(random.choice(np.arange(4, 38), 3, replace=False).tolist())
-    for number, more in zip(
-        lines, ([], ["--config.input.threads=1"], ["--config.input.workers=1"]), strict=True
-    ):
-        _kill_after(_start(folder, *more), folder, number)
-    last = _start(folder, "--config.input.threads=3")
-    shown = _ended(last, folder)
-    assert last.returncode == 0, f"killed after {lines} lines: {shown}"
+    folder = tmp_path / "killed"
+    for at, more in ((3, ""), (8, "--config.inputs.threads=1"), (12, "--config.input.workers=1")):
+        code, shown = _run(folder, *more.split(), name="SIGKILL", at=at)
+        assert code == -signal.SIGKILL, shown
+    code, shown = _run(folder, "--config.inputs.threads=3")
+    assert code == 0, shown
+    assert "resumed at step" in shown
     found = json.loads((folder / "summary.json").read_text())
-    assert found["digest"] == expected["digest"], f"killed after {lines} lines"
-    assert found["final"] == expected["final"]
-    assert found["best"] == expected["best"]
-    values = [
-        [(step, value) for step, value in curves.read(tmp_path / name / "metrics.jsonl")["train/loss"]]
-        for name in ("whole", "killed")
-    ]
-    assert values[0] == values[1]
+    assert {name: found[name] for name in ("digest", "final", "best")} == {
+        name: expected[name] for name in ("digest", "final", "best")
+    }
+    series = [curves.read(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
+    assert series[0]["train/loss"] == series[1]["train/loss"]
 
 
 @pytest.mark.slow
 def test_sigterm_saves_exits_75_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    process = _start(tmp_path / "run", "--json")
-    while _num_lines(tmp_path / "run" / "metrics.jsonl") < 5:
-        assert process.poll() is None, _log(tmp_path / "run").read_text()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    shown = _ended(process, tmp_path / "run")
-    assert process.returncode == 75, shown
+    code, shown = _run(tmp_path / "run", "--json", name="SIGTERM", at=5)
+    assert code == 75, shown
     assert "repeat the command to go on" in shown
     stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert stopped["status"] == "preempted"
-    again = _start(tmp_path / "run")
-    shown = _ended(again, tmp_path / "run")
-    assert again.returncode == 0, shown
-    assert f"resumed at step {stopped['steps']} of 40" in shown
+    code, shown = _run(tmp_path / "run")
+    assert code == 0, shown
+    assert f"resumed at step {stopped['steps']} of 15" in shown

@@ -111,6 +111,7 @@ def arrays() -> Arrays:
     return {str(index): np.arange(NUM_VALUES, dtype=np.float32) + index for index in range(NUM_TENSORS)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_half_a_file_takes_half_its_memory(arrays: Arrays, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
