@@ -18,7 +18,7 @@ def get_config(argument: str = "") -> ConfigDict:
         {
             "model": {"name": "auto", "weights": weights, "has_unit_features": True},
             "weights": {"head": "zero_shot"},
-            "data": {"name": "image_folder", "path": ""},
+            "data": {"path": ""},
             "augment": {"crop_scale": (0.5, 1.0)},
             "optim": {"learning_rate": 1e-5, "weight_decay": 0.1, "layer_decay": 0.75},
             "train": {"epochs": 10.0, "batch_size": 64},

@@ -41,7 +41,7 @@ def get_config(argument: str = "full") -> ConfigDict:
     return ConfigDict(
         {
             "model": {"name": "resnet", "size": "50", "weights": "hf://timm/resnet50.tv_in1k"},
-            "data": {"name": "image_folder", "path": ""},
+            "data": {"path": ""},
             "strategy": {"name": argument, **SETTINGS.get(argument, {})},
             "augment": {"crop_scale": (0.08, 1.0)},
             "optim": {

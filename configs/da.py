@@ -97,7 +97,7 @@ def get_config(argument: str = "office31,dann") -> ConfigDict:
                 "head_widths": script.bottleneck[place],
                 "head_activation": "relu",
             },
-            "data": {"name": "image_folder", "path": "", "target": "", "val_fraction": 0.0},
+            "data": {"path": "", "target": "", "val_fraction": 0.0},
             "strategy": {"name": method, **METHODS[method], **scheduled, **second},
             "augment": {"crop_scale": (0.08, 1.0)},
             "optim": {

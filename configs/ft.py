@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 def get_config(argument: str = "") -> ConfigDict:
     """Return the recipe; `argument` are the weights, "" the embedded example."""
-    folder = {"name": "image_folder", "path": ""}
+    folder = {"path": ""}
     digits = {"name": "digits", "train_per_class": 10}
     return ConfigDict(
         {

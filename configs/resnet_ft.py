@@ -32,7 +32,7 @@ def _folder(depth: str) -> ConfigDict:
     return ConfigDict(
         {
             "model": {"name": "resnet", "size": depth, "weights": WEIGHTS[depth]},
-            "data": {"name": "image_folder", "path": ""},
+            "data": {"path": ""},
             "task": {"label_smoothing": 0.1},
             "optim": {"learning_rate": 5e-4, "weight_decay": 0.05, "layer_decay": 0.8},
             "train": {"epochs": 15.0, "batch_size": 32, "eval_batch_size": 64},

@@ -48,7 +48,7 @@ def get_config(argument: str = "full") -> ConfigDict:
         raise ValueError(
             f"strategy {strategy!r} is not in configs/transfer.py; expected one of {', '.join(RECIPES)}"
         )
-    folder = {"name": "image_folder", "path": ""}
+    folder = {"path": ""}
     digits = {"name": "digits", "train_per_class": 10}
     return ConfigDict(
         {

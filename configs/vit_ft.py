@@ -31,7 +31,7 @@ def _folder(size: str) -> ConfigDict:
     return ConfigDict(
         {
             "model": {"name": "vit", "size": size, "weights": WEIGHTS[size], "drop_path": 0.1},
-            "data": {"name": "image_folder", "path": ""},
+            "data": {"path": ""},
             "task": {"label_smoothing": 0.1},
             "optim": {
                 "learning_rate": 5e-4,

@@ -24,7 +24,7 @@ def get_config(argument: str = "") -> ConfigDict:
         raise ValueError(
             f"size {argument!r} is not in configs/vit_probe.py; expected one of {', '.join(WEIGHTS)}"
         )
-    folder = {"name": "image_folder", "path": ""}
+    folder = {"path": ""}
     return ConfigDict(
         {
             "model": {

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,11 @@ from jax.sharding import Mesh
 
 from jtl import rng, tree
 from jtl.data import SOURCES, Labels, Source, sampling
+from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
+from jtl.data.preflight import check_kind
+from jtl.data.sources.table import tables_in
+from jtl.data.tell import kind_of
 from jtl.errors import UserError
 from jtl.inputs import Input
 from jtl.models import MODELS, Model
@@ -31,7 +35,8 @@ from jtl.weights.contract import NO_WEIGHTS, Loaded
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 
-SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
+# Settings of data that hold for other data too.
+KEPT = ("_column",)
 # The head that every family has.
 READS_BY_ALL = "features"
 MIN_OUTPUTS = 2
@@ -65,8 +70,19 @@ class Built(NamedTuple):
 
 def open_splits(config: Config, names: tuple[str, ...] | None = None) -> dict[str, Source]:
     """Open the data's splits; `names` fixes the classes and their order."""
-    labels = Labels(TASKS[config.task.name].label_kind, names)
-    return SOURCES[config.data.name].open(config.data, labels)
+    return open_source(config, Labels(TASKS[config.task.name].label_kind, names))
+
+
+def open_source(config: Config, labels: Labels) -> dict[str, Source]:
+    """Open the splits of the data with labels that are read so.
+
+    Raises:
+        UserError: the data cannot be had, or holds another kind of examples than the model reads.
+    """
+    splits = SOURCES[config.data.name].open(config.data, labels)
+    for source in splits.values():
+        check_kind(source, input_of(config.model))
+    return splits
 
 
 class Target(NamedTuple):
@@ -78,9 +94,10 @@ class Target(NamedTuple):
 
 
 def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
-    """Open the images of `data.target`, None where there are none; `names` are the classes of the task.
+    """Open the examples of `data.target`, None where there are none; `names` are the classes of the task.
 
-    A folder without folders has no labels, but for hidden ones. What has a test split is measured on that.
+    A folder without folders (hidden ones do not count) and without tables has no labels. What has a test
+    split is measured on that.
 
     Raises:
         UserError: they cannot be had, or their classes are others.
@@ -94,10 +111,12 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
         each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()
     )
     try:
-        if folder is not None and not (has_folders and is_labelled):
+        if folder is not None and not tables_in(path) and not (has_folders and is_labelled):
             found = unlabelled((path,), input_of(config.model), path)
             return Target(found, found, is_labelled=False)
-        splits = open_splits(with_data(config, path), names if is_labelled else None)
+        settings = with_data(config, path)
+        kind = TASKS[config.task.name].label_kind if is_labelled else NO_LABELS
+        splits = open_source(settings, Labels(kind, names if is_labelled else None))
     except UserError as error:
         raise UserError(
             f"config.data.target: {error}; where its labels are of no use: data.has_target_labels=false"
@@ -290,17 +309,13 @@ def with_data(config: Config, path: str) -> Config:
     Raises:
         UserError: the kind of data cannot be told from the path.
     """
-    name = "image_folder" if Path(path).is_dir() else SOURCE_BY_SUFFIX.get(Path(path).suffix.lower())
-    if not Path(path).exists():
-        raise UserError(
-            f"data {path!r} is not there; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file"
-        )
-    if name is None:
-        raise UserError(
-            f"data {path!r} is of no known kind; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file"
-        )
-    shared = {"max_unreadable": config.data.max_unreadable}
-    return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
+    name = kind_of(path)
+    section = SOURCES[name].Config
+    known = {each.name for each in fields(section)}
+    # How columns and arrays are called may be the same as in the data of the run.
+    kept = {key: value for key, value in vars(config.data).items() if key in known and key.endswith(KEPT)}
+    shared = {"max_unreadable": config.data.max_unreadable, **kept}
+    return replace(config, data=section(name=name, path=path, val_fraction=0.0, **shared))
 
 
 def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jtl.data import SOURCES
 from jtl.data.pipeline import Config as InputsConfig
+from jtl.data.tell import kind_of
 from jtl.errors import UserError, nearest
 from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS
@@ -87,7 +88,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
     """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
 
     Model "auto" is the one its weights are of: they are fetched and looked at, unless the run folder says
-    what they were when it began.
+    what they were when it began. Data without a name, or of name "auto", is what its path holds.
 
     Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's
     type.
@@ -95,8 +96,8 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
     Raises:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
-    values = _to_dict(_load(spec))
-    return from_dict(_recognised(_overridden(values, overrides), folder))
+    values = _overridden(_to_dict(_load(spec)), overrides)
+    return from_dict(_with_told_data(_recognised(values, folder)))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -248,6 +249,19 @@ def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, 
         return {**values, "model": {**begun, **model, "name": begun["name"]}}
     found = recognise(spec, _section(Weights, values.get("weights", {}), "weights"))
     return {**values, "model": {**found.config_fields, **model, "name": found.family}}
+
+
+def _with_told_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values with data of no name, or of name "auto", given the name of what its path holds."""
+    data = values.get("data", {})
+    if not isinstance(data, Mapping) or data.get("name", AUTO) != AUTO:
+        return values
+    if not data.get("path"):
+        raise UserError(
+            "config.data.path is empty; expected your examples: a folder or a table, or another "
+            f"config.data.name of {', '.join(SOURCES)}"
+        )
+    return {**values, "data": {**data, "name": kind_of(str(data["path"]))}}
 
 
 def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
