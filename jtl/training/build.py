@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jtl import rng, tree
-from jtl.data import SOURCES, Labels, Source, sampling
+from jtl.data import SOURCES, Labels, Source, sampling, tell
 from jtl.data.files import unlabelled
 from jtl.errors import UserError
 from jtl.inputs import Input
@@ -31,7 +31,6 @@ from jtl.weights.contract import NO_WEIGHTS, Loaded
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 
-SOURCE_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
 # The head that every family has.
 READS_BY_ALL = "features"
 MIN_OUTPUTS = 2
@@ -290,15 +289,7 @@ def with_data(config: Config, path: str) -> Config:
     Raises:
         UserError: the kind of data cannot be told from the path.
     """
-    name = "image_folder" if Path(path).is_dir() else SOURCE_BY_SUFFIX.get(Path(path).suffix.lower())
-    if not Path(path).exists():
-        raise UserError(
-            f"data {path!r} is not there; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file"
-        )
-    if name is None:
-        raise UserError(
-            f"data {path!r} is of no known kind; expected a folder or a {', '.join(SOURCE_BY_SUFFIX)} file"
-        )
+    name = tell.kind_of(path)
     shared = {"max_unreadable": config.data.max_unreadable}
     return replace(config, data=SOURCES[name].Config(name=name, path=path, val_fraction=0.0, **shared))
 
