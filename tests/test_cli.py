@@ -232,9 +232,9 @@ def test_weights_verbs_list_inspect_and_convert(capsys: pytest.CaptureFixture[st
         ),
         (
             ("features", "--weights", "embedded://vit_mini", "--data", "nowhere", "--out", "x.npz"),
-            "data 'nowhere' is not there",
+            "'nowhere' is not there",
         ),
-        (("weights", "verify", "embedded://vit_mini", "--against", "nowhere"), "data 'nowhere' is not there"),
+        (("weights", "verify", "embedded://vit_mini", "--against", "nowhere"), "'nowhere' is not there"),
     ],
 )
 def test_bad_requests_of_the_weights_verbs_are_one_line(

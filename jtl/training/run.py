@@ -29,7 +29,7 @@ from jtl.training.config import Config
 from jtl.training.loop import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import write_run_weights
+from jtl.weights.run_folder import write_input_files, write_run_weights
 
 TARGET_TEST = "target_test"
 
@@ -120,6 +120,7 @@ def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats, targ
                 f"{described.get('target')}; restore them or give another --workdir"
             )
     folder.mkdir(parents=True, exist_ok=True)
+    write_input_files(folder, built.parts.input.files(built.parts.preprocess))
     summary.write_json(folder / "config.json", config.to_dict(settings))
     summary.write_json(folder / "meta.json", described)
 

@@ -2,9 +2,11 @@
 
 import argparse
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import jtl.data
     import jtl.inputs
     import jtl.predictor
+    import jtl.training.config
 
 TOP = 5
 SHOWN_DIGITS, SHOWN_CHARACTERS, NAMED_FILES = 4, 80, 3
@@ -61,29 +64,32 @@ def run(
         UserError: model and inputs cannot be had. Single inputs that cannot be read have an "error" instead.
     """
     from jtl import predictor
-    from jtl.report import tables
+    from jtl.data import tables
+    from jtl.report.tables import aligned
     from jtl.tasks import TASKS
     from jtl.tasks.contract import NO_LABELS
-    from jtl.training import config
+    from jtl.training import build, config
 
     if top < 1:
         raise UserError(f"--top is {top}; expected 1 or more")
     write = _writer(out)
     found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes)
-    settings = config.with_overrides(found.settings, overrides)
+    given = [path for path in inputs if Path(path).suffix.lower() in tables.READERS]
+    settings = build.with_data(found.settings, given[0]) if given else found.settings
+    settings = config.with_overrides(settings, overrides)
     if TASKS[settings.task.name].label_kind == NO_LABELS:
         raise UserError(
             f"{run_folder!r} was trained by task {settings.task.name!r}, which has no labels to predict; "
             f"train on labels from there: --config.model.weights={run_folder}"
         )
     kind = config.input_of(settings.model)
-    sources = _sources(kind, inputs, texts)
+    sources = _sources(settings, inputs, texts)
     opened = predictor.open(found._replace(settings=settings))
     sys.stderr.write(predictor.described(opened) + "\n")
     rows = list(_rows(opened, sources, batch_size, top))
     if write is not None:
         write(rows)
-    sys.stderr.write(tables.aligned(_table(rows, kind.holds), left=(0, 1)) + "\n")
+    sys.stderr.write(aligned(_table(rows, kind.holds), left=(0, 1)) + "\n")
     return {"model": run_folder or weights, kind.unit: rows}
 
 
@@ -146,23 +152,37 @@ def class_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in lines if name.strip())
 
 
-def _sources(kind: "jtl.inputs.Input", paths: Sequence[str], texts: Sequence[str]) -> "list[jtl.data.Source]":
-    """Open what is to be predicted: the paths in their order, then the texts.
+def _sources(
+    settings: "jtl.training.config.Config", paths: Sequence[str], texts: Sequence[str]
+) -> "list[jtl.data.Source]":
+    """Open what is to be predicted: the paths in their order, a table's rows split by split, then the texts.
 
     Raises:
         UserError: there is nothing, or it is not what the model reads.
     """
-    from jtl.data import files, preflight
-    from jtl.data.given import Given
+    import numpy as np
 
+    from jtl.data import SOURCES, Info, Labels, files, preflight, tables
+    from jtl.data.contract import NO_LABELS, TEXT
+    from jtl.data.texts import Texts
+    from jtl.training import config
+
+    kind = config.input_of(settings.model)
     if not paths and not texts:
         raise UserError(f"there is nothing to predict; give files or folders of {kind.unit}")
+    _check_endings(kind, paths)
     sources: list[Any] = []
-    if paths:
-        _check_endings(kind, paths)
-        sources.append(files.unlabelled(paths, kind))
+    for is_table, group in itertools.groupby(paths, lambda path: Path(path).suffix.lower() in tables.READERS):
+        if not is_table:
+            sources.append(files.unlabelled(group, kind))
+            continue
+        for path in group:
+            table = replace(settings.data, path=path)
+            sources += SOURCES[table.name].open(table, Labels(NO_LABELS)).values()
     if texts:
-        sources.append(Given(tuple(texts), "--text"))
+        sources.append(
+            Texts(Info("--text", (), TEXT), tuple(texts), None, "--text", np.arange(len(texts)) + 1)
+        )
     for source in sources:
         preflight.check_kind(source, kind)
     if skipped := files.skipped(paths, kind):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ def write_run_weights(folder: Path, params: Mapping[str, Any], model_state: Mapp
     save_file(arrays, partial_path, metadata={"format": "jtl"})
     partial_path.replace(path)
     return path
+
+
+def write_input_files(folder: Path, files: Mapping[str, Path]) -> None:
+    """Copy the files that the model's inputs need, by name, into the run folder; each whole or not at all."""
+    for name, path in files.items():
+        partial_path = folder / f".{name}.{os.getpid()}.part"
+        shutil.copyfile(path, partial_path)
+        partial_path.replace(folder / name)
 
 
 def open_run(folder: Path) -> TensorFile:

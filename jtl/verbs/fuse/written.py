@@ -10,7 +10,7 @@ from jtl.report.summary import Phases
 from jtl.training import config, evaluate, meta
 from jtl.verbs.fuse.members import Judge, Member, Variables, say, score
 from jtl.weights.open import digest, joined_digest
-from jtl.weights.run_folder import FUSION_NAME, META_NAME, WEIGHTS_NAME, write_run_weights
+from jtl.weights.run_folder import FUSION_NAME, META_NAME, WEIGHTS_NAME, write_input_files, write_run_weights
 
 VALIDATION = "val"
 
@@ -26,6 +26,7 @@ def run_folder(folder: Path, judge: Judge, fused: Variables, record: Mapping[str
     member = judge.member
     folder.mkdir(parents=True, exist_ok=True)
     write_run_weights(folder, fused["params"], fused["model_state"])
+    write_input_files(folder, judge.predictor.input.files(judge.predictor.preprocess))
     for split, each in summaries.items():
         report(judge, folder, split, each)
     scalars = flat(summaries)
