@@ -57,7 +57,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
 @pytest.mark.parametrize(("model", "strategy"), PAIRS)
 def test_features_at_the_start_are_the_pretrained_models(model: str, strategy: str) -> None:
     parts, params, model_state = tiny.make_parts(model, strategy)
-    inputs = tiny.normalised(parts, size=2)
+    inputs = tiny.inputs_of(parts.model, 2)
     plain = {name: leaf for name, leaf in params.items() if name != "extra"}
     expected = parts.model.apply(plain, model_state, inputs, train=False, key=None)
     found = step.forward_normalised(parts, params, model_state, inputs)

@@ -18,7 +18,7 @@ from jtl.training import optim, sharding, step
 from jtl.training import state as states
 from jtl.training.state import State
 
-NUM_CLASSES = 3
+NUM_CLASSES, NUM_TOKENS = 3, 8
 # Each phase of gradual unfreezing compiles a step of its own; small networks compile faster.
 FIELDS: dict[str, dict[str, Any]] = {
     "gradual": {"num_stages": 3},
@@ -37,10 +37,21 @@ def _images(random: np.random.Generator, size: int, preprocess: Any) -> np.ndarr
     return random.integers(0, 256, (size, *preprocess.image_px, preprocess.num_channels), np.uint8)
 
 
+def _texts(random: np.random.Generator, size: int, preprocess: Any) -> dict[str, np.ndarray]:
+    """Return texts of different lengths, padded; the first has the full one."""
+    shape, lengths = (size, NUM_TOKENS), random.integers(2, NUM_TOKENS, (size, 1))
+    lengths[0] = NUM_TOKENS
+    return {
+        "ids": random.integers(0, preprocess.vocabulary, shape, np.int32),
+        "segments": random.integers(0, 2, shape, np.int32),
+        "mask": np.arange(NUM_TOKENS)[None] < lengths,
+    }
+
+
 # What a batch of each kind of input may hold.
-DRAWN: dict[str, Callable[[np.random.Generator, int, Any], Any]] = {"image": _images}
+DRAWN: dict[str, Callable[[np.random.Generator, int, Any], Any]] = {"image": _images, "tokens": _texts}
 # The family whose tiny model teaches others of the same kind of input.
-TEACHERS = {"image": "vit"}
+TEACHERS = {"image": "vit", "tokens": "bert"}
 
 
 def make_parts(
@@ -63,7 +74,7 @@ def make_parts(
     params, model_state = built.init(rng.key(0, "init"))
     params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
     stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
-    context = make_context(model, built, params, model_state, num_steps)
+    context = make_context(built, params, model_state, num_steps)
     context = context._replace(label_kind=kind.label_kind)
     strategy_kind = STRATEGIES[strategy]
     strategy_fields = FIELDS.get(strategy, {}) | strategy_fields
@@ -88,24 +99,20 @@ def make_parts(
     return parts, params, model_state
 
 
-def make_context(family: str, model: Model, params: Any, model_state: Any, num_steps: int) -> Context:
+def make_context(model: Model, params: Any, model_state: Any, num_steps: int) -> Context:
     """Return what strategies may know of a tiny model; every spec is a classifier drawn anew."""
-    source = INPUTS[MODELS[family].input]
+    kind = kind_of(model.preprocess)
 
     def shapes() -> Outputs:
-        def run(params: Any, model_state: Any, raw: Any) -> Outputs:
-            return model.apply(params, model_state, source.normalise(raw, model.preprocess))
-
-        raw = DRAWN[MODELS[family].input](np.random.default_rng(0), 1, model.preprocess)
-        return jax.eval_shape(run, params, model_state, raw)
+        return jax.eval_shape(model.apply, params, model_state, inputs_of(model, 1))
 
     def classifier(spec: str) -> Classifier:
         del spec
-        teacher = TEACHERS[MODELS[family].input]
-        other = MODELS[teacher].build(MODELS[teacher].tiny(), NUM_CLASSES)
+        family = MODELS[TEACHERS[kind]]
+        other = family.build(family.tiny(), NUM_CLASSES)
         drawn, state = other.init(rng.key(7, "init"))
         drawn["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), drawn["head"])
-        return Classifier(source, other, drawn, state, tuple("abc"), other.preprocess)
+        return Classifier(INPUTS[kind], other, drawn, state, tuple("abc"), other.preprocess)
 
     return Context(
         layers=model.layers,
@@ -114,7 +121,7 @@ def make_context(family: str, model: Model, params: Any, model_state: Any, num_s
         outputs=shapes,
         classifier=classifier,
         label_names=tuple("abc"),
-        input=source,
+        input=INPUTS[kind],
         preprocess=model.preprocess,
     )
 
@@ -147,7 +154,7 @@ def make_state(parts: step.Parts, params: Any, model_state: Any) -> State:
 def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "multiclass") -> dict[str, Any]:
     """Return a batch {stream: …} of random inputs with all examples real."""
     random, ids = np.random.default_rng(seed), np.arange(size)
-    drawn = partial(DRAWN[_name_of(parts)], random, size, parts.preprocess)
+    drawn = partial(DRAWN[kind_of(parts.preprocess)], random, size, parts.preprocess)
     batch = {"inputs": drawn()}
     if task in LABELS:
         batch["label"] = LABELS[task](random, size)
@@ -156,14 +163,16 @@ def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "mul
     return {TRAIN: batch, **others}
 
 
-def normalised(parts: step.Parts, size: int, seed: int = 0) -> Any:
+def inputs_of(model: Model, size: int, seed: int = 0) -> Any:
     """Return random inputs as the model reads them."""
-    drawn = DRAWN[_name_of(parts)](np.random.default_rng(seed), size, parts.preprocess)
-    return parts.input.normalise(jax.tree.map(jax.numpy.asarray, drawn), parts.preprocess)
+    kind = kind_of(model.preprocess)
+    drawn = DRAWN[kind](np.random.default_rng(seed), size, model.preprocess)
+    return INPUTS[kind].normalise(jax.tree.map(jax.numpy.asarray, drawn), model.preprocess)
 
 
-def _name_of(parts: step.Parts) -> str:
-    return next(name for name, source in INPUTS.items() if source is parts.input)
+def kind_of(preprocess: Any) -> str:
+    """Return the name of the kind of input that is pre-processed so."""
+    return next(name for name, kind in INPUTS.items() if isinstance(preprocess, kind.Preprocess))
 
 
 class Trainer:

@@ -96,7 +96,7 @@ def test_the_copy_is_frozen_and_not_written() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_default_layers_are_the_models(model: str) -> None:
     parts, params, model_state = tiny.make_parts(model)
-    context = tiny.make_context(model, parts.model, params, model_state, 1)
+    context = tiny.make_context(parts.model, params, model_state, 1)
     chosen = delta.spread(context.outputs().intermediates)
     assert 1 < len(chosen) <= 4
     assert set(chosen) <= set(context.outputs().intermediates)

@@ -142,7 +142,7 @@ def _with_teacher_of(names: tuple[str, ...], num_channels: int = 3) -> tuple[Any
     teacher = MODELS["vit"].build(MODELS["vit"].tiny(), len(names), num_channels)
     drawn, state = teacher.init(jax.random.key(1))
     drawn["head"]["kernel"] = np.random.default_rng(0).normal(size=(16, len(names))).astype(np.float32)
-    context = tiny.make_context("vit", parts.model, params, model_state, 1)._replace(
+    context = tiny.make_context(parts.model, params, model_state, 1)._replace(
         classifier=lambda spec: Classifier(INPUTS["image"], teacher, drawn, state, names, teacher.preprocess)
     )
     strategy = distillation.build(distillation.Config(teacher="other"), context)
