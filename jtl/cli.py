@@ -19,7 +19,7 @@ INTERRUPTED_EXIT_CODE = 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 the user can mend it, 75 preempted and saved, 1 a bug."""
-    words, overrides = _split_overrides(list(sys.argv[1:] if argv is None else argv))
+    words, overrides = split_overrides(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
     runtime.prepare()
     try:
@@ -42,10 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _split_overrides(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def split_overrides(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the words without `--config.NAME=VALUE` or `--config.NAME VALUE`, and those as pairs.
 
-    >>> _split_overrides(["train", "--config", "a.py", "--config.train.seed=1", "--config.baseline"])
+    >>> split_overrides(["train", "--config", "a.py", "--config.train.seed=1", "--config.baseline"])
     (['train', '--config', 'a.py'], [('train.seed', '1'), ('baseline', 'true')])
     """
     rest: list[str] = []
