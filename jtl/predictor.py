@@ -290,6 +290,7 @@ def _with_own_head(settings: Config, spec: str) -> Config:
         model=replace(settings.model, weights=spec),
         # A run's own map of labels led to the head it has now.
         weights=replace(settings.weights, head="load", label_map={}, sha256=""),
+        preprocess=config.input_of(settings.model).remaining(settings.preprocess),
         # What a run writes has its strategy's additions folded in.
         strategy=STRATEGIES["full"].Config(),
     )

@@ -89,6 +89,11 @@ def keep(preprocess: Any, folder: Path) -> Any:
     return preprocess
 
 
+def all_of_them(changes: Any) -> Any:
+    """Return the changes of the pre-processing."""
+    return changes
+
+
 def no_options(changes: Any) -> dict[str, Any]:
     """Return {}: what the user changes of the pre-processing does not change the model."""
     del changes
@@ -133,7 +138,8 @@ class Input(NamedTuple):
     `files(preprocess)` → the files that must travel too, by name (a tokenizer); `placed(preprocess, folder)`
     → the pre-processing that finds them there. `survey(raws, preprocess)` → lines for people about the raw
     examples of a split. `described(preprocess)` → the pre-processing in one line. `model_options(changes)` →
-    what a change of the pre-processing asks of `Family.build`.
+    what a change of the pre-processing asks of `Family.build`. `remaining(changes)` → those of a run's
+    changes that must be made again when it is opened, though its own pre-processing has them all.
     """
 
     Preprocess: type
@@ -157,3 +163,4 @@ class Input(NamedTuple):
     placed: Callable[[Any, Path], Any] = keep
     survey: Callable[[Iterable[Any], Any], list[str]] = no_survey
     model_options: Callable[[Any], dict[str, Any]] = no_options
+    remaining: Callable[[Any], Any] = all_of_them

@@ -284,7 +284,9 @@ def _facts(member: Member, *, is_one_model: bool) -> dict[str, Any]:
         facts["model.name"] = settings.model.name
         facts |= {f"model.{name}": each for name, each in asdict(model).items() if name not in FREE_FIELDS}
         assert member.file.preprocess is not None, "a run folder says its pre-processing"
-        facts |= {f"preprocess.{name}": each for name, each in asdict(member.file.preprocess).items()}
+        # Files that travel are each run's own: what is in them counts, not where they lie.
+        preprocess = config.input_of(settings.model).placed(member.file.preprocess, Path())
+        facts |= {f"preprocess.{name}": each for name, each in asdict(preprocess).items()}
         facts |= {f"{name} of shape": tuple(each.shape) for name, each in member.file.tensors.items()}
     return facts
 
