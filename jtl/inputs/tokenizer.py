@@ -130,6 +130,6 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"tokenizer {path!r} cannot be read ({error.strerror}); expected the {NAME} of these weights; "
-            f"give one by {SETTING}"
+            f"tokenizer {path!r} cannot be read ({error.strerror}); expected the {NAME} of these weights, "
+            f"beside them or by {SETTING}"
         ) from error

@@ -43,14 +43,24 @@ class Preprocess:
     mask_id: int = -1
     special_ids: tuple[int, ...] = ()
 
+    def described(self) -> str:
+        """Return the pre-processing in one line, for people.
+
+        >>> Preprocess("minilm/tokenizer.json", "", 128, "query: ", 30522).described()
+        "tokenizer.json (30,522 ids), at most 128 tokens, prefix 'query: '"
+        """
+        name = Path(self.tokenizer).name or "no tokenizer"
+        prefix = f", prefix {self.prefix!r}" if self.prefix else ""
+        return f"{name} ({self.vocabulary:,} ids), at most {self.max_tokens:,} tokens{prefix}"
+
 
 @dataclass(frozen=True)
 class Changes:
     """What of the texts' pre-processing is to differ from what the weights say.
 
-    `tokenizer` is the path of a `tokenizer.json` ("": theirs), `max_tokens` the length texts are cut to, in
-    tokens with the special ones (0: as the weights say). `prefix` is put in front of every text: "auto" takes
-    the weights' own, "" puts none.
+    `tokenizer` is the path of a `tokenizer.json`, or of its folder ("": theirs), `max_tokens` the length that
+    texts are cut to, in tokens with the special ones (0: as the weights say). `prefix` is put in front of
+    every text: "auto" takes the weights' own, "" puts none.
     """
 
     tokenizer: str = ""
@@ -121,6 +131,7 @@ def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Pr
         )
     if changes.tokenizer:
         path = Path(changes.tokenizer).expanduser()
+        path = path / tokenizer.NAME if path.is_dir() else path
         preprocess = of_file(path, max_tokens=preprocess.max_tokens, prefix=preprocess.prefix)
     if 0 < own.vocabulary < preprocess.vocabulary:
         raise UserError(
@@ -145,8 +156,8 @@ def converter(before: Preprocess, after: Preprocess) -> Callable[[Inputs], Input
         ours, theirs = getattr(before, name), getattr(after, name)
         if ours != theirs:
             raise UserError(
-                f"one model reads texts by {described(before)} ({name} {ours!r}), the other by "
-                f"{described(after)} ({name} {theirs!r}); expected the same {name}"
+                f"one model reads texts by {before.described()} ({name} {ours!r}), the other by "
+                f"{after.described()} ({name} {theirs!r}); expected the same {name}"
             )
     if before.max_tokens > after.max_tokens:
         raise UserError(
@@ -291,17 +302,6 @@ def survey(raws: Iterable[Any], preprocess: Preprocess) -> list[str]:
     ]
 
 
-def described(preprocess: Preprocess) -> str:
-    """Return the pre-processing in one line, for people.
-
-    >>> described(Preprocess("minilm/tokenizer.json", "", 128, "query: ", 30522))
-    "tokenizer.json (30,522 ids), at most 128 tokens, prefix 'query: '"
-    """
-    name = Path(preprocess.tokenizer).name or "no tokenizer"
-    prefix = f", prefix {preprocess.prefix!r}" if preprocess.prefix else ""
-    return f"{name} ({preprocess.vocabulary:,} ids), at most {preprocess.max_tokens:,} tokens{prefix}"
-
-
 @dataclass(frozen=True)
 class _Transform:
     preprocess: Preprocess
@@ -382,7 +382,7 @@ INPUT = Input(
     check=check,
     transform=transform,
     spec=spec,
-    described=described,
+    described=Preprocess.described,
     augment=augment,
     collate=collate,
     remaining=remaining,

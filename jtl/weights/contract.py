@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jtl.errors import UserError
-from jtl.inputs.preprocess import Preprocess
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
@@ -76,7 +75,8 @@ class Tensor(NamedTuple):
 class TensorFile(NamedTuple):
     """An open file of named tensors, in the file's order; `format` says what its content is, for people.
 
-    `label_names` and `preprocess` are what the file knows of its own classes and inputs; `family` and
+    `label_names` and `preprocess` (of the kind of input that its model reads) are what the file knows of its
+    own classes and inputs; `family` and
     `config_fields` where it says which model it belongs to (a run folder). `stated` are the settings that a
     config.json beside it gives, by family; `described_as` is which model that file says they are of, "" where
     it names none.
@@ -86,7 +86,7 @@ class TensorFile(NamedTuple):
     format: str
     tensors: Mapping[str, Tensor]
     label_names: tuple[str, ...] | None = None
-    preprocess: Preprocess | None = None
+    preprocess: Any | None = None
     family: str = ""
     config_fields: Mapping[str, Any] = {}
     stated: Mapping[str, Mapping[str, Any]] = {}
@@ -206,7 +206,7 @@ class Loaded(NamedTuple):
     params: dict[str, Any]
     model_state: dict[str, Any]
     report: LoadReport
-    preprocess: Preprocess | None
+    preprocess: Any | None
     label_names: tuple[str, ...] | None
     source: str
     sha256: str

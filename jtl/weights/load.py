@@ -8,6 +8,7 @@ import numpy as np
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs import INPUTS
 from jtl.models import MODELS
 from jtl.models.head import Settings
 from jtl.weights import FAMILIES, plan, problems
@@ -69,7 +70,7 @@ def load(
         params=fitted.get("params", {}),
         model_state=fitted.get("model_state", {}),
         report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves)),
-        preprocess=file.preprocess,
+        preprocess=_preprocess(file, family),
         label_names=file.label_names,
         source=spec,
         sha256=found.sha256,
@@ -97,6 +98,12 @@ def read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dic
             filled[leaf] = np.array(fill.change(part), np.float32, order="C")
             assert filled[leaf].shape == shape, (leaf, filled[leaf].shape, shape)
     return filled
+
+
+def _preprocess(file: TensorFile, family: str) -> Any | None:
+    """Return what came with the weights of pre-processing, if it is of the kind of input the model reads."""
+    kind = INPUTS[MODELS[family].input]
+    return file.preprocess if isinstance(file.preprocess, kind.Preprocess) else None
 
 
 def _described(file: TensorFile, family: str, origin: Origin) -> Mapping[str, Any]:

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.inputs.preprocess import Preprocess
+from jtl.inputs import INPUTS
+from jtl.models import MODELS
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
 
@@ -52,10 +53,11 @@ def open_run(folder: Path) -> TensorFile:
     meta = _meta(folder)
     try:
         fields = {name: value for name, value in _tuples(meta["model"]).items() if name not in OTHER_FIELDS}
+        kind = INPUTS[MODELS[meta["family"]].input]
         return open_safetensors(folder / WEIGHTS_NAME)._replace(
             format="jtl run",
             label_names=tuple(meta["label_names"]),
-            preprocess=Preprocess(**_tuples(meta["preprocess"])),
+            preprocess=kind.placed(kind.Preprocess(**_tuples(meta["preprocess"])), folder),
             family=meta["family"],
             config_fields=fields,
         )

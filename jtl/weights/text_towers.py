@@ -9,8 +9,9 @@ from jtl.models import text_tower
 from jtl.models.text_tower import TextModel
 from jtl.weights import plan
 from jtl.weights.contract import Config, TensorFile
-from jtl.weights.hub import beside
 from jtl.weights.hub import resolve as hub
+from jtl.weights.hub.beside import CONFIG_NAME
+from jtl.weights.hub.objects import read_object
 from jtl.weights.load import read
 from jtl.weights.names import assign, text
 from jtl.weights.open import open_path
@@ -59,7 +60,7 @@ def load(spec: str, settings: Config) -> LoadedText:
 
 def _stated(path: Path) -> dict[str, Any]:
     """Return the settings that the `config.json` in a folder of weights states."""
-    return text.of_config(beside.read_object(path / beside.CONFIG_NAME) or {}) or {}
+    return text.of_config(read_object(path / CONFIG_NAME) or {}) or {}
 
 
 def _misfit(spec: str, file: TensorFile, planned: plan.Plan) -> str:

@@ -309,8 +309,9 @@ def test_changes_are_made_and_the_rest_is_the_weights() -> None:
     assert tokens.settled(model(), brought, Changes(max_tokens=8)) == replace(brought, max_tokens=8)
     assert tokens.settled(model(), brought, Changes(prefix="")).prefix == ""
     assert tokens.settled(model(), brought, Changes(prefix="a ")).prefix == "a "
-    other = tokens.settled(model(vocabulary=278), brought, Changes(tokenizer=str(PAIRS)))
-    assert other == tokens.of_file(PAIRS, max_tokens=16, prefix="query: ")
+    for path in (PAIRS, PAIRS.parent):
+        other = tokens.settled(model(vocabulary=278), brought, Changes(tokenizer=str(path)))
+        assert other == tokens.of_file(PAIRS, max_tokens=16, prefix="query: ")
 
 
 def test_without_weights_the_model_says_how_long_texts_are() -> None:

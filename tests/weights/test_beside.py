@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from jtl.errors import UserError
-from jtl.inputs.image import eval_transform
+from jtl.inputs import image
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import MODELS
 from jtl.weights import FAMILIES, Config
-from jtl.weights.hub import beside
+from jtl.weights.hub import beside, processors
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 from tests.weights import writing
@@ -51,8 +51,8 @@ def golden() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_processors_are_those_of_transformers(golden: dict[str, np.ndarray], name: str) -> None:
-    preprocess = beside.huggingface_preprocess(json.loads(str(golden[f"{name}/file"])), "file")
-    pixels = eval_transform(preprocess)(golden["picture"]).astype(np.float32) / 255
+    preprocess = processors.huggingface_preprocess(json.loads(str(golden[f"{name}/file"])), "file")
+    pixels = image.transform(preprocess, None)(golden["picture"], None).astype(np.float32) / 255
     found = (pixels - np.float32(preprocess.mean)) / np.float32(preprocess.std)
     np.testing.assert_allclose(found.transpose(2, 0, 1), golden[f"{name}/output"], rtol=1e-6, atol=1e-6)
 
@@ -83,15 +83,15 @@ def test_every_golden_processor_is_compared(golden: dict[str, np.ndarray]) -> No
 def test_sizes_mean_what_the_kind_of_processor_says(
     values: dict[str, Any], expected: tuple[tuple[int, int], int, bool]
 ) -> None:
-    found = beside.huggingface_preprocess(values, "file")
+    found = processors.huggingface_preprocess(values, "file")
     assert (found.image_px, found.resize_px, found.is_squashed) == expected
 
 
 def test_processor_without_a_name_is_that_of_its_model() -> None:
     values = {"size": 224, "crop_pct": 0.875}
-    assert beside.huggingface_preprocess(values, "file", "ConvNext").resize_px == 256
+    assert processors.huggingface_preprocess(values, "file", "ConvNext").resize_px == 256
     with pytest.raises(UserError, match=r"kind ''.* does not say resample; give the file of weights itself"):
-        beside.huggingface_preprocess(values, "file")
+        processors.huggingface_preprocess(values, "file")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_processor_without_a_name_is_that_of_its_model() -> None:
 )
 def test_processor_that_jtl_cannot_follow_is_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        beside.huggingface_preprocess({**PROCESSOR, **changes}, "folder/preprocessor_config.json")
+        processors.huggingface_preprocess({**PROCESSOR, **changes}, "folder/preprocessor_config.json")
     assert "give the file of weights itself to load without preprocessor_config.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -143,8 +143,8 @@ def test_pre_processing_of_timm(changes: dict[str, Any], expected: Preprocess, i
     values = {**TIMM, **changes}
     config = {"architecture": "any", **({"pretrained_cfg": values} if is_nested else values)}
     statistics = {name: tuple(each) for name, each in IMAGENET.items()}
-    assert beside.timm_preprocess(config, "file") == replace(expected, **statistics)
-    assert beside.timm_preprocess({"model_type": "vit"}, "file") is None
+    assert processors.timm_preprocess(config, "file") == replace(expected, **statistics)
+    assert processors.timm_preprocess({"model_type": "vit"}, "file") is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_pre_processing_of_timm(changes: dict[str, Any], expected: Preprocess, i
 )
 def test_timm_that_jtl_cannot_follow_is_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        beside.timm_preprocess({"pretrained_cfg": {**TIMM, **changes}}, "config.json")
+        processors.timm_preprocess({"pretrained_cfg": {**TIMM, **changes}}, "config.json")
 
 
 @pytest.mark.parametrize(

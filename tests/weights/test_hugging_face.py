@@ -14,13 +14,16 @@ import pytest
 from safetensors.numpy import save
 
 from jtl.errors import UserError
+from jtl.inputs import tokens
 from jtl.weights import Config
+from jtl.weights.hub import beside
 from jtl.weights.hub import resolve as hub
 from jtl.weights.open import open_path
 from tests.weights import serving
 from tests.weights.serving import COMMIT, CONTENT, SHA256, Server
 
 WEIGHTS = save({"a": np.arange(4, dtype=np.float32)})
+TOKENIZERS = Path(__file__).parents[1] / "goldens" / "tokens"
 RESOLVE = "/org/name/resolve"
 
 
@@ -72,6 +75,49 @@ def test_repository_is_fetched_once_with_what_describes_it(hugging_face: Server,
     assert resolve(tmp_path) == found
     wanted = [f"{RESOLVE}/main/model.safetensors", f"{RESOLVE}/{COMMIT}/config.json"]
     assert sorted(fetched(hugging_face)) == sorted(wanted)
+
+
+def asked_for(server: Server) -> set[str]:
+    """Return the names of the files that the hub was asked about."""
+    return {path.rpartition("/")[2] for _, path, _ in server.requests if "/resolve/" in path}
+
+
+def test_tokenizer_of_a_text_model_is_fetched_and_not_its_parts(hugging_face: Server, tmp_path: Path) -> None:
+    files = {name: (TOKENIZERS / "words" / name).read_bytes() for name in ("tokenizer.json", "vocab.txt")}
+    settings = {"config.json": b'{"model_type": "none"}', "tokenizer_config.json": b'{"model_max_length": 9}'}
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS, **settings, **files})
+    found = resolve(tmp_path)
+    assert open_path(found.path).preprocess == tokens.of_file(found.path / "tokenizer.json", max_tokens=9)
+    assert "vocab.txt" not in asked_for(hugging_face)
+
+
+def test_parts_of_a_tokenizer_are_fetched_where_it_has_no_file(
+    hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JTL_CACHE", str(tmp_path / "cache"))
+    files = {name: (TOKENIZERS / "pairs" / name).read_bytes() for name in ("vocab.json", "merges.txt")}
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS, **files})
+    preprocess = open_path(resolve(tmp_path).path).preprocess
+    assert isinstance(preprocess, tokens.Preprocess)
+    assert (
+        preprocess.vocabulary == tokens.of_file(TOKENIZERS / "pairs/tokenizer.json", max_tokens=9).vocabulary
+    )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": b'{"architecture": "resnet18", "num_classes": 2}'},
+        {"preprocessor_config.json": b'{"image_processor_type": "CLIPImageProcessor"}'},
+    ],
+)
+def test_hub_is_not_asked_for_the_tokenizer_of_a_model_of_images(
+    hugging_face: Server, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    tokenizer = (TOKENIZERS / "words/tokenizer.json").read_bytes()
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS, "tokenizer.json": tokenizer, **files})
+    resolve(tmp_path)
+    assert asked_for(hugging_face) == {"model.safetensors", *beside.NAMES}
 
 
 def test_config_that_is_missing_is_no_fault(hugging_face: Server, tmp_path: Path) -> None:

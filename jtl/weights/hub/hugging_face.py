@@ -77,8 +77,9 @@ def _found(rest: str, cache: Path | None, endpoint: str, is_offline: bool) -> _F
         of_commit = partial(fetch, folder.name)
         files = _shards(path, name, of_commit)
         if not named and not missing:
-            unsettled = [each for each in beside.NAMES if not _is_settled(repo, folder.name, each, cache)]
-            _fetch_beside(unsettled, of_commit)
+            for wanted in beside.wanted(folder):
+                unsettled = [each for each in wanted if not _is_settled(repo, folder.name, each, cache)]
+                _fetch_beside(unsettled, of_commit)
         return _Found(path if named else folder, files or (path,), bool(files))
     if missing:
         raise missing[0]
