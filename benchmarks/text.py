@@ -1,10 +1,10 @@
-"""Fine-tunes a text encoder by jtl and by PyTorch with transformers: one recipe, the same batches, one process.
+"""Fine-tunes a text encoder by jtl and by PyTorch with transformers: one recipe, the same batches.
 
     python -m benchmarks.text --weights WEIGHTS --data DATA --out runs/text [--config.SECTION.NAME=VALUE …]
 
-WEIGHTS is a folder with a BERT in Hugging Face's form, DATA what `jtl train` takes, with a validation split of
-its own. The recipe is that of configs/ft.py. Both frameworks see the batches that jtl's plan gives, in its
-order, padded to its buckets; both begin with a head of zeros. Prints validation accuracy, and seconds a step
+WEIGHTS is a folder with a BERT in Hugging Face's form, DATA what `jtl train` takes, with a validation split
+of its own. The recipe is that of configs/ft.py, the process one. Both frameworks see the batches that jtl's
+plan gives, in its order, padded to its buckets; both begin with a head of zeros. Prints validation accuracy, and seconds a step
 without compilation and evaluation, over `--seeds`; writes the record to OUT/record.json. Needs torch and
 transformers (extra `bench`).
 """
@@ -72,7 +72,7 @@ def _by_jtl(settings: config.Config, folder: Path) -> dict[str, float]:
 
 
 class _Classifier(nn.Module):
-    """transformers' encoder, the mean of its last layer over real tokens, and a linear head that starts at 0."""
+    """transformers' encoder, the mean of its last layer over real tokens, and a linear head of zeros."""
 
     def __init__(self, folder: str, num_classes: int) -> None:
         super().__init__()
