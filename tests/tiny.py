@@ -8,15 +8,17 @@ import jax
 import numpy as np
 
 from jtl import rng, tree
+from jtl.inputs import preprocess, tokens
 from jtl.inputs.image import Augment
 from jtl.models import MODELS, Model, Outputs
+from jtl.models.contract import batch_of
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.tasks import TASKS
 from jtl.training import optim, sharding, step
 from jtl.training import state as states
 from jtl.training.state import State
 
-NUM_CLASSES = 3
+NUM_CLASSES, NUM_TOKENS = 3, 8
 # Each phase of gradual unfreezing compiles a step of its own; small networks compile faster.
 FIELDS: dict[str, dict[str, Any]] = {
     "gradual": {"num_stages": 3},
@@ -74,13 +76,36 @@ def make_parts(
     return parts, params, model_state
 
 
+def inputs_of(model: Model, size: int, seed: int = 0) -> Any:
+    """Return random inputs of a kind, as the model reads them."""
+    return DRAWS[type(model.preprocess)](np.random.default_rng(seed), model, size)
+
+
+def _images(random: np.random.Generator, model: Model, size: int) -> np.ndarray:
+    return random.normal(size=(size, *model.spec.shape)).astype(np.float32)
+
+
+def _texts(random: np.random.Generator, model: Model, size: int) -> dict[str, np.ndarray]:
+    """Return texts of different lengths, the first of the full one, padded."""
+    shape = (size, NUM_TOKENS)
+    lengths = random.integers(2, NUM_TOKENS, (size, 1))
+    lengths[0] = NUM_TOKENS
+    return {
+        "ids": random.integers(0, model.preprocess.vocabulary, shape, np.int32),
+        "segments": random.integers(0, 2, shape, np.int32),
+        "mask": np.arange(NUM_TOKENS)[None] < lengths,
+    }
+
+
+DRAWS: dict[type, Any] = {preprocess.Preprocess: _images, tokens.Preprocess: _texts}
+
+
 def make_context(model: Model, params: Any, model_state: Any, num_steps: int) -> Context:
     """Return what strategies may know of a tiny model; every spec is a classifier drawn anew."""
 
     def shapes() -> Outputs:
-        size = (1, *model.preprocess.image_px, model.preprocess.num_channels)
-        image = jax.ShapeDtypeStruct(size, np.float32)
-        return jax.eval_shape(partial(model.apply, train=False, key=None), params, model_state, image)
+        apply = partial(model.apply, train=False, key=None)
+        return jax.eval_shape(apply, params, model_state, batch_of(model.spec))
 
     def classifier(spec: str) -> Classifier:
         del spec

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from jtl.errors import UserError, nearest
 from jtl.inputs import on_device
 from jtl.models import Outputs
+from jtl.models.contract import batch_of
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -156,11 +157,8 @@ def _extra(
     del params, model_state
     values = {"params": teacher.params, "model_state": teacher.model_state}
     frozen = {TEACHER: jax.tree.map(np.array, values)}
-    shape = (1, *teacher.preprocess.image_px, teacher.preprocess.num_channels)
     apply = partial(teacher.model.apply, train=False, key=None)
-    seen = jax.eval_shape(
-        apply, teacher.params, teacher.model_state, jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
+    seen = jax.eval_shape(apply, teacher.params, teacher.model_state, batch_of(teacher.model.spec))
     widths = context.outputs().features.shape[-1], seen.features.shape[-1]
     if not config.feature_weight or widths[0] == widths[1]:
         return frozen

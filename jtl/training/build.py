@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,6 +17,7 @@ from jtl.data.images import open_unlabelled
 from jtl.errors import UserError, nearest
 from jtl.inputs.preprocess import INTERPOLATIONS, Preprocess
 from jtl.models import MODELS, Model, Outputs
+from jtl.models.contract import batch_of
 from jtl.strategies import STRATEGIES, Classifier, Context, Strategy
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, LabelStats
@@ -261,8 +261,8 @@ def with_data(config: Config, path: str) -> Config:
 
 
 def _output_shapes(model: Model, params: Any, model_state: Any) -> Outputs:
-    image = jax.ShapeDtypeStruct((1, *model.preprocess.image_px, model.preprocess.num_channels), jnp.float32)
-    return jax.eval_shape(partial(model.apply, train=False, key=None), params, model_state, image)
+    apply = partial(model.apply, train=False, key=None)
+    return jax.eval_shape(apply, params, model_state, batch_of(model.spec))
 
 
 def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:

@@ -15,11 +15,13 @@ from jtl.errors import UserError, nearest
 from jtl.inputs import on_device
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import Model, Outputs, head
+from jtl.models.contract import batch_of
 from jtl.training import build, config, sharding
 from jtl.training.evaluate import batches_of
 from jtl.training.step import predict
 
 WHOLE, OWN = "none", "pre_head"
+NUM_MAP_DIMS = 4
 
 
 class Request(NamedTuple):
@@ -85,8 +87,10 @@ def extract(
 
     @jax.jit
     def step(arrays: Any, images: jax.Array) -> dict[str, jax.Array]:
-        outputs = extractor.apply(arrays, on_device.normalise(images, extractor.preprocess))
-        return {name: _pooled(outputs.intermediates[name], extractor.model, request.pool) for name in layers}
+        inputs = on_device.normalise(images, extractor.preprocess)
+        outputs = extractor.apply(arrays, inputs)
+        found = {name: outputs.intermediates[name] for name in layers}
+        return {name: _pooled(each, extractor.model, inputs, request.pool) for name, each in found.items()}
 
     found: dict[str, list[np.ndarray]] = {name: [] for name in layers}
     batches = batches_of(
@@ -103,21 +107,25 @@ def extract(
 
 def check_layers(extractor: Extractor, layers: tuple[str, ...], pool: str) -> None:
     """Raise UserError unless the model has every layer, and each can be pooled so."""
-    shape = (1, *extractor.preprocess.image_px, extractor.preprocess.num_channels)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    known: Mapping[str, Any] = jax.eval_shape(extractor.apply, extractor.arrays, images).intermediates
+    inputs = batch_of(extractor.model.spec)
+    known: Mapping[str, Any] = jax.eval_shape(extractor.apply, extractor.arrays, inputs).intermediates
     for name in layers:
         if name not in known:
             raise UserError(
                 f"--features names {name!r}, which is no layer; nearest: {nearest(name, known)}; all: "
                 f"{', '.join(known)}"
             )
-        grid = extractor.model.token_grid
-        has_token = known[name].ndim != 4 and (
-            known[name].ndim == 2 or (grid is not None and grid.prefix > 0)
-        )
-        if pool not in (WHOLE, "mean") and not has_token:
+        if pool not in (WHOLE, "mean") and not _has_token(extractor.model, known[name], inputs):
             raise UserError(f"--pool is {pool!r} and layer {name!r} has no class token; set --pool mean")
+
+
+def _has_token(model: Model, activations: Any, inputs: Any) -> bool:
+    """Return whether a layer's output, of these shapes, has a class token or is one vector an example."""
+    try:
+        jax.eval_shape(lambda layer, read: model.pool(layer, read, "cls"), activations, inputs)
+    except UserError:
+        return False
+    return activations.ndim != NUM_MAP_DIMS
 
 
 def _of_run(settings: config.Config, found: predictor.Trained) -> Extractor:
@@ -140,10 +148,10 @@ def _of_weights(settings: config.Config) -> Extractor:
     return Extractor(model, (loaded.params, loaded.model_state), apply, preprocess)
 
 
-def _pooled(activations: jax.Array, model: Model, how: str) -> jax.Array:
+def _pooled(activations: jax.Array, model: Model, inputs: Any, how: str) -> jax.Array:
     if how == WHOLE:
         return activations.astype(jnp.float32)
-    return head.pool(activations, model.token_grid, how)
+    return model.pool(activations, inputs, how)
 
 
 def _writer(request: Request) -> Callable[[Mapping[str, np.ndarray], tuple[str, ...]], None]:
