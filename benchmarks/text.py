@@ -4,9 +4,9 @@
 
 WEIGHTS is a folder with a BERT in Hugging Face's form, DATA what `jtl train` takes, with a validation split
 of its own. The recipe is that of configs/ft.py, the process one. Both frameworks see the batches that jtl's
-plan gives, in its order, padded to its buckets; both begin with a head of zeros. Prints validation accuracy, and seconds a step
-without compilation and evaluation, over `--seeds`; writes the record to OUT/record.json. Needs torch and
-transformers (extra `bench`).
+plan gives, in its order, padded to its buckets; both begin with a head of zeros. Prints
+validation accuracy, and seconds a step without compilation and evaluation, over `--seeds`; writes the record
+to OUT/record.json. Needs torch and transformers (extra `bench`).
 """
 
 import argparse

@@ -8,7 +8,6 @@ import importlib.resources
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
 from jtl.models import Model, Outputs
+from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Strategy
 from jtl.tasks import TASKS, LabelStats, Task
 from jtl.training import build, config, evaluate, sharding, step
@@ -250,9 +250,7 @@ def stepped(
 
 def shapes(predictor: Predictor) -> Outputs:
     """Return shapes and dtypes of all outputs for one example."""
-    spec = predictor.input.spec(predictor.preprocess)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), spec)
-    return jax.eval_shape(partial(forward, predictor), predictor.values, one)
+    return output_shapes(predictor.model, predictor.values["params"], predictor.values["model_state"])
 
 
 def with_names(found: Trained, names: tuple[str, ...]) -> Trained:

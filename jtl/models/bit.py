@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, initial, layers, linen, resnet
+from jtl.models import head, image, initial, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
 
@@ -38,7 +38,7 @@ KERNEL_EPSILON, NORM_EPSILON = 1e-8, 1e-5
 
 
 @dataclass(frozen=True)
-class Config(head.Settings):
+class Config(image.Settings):
     """Settings of a BiT beside those of every family; 0 and empty mean "as the size has it".
 
     `units` counts the residual units a stage, `width` is the channels inside the first stage's units, doubled
@@ -56,7 +56,7 @@ class Config(head.Settings):
         resnet.check_stages(self.units, self.width)
         if self.num_groups < 1:
             raise UserError(f"model.num_groups is {self.num_groups}; expected 1 or more")
-        head.check(self)
+        image.check(self)
 
 
 def resolve(config: Config) -> Config:
@@ -66,7 +66,7 @@ def resolve(config: Config) -> Config:
         raise UserError(
             f"model.width is {full.width}; expected a multiple of model.num_groups, {full.num_groups}"
         )
-    return replace(full, image_px=resnet.image_px_of(config, PREPROCESS))
+    return replace(full, image_px=image.image_px_of(config, PREPROCESS))
 
 
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
@@ -80,7 +80,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     units = resnet.unit_names(full.units)
     names = (("conv_root",), *((unit,) for unit in units[:-1]), (units[-1], "gn_final"), ("head",))
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return linen.as_model(make_module, RULES, names, preprocess)
+    return image.as_model(make_module, RULES, names, preprocess)
 
 
 def tiny() -> Config:
@@ -200,4 +200,4 @@ class _GroupNorm(nn.Module):
         return jnp.repeat(means, channels // self.num_groups, axis=1).reshape(batch, 1, 1, channels)
 
 
-FAMILY = Family(Config, build, SIZES, resolve, tiny)
+FAMILY = Family(Config, build, SIZES, resolve, tiny, image.INPUT)

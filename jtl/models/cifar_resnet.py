@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, layers, resnet
+from jtl.models import image, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
 
@@ -26,7 +26,7 @@ PREPROCESS = Preprocess((32, 32), resize_px=32, mean=resnet.IMAGENET_MEAN, std=r
 
 
 @dataclass(frozen=True)
-class Config(head.Settings):
+class Config(image.Settings):
     """Settings of a CIFAR ResNet, which mean what they do in `resnet.Config`."""
 
     name: str = "cifar_resnet"
@@ -39,12 +39,12 @@ class Config(head.Settings):
         layers.check_choice("model.size", self.size, SIZES)
         layers.check_choice("model.unit", self.unit, resnet.UNITS)
         resnet.check_stages(self.units, self.width)
-        head.check(self)
+        image.check(self)
 
 
 def resolve(config: Config) -> Config:
     """Return the config with every field of its size filled in and pixels as (height, width)."""
-    return replace(layers.fill(config, SIZES), image_px=resnet.image_px_of(config, PREPROCESS))
+    return replace(layers.fill(config, SIZES), image_px=image.image_px_of(config, PREPROCESS))
 
 
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
@@ -74,4 +74,4 @@ def _padded(x: Activations, channels: int, stride: int, mode: resnet.Mode) -> Tr
     return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
 
 
-FAMILY = Family(Config, build, SIZES, resolve, tiny)
+FAMILY = Family(Config, build, SIZES, resolve, tiny, image.INPUT)

@@ -3,18 +3,22 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array
 
-from jtl.inputs.preprocess import Preprocess
+from jtl.errors import UserError
+
+# What a head can read: one vector of the whole example, or every token, for the word that stands there.
+FEATURES, VOCABULARY = "features", "vocabulary"
 
 
 class Outputs(NamedTuple):
     """What a forward pass gives.
 
     `features` [batch, dim] enter the head; `logits` [batch, num_outputs] are what it makes of them (the
-    features themselves where the model has no head); both are float32. `model_state` holds the new running
-    statistics (the old ones when `train` is false); `intermediates` are activations by layer name, in the
-    compute dtype.
+    features themselves where the model has no head), or what a vocabulary head makes of the tokens [batch,
+    places, vocabulary]; both are float32. `model_state` holds the new running statistics (the old ones when
+    `train` is false); `intermediates` are activations by layer name, in the compute dtype.
     """
 
     features: Array
@@ -36,18 +40,19 @@ class Model(NamedTuple):
 
     `init(key)` → (params, model_state), float32, on the host; `shapes()` is the same in
     `jax.ShapeDtypeStruct`s, with nothing drawn. `apply(params, model_state, inputs, *, train, key,
-    frozen_stats, updates, scales)` → Outputs, where inputs are normalised images [batch, height, width,
-    channels], `key` feeds dropout (None when not training), and `frozen_stats` is a frozenset of module names
-    ("block1/unit1/bn1") whose normalisation keeps its running statistics even in training. `updates` maps
-    names of kernels of `linear()` to `(down, up)`: the layer computes with kernel + down · up, without ever
-    making the sum. `scales` maps them to factors on their "inputs" and "outputs". `linear()` → shapes of the
-    kernels that are plain linear maps, as (inputs, outputs): the kernel's shape is theirs one behind the
-    other. `moments(params, model_state, inputs, mask)` → a model state of the batch's own means and (biased)
-    variances, over the examples whose mask is true: evaluation, but that each normalisation layer goes by
-    them. `layers` are groups of name prefixes of parameters from input to output, for layer-wise decay and
-    gradual unfreezing; every parameter is under exactly one prefix, and the last group is the head:
-    ("head",). `preprocess` is what the model expects of its input. `token_grid` says how the tokens of its
-    intermediates lie, None where they are maps.
+    frozen_stats, updates, scales)` → Outputs, where inputs are a tree of arrays [batch, …] as the family's
+    kind of input normalises them, `key` feeds dropout (None when not training), and `frozen_stats` is a
+    frozenset of module names ("block1/unit1/bn1") whose normalisation keeps its running statistics even in
+    training. `updates` maps names of kernels of `linear()` to `(down, up)`: the layer computes with kernel +
+    down · up, without ever making the sum. `scales` maps them to factors on their "inputs" and "outputs".
+    `linear()` → shapes of the kernels that are plain linear maps, as (inputs, outputs): the kernel's shape is
+    theirs one behind the other. `moments(params, model_state, inputs, mask)` → a model state of the batch's
+    own means and (biased) variances, over the examples whose mask is true: evaluation, but that each
+    normalisation layer goes by them. `pool(activations, inputs, how)` → a layer's output for these inputs as
+    one float32 vector an example; `how` is one of `head.TOKEN_POOLS`. `layers` are groups of name prefixes of
+    parameters from input to output, for layer-wise decay and gradual unfreezing; every parameter is under
+    exactly one prefix, and the last group is the head: ("head",). `spec` are shapes and dtypes of the inputs
+    of one example, in a length that the model can read; `preprocess` is what the model expects of its input.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -55,18 +60,21 @@ class Model(NamedTuple):
     shapes: Callable[[], tuple[Any, Any]]
     linear: Callable[[], Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]]
     moments: Callable[..., Any]
+    pool: Callable[[Array, Any, str], Array]
     layers: tuple[tuple[str, ...], ...]
-    preprocess: Preprocess
-    token_grid: TokenGrid | None = None
+    spec: Any
+    preprocess: Any
 
 
 class Family(NamedTuple):
     """One family of models: its settings, its named sizes, and how to build one.
 
-    `Config` is a frozen dataclass that adds to `head.Settings`. `build(config, num_outputs,
-    num_channels=3)` → Model (num_outputs 0: no head). `sizes` maps a size name to field values, which an
-    explicit field overrides; `resolve(config)` is the config with all of them filled in. `tiny()` is a Config
-    small enough for tests (milliseconds a step).
+    `Config` is a frozen dataclass that adds to `head.Settings`. `build(config, num_outputs, **options)` →
+    Model (num_outputs 0: no head), where the options are what its kind of input asks for (image:
+    `num_channels=3`) and, where it has several heads, `reads`. `sizes` maps a size name to field values,
+    which an explicit field overrides; `resolve(config)` is the config with all of them filled in. `tiny()` is
+    a Config small enough for tests (milliseconds a step). `input` names the kind of input the family reads,
+    `reads` what its heads can read.
     """
 
     Config: type
@@ -74,5 +82,26 @@ class Family(NamedTuple):
     sizes: Mapping[str, Mapping[str, Any]]
     resolve: Callable[[Any], Any]
     tiny: Callable[[], Any]
-    input: str = "image"
-    reads: tuple[str, ...] = ("features",)
+    input: str
+    reads: tuple[str, ...] = (FEATURES,)
+
+
+def build(family: Family, config: Any, num_outputs: int, *, reads: str = FEATURES, **options: Any) -> Model:
+    """Build a model of the family whose head reads that.
+
+    A vocabulary head has as many outputs as the vocabulary has words, whatever `num_outputs` says.
+
+    Raises:
+        UserError: the family has no such head.
+    """
+    if reads not in family.reads:
+        raise UserError(
+            f"model.name is {config.name!r}, whose head reads {' or '.join(family.reads)}; the task needs "
+            f"one that reads {reads}: set another model.name or task.name"
+        )
+    return family.build(config, num_outputs, **options, **({} if reads == FEATURES else {"reads": reads}))
+
+
+def batch_of(spec: Any, size: int = 1) -> Any:
+    """Return the shapes and dtypes of a batch of examples of this spec."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), spec)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import depthwise, head, initial, layers, linen, resnet
+from jtl.models import depthwise, head, image, initial, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
 
@@ -63,7 +63,7 @@ ROOT_PX, KERNEL_PX, MLP_RATIO, GRN_EPSILON = 4, 7, 4, 1e-6
 
 
 @dataclass(frozen=True)
-class Config(head.Settings):
+class Config(image.Settings):
     """Settings of a ConvNeXt beside those of every family; 0 and empty mean "as the size has it".
 
     `version` 1 scales every branch by a learned `gamma`, 2 normalises its hidden responses instead. `units`
@@ -98,7 +98,7 @@ class Config(head.Settings):
         for name in ("norm_epsilon", "final_norm_epsilon"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected a small positive number")
-        head.check(self)
+        image.check(self)
 
 
 def resolve(config: Config) -> Config:
@@ -108,7 +108,7 @@ def resolve(config: Config) -> Config:
         raise UserError(
             f"model.widths is {full.widths} and model.units is {full.units}; expected one of each a stage"
         )
-    image_px = resnet.image_px_of(config, PREPROCESS)
+    image_px = image.image_px_of(config, PREPROCESS)
     if min(image_px) < ROOT_PX * 2 ** (len(full.units) - 1):
         raise UserError(
             f"model.image_px is {image_px}; expected {ROOT_PX * 2 ** (len(full.units) - 1)} or more, which "
@@ -133,7 +133,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     groups[-1].append("norm_final")
     names = (("conv_root", "norm_root"), *map(tuple, groups), ("head",))
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return linen.as_model(make_module, RULES, names, preprocess)
+    return image.as_model(make_module, RULES, names, preprocess)
 
 
 def tiny() -> Config:
@@ -261,4 +261,4 @@ class _ResponseNorm(nn.Module):
         return x + x * (relative * scale).astype(x.dtype) + bias.astype(x.dtype)
 
 
-FAMILY = Family(Config, build, SIZES, resolve, tiny)
+FAMILY = Family(Config, build, SIZES, resolve, tiny, image.INPUT)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
 from jtl.errors import UserError, nearest
 from jtl.models import initial, layers
@@ -14,6 +14,7 @@ from jtl.models.contract import TokenGrid
 
 Features: TypeAlias = Float32[Array, "batch features"]
 Pooled: TypeAlias = Float[Array, "batch pooled"]
+Mask: TypeAlias = Bool[Array, "batch tokens"]
 
 RULES: initial.Rules = (
     (r"^head/(hidden|adapter)\d+/kernel$", initial.lecun_normal),
@@ -26,20 +27,19 @@ NO_ADAPTER = "none"
 class Settings:
     """The settings every family has; its own Config adds to them.
 
-    `weights` says what it starts from: a spec as `jtl.weights` reads it, or "none". `image_px` is one number
-    or (height, width), 0: as the size has it. `features` name the layers ("block6", "stage3") whose pooled
-    outputs, one behind the other, are the features; () takes the model's own. Of tokens, `feature_pool`
-    "mean" averages the grid, "cls" takes the first token, "cls_mean" both. `adapter` puts new layers on each
-    of `features`: "mlp" (dense on what is pooled) or "conv" (3x3 convolution before pooling), of
-    `adapter_width` outputs. `head_widths` are the hidden layers of the head. `dtype` is what it computes in;
-    parameters, running statistics, features and logits stay float32. With `remat` the backward pass
-    recomputes each block instead of keeping its activations.
+    `weights` says what it starts from: a spec as `jtl.weights` reads it, or "none". `features` name the
+    layers ("block6", "stage3") whose pooled outputs, one behind the other, are the features; () takes the
+    model's own. Of tokens, `feature_pool` "mean" averages those of a grid, or those of a text that are no
+    padding, "cls" takes the first token, "cls_mean" both. `adapter` puts new layers on each of `features`:
+    "mlp" (dense on what is pooled) or "conv" (3x3 convolution before pooling), of `adapter_width` outputs.
+    `head_widths` are the hidden layers of the head. `dtype` is what it computes in; parameters, running
+    statistics, features and logits stay float32. With `remat` the backward pass recomputes each block instead
+    of keeping its activations.
     """
 
     name: str = ""
     size: str = ""
     weights: str = "none"
-    image_px: int | tuple[int, int] = 0
     features: tuple[str, ...] = ()
     feature_pool: str = "mean"
     adapter: str = NO_ADAPTER
@@ -60,7 +60,6 @@ def check(config: Any) -> None:
         raise UserError(
             f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head"
         )
-    layers.check_pixels("model.image_px", config.image_px)
     layers.check_choice("model.feature_pool", config.feature_pool, TOKEN_POOLS)
     layers.check_choice("model.adapter", config.adapter, (NO_ADAPTER, *ADAPTERS))
     if config.adapter_width < 1:
@@ -80,13 +79,15 @@ def read_out(
     intermediates: Mapping[str, Array],
     *,
     grid: TokenGrid | None = None,
+    mask: Mask | None = None,
     is_distilled: bool = False,
 ) -> tuple[Features, Float32[Array, "batch outputs"], dict[str, Array]]:
     """Return features, logits and all intermediates, from the model's own features and its layers' outputs.
 
     To call inside the model's module: the head's parameters are "head/…". `grid` says how the layers' tokens
-    lie, None for maps [batch, height, width, channels]. Without outputs the logits are the features. Where
-    `is_distilled`, the model's own features are of two halves, and a linear head is one for each, averaged.
+    lie, None for maps [batch, height, width, channels] and for sequences, of which `mask` says what is no
+    padding. Without outputs the logits are the features. Where `is_distilled`, the model's own features are
+    of two halves, and a linear head is one for each, averaged.
 
     Raises:
         UserError: `config.features` names no layer.
@@ -98,24 +99,30 @@ def read_out(
                 f"model.features names {name!r}, which is no layer; nearest: {nearest(name, known)}"
             )
     maps = tuple(known[name] for name in config.features)
-    pooled = [pool(each, grid, config.feature_pool) for each in maps] or [known["pre_head"]]
+    pooled = [pool(each, grid, config.feature_pool, mask) for each in maps] or [known["pre_head"]]
     joined = jnp.concatenate(pooled, axis=-1)
     if num_outputs == 0:
         return joined, joined, known
     is_distilled = is_distilled and not config.features and not config.head_widths
-    logits = Head(config, num_outputs, train, grid, is_distilled, name="head")(joined, maps)
+    logits = Head(config, num_outputs, train, grid, is_distilled, name="head")(joined, maps, mask)
     return joined, logits, known
 
 
-def pool(activations: Array, grid: TokenGrid | None, how: str) -> Pooled:
-    """Return a layer's output as one float32 vector an example: maps averaged, tokens as `how` says."""
+def pool(activations: Array, grid: TokenGrid | None, how: str, mask: Mask | None = None) -> Pooled:
+    """Return a layer's output as one float32 vector an example: maps averaged, tokens as `how` says.
+
+    Tokens lie in a grid, or in sequences that begin with a class token and are padded where not `mask`.
+
+    Raises:
+        UserError: a class token is asked for and there is none.
+    """
     x = activations.astype(jnp.float32)
     if x.ndim == 2:
         return x
     if x.ndim == 4:
         return jnp.mean(x, (1, 2))
-    assert grid is not None, "tokens lie in a grid"
-    return TOKEN_POOLS[how](x, grid.prefix)
+    assert (grid is None) != (mask is None), "tokens lie in a grid or in sequences"
+    return TOKEN_POOLS[how](x, grid, mask)
 
 
 class Head(nn.Module):
@@ -136,13 +143,15 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Float32[Array, "batch dim"], maps: tuple[Array, ...] = ()
+        self, features: Float32[Array, "batch dim"], maps: tuple[Array, ...] = (), mask: Mask | None = None
     ) -> Float32[Array, "batch outputs"]:
         """Return the logits of features, or where there are adapters, of what they make of `maps`."""
         config, x = self.config, features
         if config.adapter != NO_ADAPTER:
             adapt = ADAPTERS[config.adapter]
-            adapted = [adapt(config, each, self.grid, f"adapter{index}") for index, each in enumerate(maps)]
+            adapted = [
+                adapt(config, each, self.grid, mask, f"adapter{index}") for index, each in enumerate(maps)
+            ]
             x = jnp.concatenate(adapted, axis=-1)
         for index, width in enumerate(config.head_widths):
             x = nn.Dropout(config.head_dropout, deterministic=not self.train)(x)
@@ -159,12 +168,17 @@ class Head(nn.Module):
         return logits
 
 
-def _mlp(config: Settings, activations: Array, grid: TokenGrid | None, name: str) -> Pooled:
-    pooled = pool(activations, grid, config.feature_pool)
+def _mlp(
+    config: Settings, activations: Array, grid: TokenGrid | None, mask: Mask | None, name: str
+) -> Pooled:
+    pooled = pool(activations, grid, config.feature_pool, mask)
     return layers.ACTIVATIONS[config.head_activation](layers.dense(config.adapter_width, name=name)(pooled))
 
 
-def _conv(config: Settings, activations: Array, grid: TokenGrid | None, name: str) -> Pooled:
+def _conv(
+    config: Settings, activations: Array, grid: TokenGrid | None, mask: Mask | None, name: str
+) -> Pooled:
+    del mask
     x = activations.astype(jnp.float32)
     if x.ndim == 3 and grid is not None:
         x = x[:, grid.prefix :].reshape(x.shape[0], grid.rows, grid.columns, x.shape[-1])
@@ -180,18 +194,22 @@ def _conv(config: Settings, activations: Array, grid: TokenGrid | None, name: st
     return jnp.mean(layers.ACTIVATIONS[config.head_activation](x), (1, 2))
 
 
-def _mean(x: Float32[Array, "batch tokens dim"], prefix: int) -> Pooled:
-    return jnp.mean(x[:, prefix:], axis=1)
+def _mean(x: Float32[Array, "batch tokens dim"], grid: TokenGrid | None, mask: Mask | None) -> Pooled:
+    if mask is None:
+        return jnp.mean(x[:, grid.prefix if grid else 0 :], axis=1)
+    weight = mask.astype(jnp.float32)[..., None]
+    return jnp.sum(x * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
 
 
-def _cls(x: Float32[Array, "batch tokens dim"], prefix: int) -> Pooled:
-    if prefix == 0:
+def _cls(x: Float32[Array, "batch tokens dim"], grid: TokenGrid | None, mask: Mask | None) -> Pooled:
+    del mask
+    if grid is not None and grid.prefix == 0:
         raise UserError("model.feature_pool is 'cls' and the model has no class token; set 'mean'")
     return x[:, 0]
 
 
-def _cls_mean(x: Float32[Array, "batch tokens dim"], prefix: int) -> Pooled:
-    return jnp.concatenate([_cls(x, prefix), _mean(x, prefix)], axis=-1)
+def _cls_mean(x: Float32[Array, "batch tokens dim"], grid: TokenGrid | None, mask: Mask | None) -> Pooled:
+    return jnp.concatenate([_cls(x, grid, mask), _mean(x, grid, mask)], axis=-1)
 
 
 TOKEN_POOLS: dict[str, Callable[..., Array]] = {"mean": _mean, "cls": _cls, "cls_mean": _cls_mean}

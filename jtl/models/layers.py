@@ -107,9 +107,7 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch height width channels"]:
+    def __call__(self, x: Float[Array, "batch *places channels"]) -> Float[Array, "batch *places channels"]:
         """Return the normalised activations in the compute dtype."""
         channels = x.shape[-1:]
         scale = self.param("scale", declared, channels, jnp.float32)
@@ -124,7 +122,7 @@ class BatchNorm(nn.Module):
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         factor = jax.lax.rsqrt(var + self.epsilon) * scale
-        mean, factor, bias = (each.reshape(1, 1, 1, -1) for each in (mean, factor, bias))
+        mean, factor, bias = (each.reshape(*(1,) * (x.ndim - 1), -1) for each in (mean, factor, bias))
         return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
 
 
@@ -145,14 +143,15 @@ class DropPath(nn.Module):
 
 
 def _moments(
-    x: Float[Array, "batch height width channels"], shift: Float32[Array, " channels"]
+    x: Float[Array, "batch *places channels"], shift: Float32[Array, " channels"]
 ) -> tuple[Float32[Array, " channels"], Float32[Array, " channels"]]:
     """Return mean and biased variance of each channel, in one pass over the activations.
 
     E[(x - s)²] - (E[x] - s)² is the variance for any s. Near the mean nothing cancels: s is the running mean.
     """
+    axes = tuple(range(x.ndim - 1))
     shift = jax.lax.stop_gradient(shift)
-    shifted = x.astype(jnp.float32) - shift.reshape(1, 1, 1, -1)
-    offset = jnp.mean(shifted, (0, 1, 2))
-    var = jnp.mean(jnp.square(shifted), (0, 1, 2)) - jnp.square(offset)
+    shifted = x.astype(jnp.float32) - shift.reshape(*(1,) * len(axes), -1)
+    offset = jnp.mean(shifted, axes)
+    var = jnp.mean(jnp.square(shifted), axes) - jnp.square(offset)
     return offset + shift, jnp.maximum(var, 0.0)

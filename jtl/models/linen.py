@@ -1,7 +1,7 @@
 """A Flax Linen module as the contract's pure functions over plain nested dicts."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -9,33 +9,35 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from jtl import tree
-from jtl.errors import UserError
-from jtl.inputs.preprocess import Preprocess
-from jtl.models import initial, low_rank, rescale, statistics
-from jtl.models.contract import Model, Outputs, TokenGrid
+from jtl.models import contract, initial, low_rank, rescale, statistics
+from jtl.models.contract import Model, Outputs
+
+NUM_KEPT = 64
 
 
 def as_model(
     make_module: Callable[[bool, frozenset[str]], nn.Module],
     rules: initial.Rules,
     layers: tuple[tuple[str, ...], ...],
-    preprocess: Preprocess,
-    token_grid: TokenGrid | None = None,
+    *,
+    spec: Any,
+    check: Callable[[Any], None],
+    pool: Callable[[Array, Any, str], Array],
+    preprocess: Any,
 ) -> Model:
     """Return the Model of `make_module(train, frozen_stats)`, which gives (features, logits, intermediates).
 
-    `rules` draw the initial values of parameters and of running statistics, by name.
+    `rules` draw the initial values of parameters and of running statistics, by name. `check(inputs)` raises
+    UserError unless the model can read inputs of these shapes; the others are as in `Model`.
     """
-    image_shape = (*preprocess.image_px, preprocess.num_channels)
+    example = contract.batch_of(spec)
+    leaves, structure = jax.tree.flatten(example)
 
     def shapes() -> tuple[Any, Any]:
-        module = make_module(False, frozenset())
-        inputs = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        variables = dict(jax.eval_shape(module.init, jax.random.key(0), inputs))
-        return variables.pop("params"), variables
+        return _shapes(make_module(False, frozenset()), tuple(leaves), structure)
 
     def init(key: Array) -> tuple[Any, Any]:
         params, model_state = shapes()
@@ -44,7 +46,7 @@ def as_model(
     def apply(
         params: Mapping[str, Any],
         model_state: Mapping[str, Any],
-        inputs: Float[Array | np.ndarray, "batch height width channels"],
+        inputs: Any,
         *,
         train: bool = False,
         key: Array | None = None,
@@ -52,27 +54,24 @@ def as_model(
         updates: low_rank.Updates = MappingProxyType({}),
         scales: rescale.Scales = MappingProxyType({}),
     ) -> Outputs:
-        if inputs.shape[1:] != image_shape:
-            raise UserError(
-                f"images are {inputs.shape[1:]}; the model expects {image_shape}; change model.image_px"
-            )
+        check(inputs)
         assert frozen_stats <= module_names(model_state), (
             "frozen_stats names modules without running statistics"
         )
         module = make_module(train, frozen_stats)
-        variables, images = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
+        variables, arrays = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
         with low_rank.applied(updates), rescale.applied(scales):
             if not train:
-                return _outputs(module.apply(variables, images), model_state)
+                return _outputs(module.apply(variables, arrays), model_state)
             rngs = {} if key is None else {"dropout": key}
-            result, updated = module.apply(variables, images, rngs=rngs, mutable=list(model_state))
+            result, updated = module.apply(variables, arrays, rngs=rngs, mutable=list(model_state))
         return _outputs(result, dict(updated))
 
     def linear() -> low_rank.Shapes:
-        inputs = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        return low_rank.shapes(make_module(False, frozenset()), inputs)
+        return low_rank.shapes(make_module(False, frozenset()), example)
 
-    return Model(init, apply, shapes, linear, partial(_moments, make_module), layers, preprocess, token_grid)
+    moments = partial(_moments, make_module)
+    return Model(init, apply, shapes, linear, moments, pool, layers, spec, preprocess)
 
 
 def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:
@@ -84,16 +83,24 @@ def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name.split("/", 1)[1].rsplit("/", 1)[0] for name in tree.flatten(model_state))
 
 
+@lru_cache(maxsize=NUM_KEPT)
+def _shapes(module: nn.Module, leaves: tuple[Any, ...], structure: Any) -> tuple[Any, Any]:
+    """Return shapes of parameters and model state: a file is recognised by tracing the same model often."""
+    inputs = jax.tree.unflatten(structure, leaves)
+    variables = dict(jax.eval_shape(module.init, jax.random.key(0), inputs))
+    return variables.pop("params"), variables
+
+
 def _moments(
     make_module: Callable[[bool, frozenset[str]], nn.Module],
     params: Mapping[str, Any],
     model_state: Mapping[str, Any],
-    inputs: Float[Array | np.ndarray, "batch height width channels"],
+    inputs: Any,
     mask: Bool[Array | np.ndarray, " batch"],
 ) -> Any:
-    variables, images = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
+    variables, arrays = jax.tree.map(jnp.asarray, ({"params": params, **model_state}, inputs))
     with statistics.measured(jnp.asarray(mask)):
-        _, measured = make_module(False, frozenset()).apply(variables, images, mutable=list(model_state))
+        _, measured = make_module(False, frozenset()).apply(variables, arrays, mutable=list(model_state))
     return dict(measured)
 
 

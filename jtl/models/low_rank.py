@@ -41,8 +41,8 @@ def applied(updates: Updates) -> Iterator[None]:
         yield
 
 
-def shapes(module: nn.Module, inputs: jax.ShapeDtypeStruct) -> Shapes:
-    """Return (inputs, outputs) of every kernel that `applied` can update, by name."""
+def shapes(module: nn.Module, inputs: Any) -> Shapes:
+    """Return (inputs, outputs) of every kernel that `applied` can update, by name; from inputs' shapes."""
     found: Shapes = {}
 
     def intercept(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -53,7 +53,7 @@ def shapes(module: nn.Module, inputs: jax.ShapeDtypeStruct) -> Shapes:
             found["/".join((*layer.path, "kernel"))] = (shape[:num_inputs], shape[num_inputs:])
         return outputs
 
-    def run(inputs: Array) -> Any:
+    def run(inputs: Any) -> Any:
         with nn.intercept_methods(intercept):
             return module.init(jax.random.key(0), inputs)
 

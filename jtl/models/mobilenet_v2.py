@@ -13,7 +13,7 @@ from jaxtyping import Array, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import depthwise, head, layers, linen, resnet
+from jtl.models import depthwise, head, image, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Mode, Transformed
 
@@ -45,7 +45,7 @@ PADDINGS: dict[str, str | None] = {"torch": None, "same": "SAME"}
 
 
 @dataclass(frozen=True)
-class Config(head.Settings):
+class Config(image.Settings):
     """Settings of a MobileNetV2 beside those of every family; 0 and empty mean "as the size has it".
 
     `width` multiplies every number of channels, which is then rounded to a multiple of 8; with
@@ -79,7 +79,7 @@ class Config(head.Settings):
                 )
         if not 0 < self.norm_epsilon < 1:
             raise UserError(f"model.norm_epsilon is {self.norm_epsilon}; expected a small positive number")
-        head.check(self)
+        image.check(self)
 
 
 def resolve(config: Config) -> Config:
@@ -87,7 +87,7 @@ def resolve(config: Config) -> Config:
     full = layers.fill(config, SIZES)
     return replace(
         full,
-        image_px=resnet.image_px_of(config, PREPROCESS),
+        image_px=image.image_px_of(config, PREPROCESS),
         final_channels=full.final_channels
         or rounded(FINAL_CHANNELS * (1.0 if full.has_fixed_ends else max(full.width, 1.0))),
     )
@@ -126,7 +126,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         ("head",),
     )
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return linen.as_model(make_module, RULES, names, preprocess)
+    return image.as_model(make_module, RULES, names, preprocess)
 
 
 def tiny() -> Config:
@@ -209,4 +209,4 @@ def _relu6(x: Activations) -> Activations:
     return jnp.clip(x, 0.0, 6.0)
 
 
-FAMILY = Family(Config, build, SIZES, resolve, tiny)
+FAMILY = Family(Config, build, SIZES, resolve, tiny, image.INPUT)

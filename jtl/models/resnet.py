@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, initial, layers, linen
+from jtl.models import head, image, initial, layers
 from jtl.models.contract import Family, Model
 
 Activations: TypeAlias = Float[Array, "batch height width channels"]
@@ -71,7 +71,7 @@ RULES: initial.Rules = (
 
 
 @dataclass(frozen=True)
-class Config(head.Settings):
+class Config(image.Settings):
     """Settings of a ResNet beside those of every family; 0 and empty mean "as the size has it".
 
     `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or "bottleneck"; `units` counts them a
@@ -99,7 +99,7 @@ class Config(head.Settings):
                 layers.check_choice(f"model.{name}", getattr(self, name), known)
         check_stages(self.units, self.width)
         check_epsilon("model.norm_epsilon", self.norm_epsilon)
-        head.check(self)
+        image.check(self)
 
 
 def check_stages(units: tuple[int, ...], width: int) -> None:
@@ -118,13 +118,7 @@ def check_epsilon(setting: str, value: float) -> None:
 
 def resolve(config: Config) -> Config:
     """Return the config with every field of its size filled in and pixels as (height, width)."""
-    return replace(layers.fill(config, SIZES), image_px=image_px_of(config, PREPROCESS[config.size]))
-
-
-def image_px_of(config: Any, preprocess: Preprocess) -> tuple[int, int]:
-    """Return the input's (height, width): the config's, or where that is 0 the default pre-processing's."""
-    image_px = layers.pair(config.image_px)
-    return image_px if any(image_px) else preprocess.image_px
+    return replace(layers.fill(config, SIZES), image_px=image.image_px_of(config, PREPROCESS[config.size]))
 
 
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
@@ -148,7 +142,7 @@ def assemble(
 ) -> Model:
     """Return the Model around a ResNet module of a resolved config; `root_names` are before its units."""
     names = (root_names, *((unit,) for unit in unit_names(config.units)), ("head",))
-    return linen.as_model(make_module, RULES, names, preprocess.at(config.image_px))
+    return image.as_model(make_module, RULES, names, preprocess.at(config.image_px))
 
 
 def unit_names(units: tuple[int, ...]) -> list[str]:
@@ -346,4 +340,4 @@ ROOTS: dict[str, tuple[Callable[..., Array], tuple[str, ...]]] = {
     "tiered": (_tiered, DEEP_ROOT_NAMES),
 }
 SHORTCUTS: dict[str, Callable[..., Array]] = {"conv": _projected, "avg_pool": _pooled}
-FAMILY = Family(Config, build, SIZES, resolve, tiny)
+FAMILY = Family(Config, build, SIZES, resolve, tiny, image.INPUT)

@@ -1,5 +1,6 @@
 """Moments of a batch where batch normalisation keeps running ones, while a Linen module runs."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,12 +33,13 @@ def measured(mask: Bool[Array, " batch"]) -> Iterator[None]:
 
 
 def _moments(
-    x: Float[Array, "batch height width channels"], mask: Bool[Array, " batch"]
+    x: Float[Array, "batch *places channels"], mask: Bool[Array, " batch"]
 ) -> tuple[Float32[Array, " channels"], Float32[Array, " channels"]]:
     """Return mean and biased variance of each channel in two passes, which cancels nothing."""
     x = x.astype(jnp.float32)
-    weight = mask.astype(jnp.float32).reshape(-1, 1, 1, 1)
-    count = jnp.maximum(jnp.sum(weight) * (x.shape[1] * x.shape[2]), 1.0)
-    mean = jnp.sum(weight * x, (0, 1, 2)) / count
-    var = jnp.sum(weight * jnp.square(x - mean.reshape(1, 1, 1, -1)), (0, 1, 2)) / count
+    axes, ones = tuple(range(x.ndim - 1)), (1,) * (x.ndim - 1)
+    weight = mask.astype(jnp.float32).reshape(-1, *ones)
+    count = jnp.maximum(jnp.sum(weight) * math.prod(x.shape[1:-1]), 1.0)
+    mean = jnp.sum(weight * x, axes) / count
+    var = jnp.sum(weight * jnp.square(x - mean.reshape(*ones, -1)), axes) / count
     return mean, var

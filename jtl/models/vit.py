@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, initial, layers, linen, vit_layers
+from jtl.models import head, image, initial, layers, vit_layers
 from jtl.models.contract import Family, Model, TokenGrid
 from jtl.models.vit_layers import Tokens
 
@@ -87,7 +87,7 @@ RULES: initial.Rules = (
 
 
 @dataclass(frozen=True)
-class Config(head.Settings):
+class Config(image.Settings):
     """Settings of a ViT beside those of every family; 0 and "" mean "as the size has it".
 
     `patch_px` is one number or (height, width). `pool` makes features of the tokens: "cls" (class token),
@@ -143,7 +143,7 @@ class Config(head.Settings):
                 layers.check_choice(f"model.{name}", getattr(self, name), known)
         layers.check_fraction("model.dropout", self.dropout)
         layers.check_fraction("model.drop_path", self.drop_path)
-        head.check(self)
+        image.check(self)
         layers.check_pixels("model.patch_px", self.patch_px)
         for name in ("dim", "depth", "heads", "mlp_dim", "num_registers", "num_prompts", "projection_dim"):
             if getattr(self, name) < 0:
@@ -226,7 +226,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         ("head",),
     )
     preprocess = PREPROCESS[full.size].at(layers.pair(full.image_px)).with_channels(num_channels)
-    return linen.as_model(make_module, RULES, names, preprocess, _token_grid(full))
+    return image.as_model(make_module, RULES, names, preprocess, _token_grid(full))
 
 
 def tiny() -> Config:
@@ -383,4 +383,4 @@ POOLS: dict[str, Pooling] = {
     "map": Pooling(_pool_map, 0, ("MAPHead_0",)),
     "distilled": Pooling(_pool_distilled, 2),
 }
-FAMILY = Family(Config, build, SIZES, resolve, tiny)
+FAMILY = Family(Config, build, SIZES, resolve, tiny, image.INPUT)

@@ -159,9 +159,7 @@ def _extra(
     del params, model_state
     values = {"params": teacher.params, "model_state": teacher.model_state}
     frozen = {TEACHER: jax.tree.map(np.array, values)}
-    seen = output_shapes(
-        teacher.input, teacher.preprocess, teacher.model, teacher.params, teacher.model_state
-    )
+    seen = output_shapes(teacher.model, teacher.params, teacher.model_state)
     widths = context.outputs().features.shape[-1], seen.features.shape[-1]
     if not config.feature_weight or widths[0] == widths[1]:
         return frozen

@@ -21,6 +21,7 @@ from jtl.data.tell import kind_of
 from jtl.errors import UserError
 from jtl.inputs import Input
 from jtl.models import MODELS, Model
+from jtl.models.contract import build as build_model
 from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
@@ -37,8 +38,6 @@ from jtl.weights.recognise import recognise
 
 # Settings of data that hold for other data too.
 KEPT = ("_column",)
-# The head that every family has.
-READS_BY_ALL = "features"
 MIN_OUTPUTS = 2
 # Kinds of head that are made of what was loaded.
 MADE_HEADS = {zero_shot.HEAD: zero_shot.start}
@@ -198,14 +197,9 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     Raises:
         UserError: the model has no head of the kind that the task needs.
     """
-    kind, family = TASKS[config.task.name], MODELS[config.model.name]
+    kind = TASKS[config.task.name]
     drawn = _as_drawn(config, stats)
     head = kind.head(config.task, drawn) if has_head else Head(0)
-    if head.reads not in family.reads:
-        raise UserError(
-            f"task.name {config.task.name!r} needs a model with a head over its {head.reads}, and "
-            f"model.name {config.model.name!r} has none; it has heads over: {', '.join(family.reads)}"
-        )
     model, params, model_state, loaded = _model(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
@@ -223,9 +217,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         layers=found.model.layers,
         num_steps=steps,
         linear=found.model.linear,
-        outputs=partial(
-            output_shapes, found.input, found.preprocess, found.model, found.params, found.model_state
-        ),
+        outputs=partial(output_shapes, found.model, found.params, found.model_state),
         classifier=partial(classifier, config),
         label_names=stats.label_names,
         label_kind=TASKS[config.task.name].label_kind,
@@ -328,8 +320,8 @@ def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
 
 def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Model, Any, Any, Loaded | None]:
     options = input_of(config.model).model_options(config.preprocess)
-    options |= {} if head.reads == READS_BY_ALL else {"reads": head.reads}
-    model = MODELS[config.model.name].build(config.model, head.num_outputs, **options)
+    family = MODELS[config.model.name]
+    model = build_model(family, config.model, head.num_outputs, reads=head.reads, **options)
     params, model_state = model.init(rng.key(config.train.seed, "init"))
     if config.model.weights == NO_WEIGHTS:
         return model, params, model_state, None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import jtl.predictor
 
 WHOLE, OWN = "none", "pre_head"
+NUM_MAP_DIMS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,12 +129,23 @@ def check_layers(opened: "jtl.predictor.Predictor", layers: tuple[str, ...], poo
                 f"--features names {name!r}, which is no layer; nearest: {nearest(name, known)}; all: "
                 f"{', '.join(known)}"
             )
-        grid = opened.model.token_grid
-        has_token = known[name].ndim != 4 and (
-            known[name].ndim == 2 or (grid is not None and grid.prefix > 0)
-        )
+        has_token = _has_token(opened, known[name])
         if pool not in (WHOLE, "mean") and not has_token:
             raise UserError(f"--pool is {pool!r} and layer {name!r} has no class token; set --pool mean")
+
+
+def _has_token(opened: "jtl.predictor.Predictor", activations: Any) -> bool:
+    """Return whether a layer's output, of these shapes, has a class token or is one vector an example."""
+    import jax
+
+    from jtl.models.contract import batch_of
+
+    inputs = batch_of(opened.model.spec)
+    try:
+        jax.eval_shape(lambda layer, read: opened.model.pool(layer, read, "cls"), activations, inputs)
+    except UserError:
+        return False
+    return activations.ndim != NUM_MAP_DIMS
 
 
 def _make_step(
@@ -147,19 +159,18 @@ def _make_step(
     @jax.jit
     def step(values: Any, inputs: Any) -> Any:
         outputs = predictor.forward(opened, values, inputs)
-        return {name: _pooled(outputs.intermediates[name], opened.model, pool) for name in layers}
+        found = outputs.intermediates
+        return {name: _pooled(found[name], opened.model, inputs, pool) for name in layers}
 
     return step
 
 
-def _pooled(activations: "jax.Array", model: "jtl.models.Model", how: str) -> "jax.Array":
+def _pooled(activations: "jax.Array", model: "jtl.models.Model", inputs: Any, how: str) -> "jax.Array":
     import jax.numpy as jnp
-
-    from jtl.models import head
 
     if how == WHOLE:
         return activations.astype(jnp.float32)
-    return head.pool(activations, model.token_grid, how)
+    return model.pool(activations, inputs, how)
 
 
 def _writer(out: str, pool: str) -> Callable[[Any, tuple[str, ...]], None]:

@@ -1,7 +1,7 @@
 """Weights: settings and records of loading, and the explicit dict of the families' names (one file each)."""
 
 from jtl.weights.contract import Config, FamilyNames, Loaded
-from jtl.weights.names import bit, convnext, mobilenet_v2, resnet, vit
+from jtl.weights.names import bert, bit, convnext, mobilenet_v2, resnet, vit
 from jtl.weights.report import LoadReport
 
 __all__ = ["FAMILIES", "Config", "FamilyNames", "LoadReport", "Loaded"]
@@ -13,4 +13,5 @@ FAMILIES: dict[str, FamilyNames] = {
     "bit": bit.NAMES,
     "convnext": convnext.NAMES,
     "mobilenet_v2": mobilenet_v2.NAMES,
+    "bert": bert.NAMES,
 }

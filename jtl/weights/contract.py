@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jtl.errors import UserError
+from jtl.models.contract import FEATURES
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
 HEADS = ("new", "load", "map", "zero_shot")
 AUTO = "auto"
+LINEAR_HEADS = ((FEATURES, "params/head/kernel"), (FEATURES, "params/head/out/kernel"))
 # The spec of a model that starts from random values.
 NO_WEIGHTS = "none"
 
@@ -86,7 +88,7 @@ class TensorFile(NamedTuple):
     format: str
     tensors: Mapping[str, Tensor]
     label_names: tuple[str, ...] | None = None
-    preprocess: Any | None = None
+    preprocess: Any = None
     family: str = ""
     config_fields: Mapping[str, Any] = {}
     stated: Mapping[str, Mapping[str, Any]] = {}
@@ -109,12 +111,14 @@ class Row(NamedTuple):
     """One line of a table of names: a pattern of the source's names, the model's names it fills, and how.
 
     `unneeded` says why the source may be left out by a model that has none of the targets; "": it may not.
+    `is_beside` is whether it stands beside the backbone, and so has not got the origin's prefix.
     """
 
     source: str
     targets: tuple[str, ...]
     op: Op
     unneeded: str = ""
+    is_beside: bool = False
 
 
 class LeftOut(NamedTuple):
@@ -163,7 +167,11 @@ class Grid(NamedTuple):
 
 
 class Recognised(NamedTuple):
-    """What a file was taken for: family and settings of its model, number of outputs (0: no head), names."""
+    """What a file was taken for: family and settings of its model, number of outputs, names.
+
+    `num_outputs` are those of a head that reads features, 0 where there is none; `reads` is what the head
+    reads that the file has.
+    """
 
     family: str
     config_fields: dict[str, Any]
@@ -171,29 +179,39 @@ class Recognised(NamedTuple):
     origin: str
     title: str
     label_names: tuple[str, ...] | None = None
+    reads: str = FEATURES
 
 
 def no_config(values: Mapping[str, Any]) -> None:
     """Return None: no `config.json` describes this family."""
 
 
+def no_grid(config: Any) -> None:
+    """Return None: the model has no position embedding, or none that is resampled."""
+
+
 class FamilyNames(NamedTuple):
     """What loading needs to know of a model family: names as 'params/…' and 'model_state/…'.
 
-    `input_kernel` [height, width, channels, dim] is the first to see the image's channels;
-    `position_embedding` is "" where there is none. `grid(config)` is the model's Grid, None where there is
-    none. `recognise(tensors)` → what a file with model names and shapes is. `of_config(values)` → the
-    settings that a `config.json` (Hugging Face's or timm's, as it lies beside weights on the hub) states and
-    shapes cannot tell, such as heads, epsilon, activation and image size; None where it is of another family.
-    `additions` are leaves that only the runs of jtl have weights for: from other files they stay fresh.
+    `marker` is a leaf of every model of the family: a file that has it under this name is jtl's own.
+    `recognise(tensors)` → what a file with model names and shapes is. `of_config(values)` → the settings that
+    a `config.json` (Hugging Face's or timm's, as it lies beside weights on the hub) states and shapes cannot
+    tell, such as heads, epsilon, activation and image size; None where it is of another family.
+    `input_kernel` [height, width, channels, dim] is the first to see an image's channels, "": it is fitted to
+    no other number of them. `position_embedding` is what is resampled to `grid(config)`, the model's Grid;
+    "" and None where nothing is. `heads` are pairs of what a head reads and the last leaf of such a head, the
+    first that a file has says which it is of. `additions` are leaves that other files may have no weights
+    for: from them they stay fresh.
     """
 
     origins: Mapping[str, Origin]
-    input_kernel: str
-    position_embedding: str
-    grid: Callable[[Any], Grid | None]
+    marker: str
     recognise: Callable[[Mapping[str, tuple[int, ...]]], tuple[dict[str, Any], str] | None]
     of_config: Callable[[Mapping[str, Any]], dict[str, Any] | None] = no_config
+    input_kernel: str = ""
+    position_embedding: str = ""
+    grid: Callable[[Any], Grid | None] = no_grid
+    heads: tuple[tuple[str, str], ...] = LINEAR_HEADS
     additions: tuple[str, ...] = ()
 
 
@@ -206,7 +224,7 @@ class Loaded(NamedTuple):
     params: dict[str, Any]
     model_state: dict[str, Any]
     report: LoadReport
-    preprocess: Any | None
+    preprocess: Any
     label_names: tuple[str, ...] | None
     source: str
     sha256: str

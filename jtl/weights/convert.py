@@ -11,6 +11,7 @@ import numpy as np
 from jtl import tree
 from jtl.errors import UserError, nearest
 from jtl.models import MODELS
+from jtl.models.contract import FEATURES, build
 from jtl.models.head import Settings
 from jtl.weights import FAMILIES, plan, problems
 from jtl.weights.contract import Config, LeftOut, Origin, Recognised, Row, TensorFile
@@ -23,7 +24,7 @@ from jtl.weights.report import shorten
 
 SHOWN = 4
 # Settings that are no part of a model's weights.
-UNTOLD = {each.name for each in fields(Settings)} - {"image_px"} | {"dropout", "drop_path"}
+UNTOLD = {each.name for each in fields(Settings)} | {"dropout", "attention_dropout", "drop_path"}
 OWN = "jtl"
 # PyTorch counts the batches that a normalisation's statistics have seen, and strict loading asks for it.
 STATISTIC, COUNTER = ".running_var", ".num_batches_tracked"
@@ -76,7 +77,7 @@ def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Co
     file = open_path(hub.resolve(spec, settings or Config()).path)
     source = described(file, spec)
     leaves, left_out = read_leaves(file, source, spec)
-    title, arrays = named(source.family, TARGETS[to].libraries, leaves)
+    title, arrays = named(source.family, TARGETS[to].libraries, leaves, source.config_fields)
     partial_path = out.with_name(f".{out.name}.{os.getpid()}.part")
     TARGETS[to].write(partial_path, arrays)
     partial_path.replace(out)
@@ -137,15 +138,15 @@ def read_leaves(
     """
     family, names = source.family, FAMILIES[source.family]
     config = MODELS[family].Config(**source.config_fields)
-    params, model_state = MODELS[family].build(config, source.num_outputs).shapes()
+    model = build(MODELS[family], config, source.num_outputs, reads=source.reads)
+    params, model_state = model.shapes()
     shapes = tree.flatten({"params": params, "model_state": model_state})
     origins = origins_of(file, family)
     best = assign.best_origin(origins, file.tensors)
     assert best is not None, "a recognised file has an origin"
     origin, assignment = origins[best[0]], best[1]
-    target = plan.Target(
-        names, shapes, names.grid(config), Config(head="load" if source.num_outputs else "new")
-    )
+    has_head = bool(source.num_outputs) or source.reads != FEATURES
+    target = plan.Target(names, shapes, names.grid(config), Config(head="load" if has_head else "new"))
     planned = plan.make(target, file, origin, assignment, (), names.grid(config))
     if not planned.is_sound:
         raise UserError(problems.misfit(spec, file, MODELS[family].resolve(config), origin, planned))
@@ -157,14 +158,25 @@ def read_leaves(
     return leaves, dict(planned.left_out)
 
 
-def named(family: str, libraries: tuple[str, ...], leaves: Leaves) -> tuple[str, Arrays]:
+def named(
+    family: str, libraries: tuple[str, ...], leaves: Leaves, fields: Mapping[str, Any] = {}
+) -> tuple[str, Arrays]:
     """Return the title and the tensors of the first origin of the libraries that has a name for every leaf.
+
+    `fields` are settings of the model: origins all of whose models have them come first.
 
     Raises:
         UserError: none has.
     """
     origins = FAMILIES[family].origins
     keys = [key for library in libraries for key in (*origins, OWN) if key.startswith(library)]
+    told = vars(MODELS[family].resolve(MODELS[family].Config(**fields)))
+    differing = {
+        key: [name for name, value in origins[key].config_fields.items() if told[name] != value]
+        for key in keys
+        if key != OWN
+    }
+    keys.sort(key=lambda key: (key == OWN, len(differing.get(key, ()))))
     missing: dict[str, list[str]] = {}
     reasons: list[str] = []
     for key in keys:
@@ -205,7 +217,8 @@ def to_origin(origin: Origin, leaves: Leaves) -> tuple[Arrays, list[str]]:
             targets = [pattern.render(target, numbers) for target in row.targets]
             if taken.intersection(targets) or not all(target in leaves for target in targets):
                 continue
-            prefix = origin.prefix if has_head and not targets[0].startswith(PREFIX) else ""
+            is_beside = row.is_beside or targets[0].startswith(PREFIX)
+            prefix = origin.prefix if has_head and not is_beside else ""
             parts = tuple(np.asarray(leaves[target]) for target in targets)
             arrays[prefix + pattern.render(row.source, numbers)] = np.array(row.op.inverse(parts), order="C")
             taken.update(targets)

@@ -24,7 +24,7 @@ MAX_EPSILON = 1e-6
 FREE_FIELDS = {
     *(each.name for each in fields(Settings)),
     *("pool", "feature_norm", "projection_dim", "has_unit_features"),
-    *("dropout", "drop_path", "norm_momentum"),
+    *("dropout", "attention_dropout", "drop_path", "norm_momentum", "image_px"),
     *("num_prompts", "has_deep_prompts"),
 }
 

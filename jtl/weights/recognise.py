@@ -6,6 +6,7 @@ from typing import Any
 from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
+from jtl.models.contract import FEATURES, build
 from jtl.weights import FAMILIES
 from jtl.weights.contract import Config, Origin, Recognised, TensorFile
 from jtl.weights.head import PREFIX
@@ -84,11 +85,11 @@ def origins_of(file: TensorFile, family: str) -> Mapping[str, Origin]:
     Some of them without "params/": flat archives and trees of parameters alone lose it when they are opened.
     """
     # Flax's own collections may be called so too.
-    has_own = FAMILIES[family].input_kernel in file.tensors
+    has_own = FAMILIES[family].marker in file.tensors
     if has_own and all(name.startswith(OWN_PREFIXES) for name in file.tensors):
         return {"jtl": assign.own_origin(file.tensors)}
     origins = FAMILIES[family].origins
-    is_bare = FAMILIES[family].input_kernel.removeprefix(OWN_PREFIXES[0]) in file.tensors
+    is_bare = FAMILIES[family].marker.removeprefix(OWN_PREFIXES[0]) in file.tensors
     found = assign.best_origin(origins, file.tensors) if is_bare else None
     if is_bare and (found is None or found[1].unknown):
         return {**origins, "jtl": assign.own_origin(file.tensors, OWN_PREFIXES[0])}
@@ -114,24 +115,31 @@ def _as_family(file: TensorFile, family: str) -> tuple[int, Recognised] | None:
         return None
     fields, title = found
     fields = {**fields, **origins[key].config_fields}
-    heads = [shapes[name] for name in ("params/head/kernel", "params/head/out/kernel") if name in shapes]
-    num_outputs = heads[0][-1] if heads else 0
-    title = f"{title} with {num_outputs or 'no'} outputs and {origins[key].title}"
+    reads, num_outputs = _head_of(family, shapes)
+    title = f"{title} with {num_outputs or ('no' if reads == FEATURES else reads)} outputs"
+    found = Recognised(family, fields, num_outputs, key, f"{title} and {origins[key].title}", reads=reads)
     if file.family == family:
-        fields = dict(file.config_fields)
+        found = found._replace(config_fields=dict(file.config_fields))
     elif family in file.stated:
-        fields = _stated(file, family, fields, assignment, num_outputs)
-    return len(assignment.filled), Recognised(family, fields, num_outputs, key, title)
+        found = found._replace(config_fields=_stated(file, found, assignment))
+    return len(assignment.filled), found
 
 
-def _stated(
-    file: TensorFile, family: str, told: Mapping[str, Any], assignment: assign.Assignment, num_outputs: int
-) -> dict[str, Any]:
+def _head_of(family: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+    """Return what the head of a file with these leaves reads, and the number of outputs of features' head."""
+    for reads, leaf in FAMILIES[family].heads:
+        if leaf in shapes:
+            return reads, shapes[leaf][-1] if reads == FEATURES else 0
+    return FEATURES, 0
+
+
+def _stated(file: TensorFile, found: Recognised, assignment: assign.Assignment) -> dict[str, Any]:
     """Return the settings the tensors tell, with those that config.json states in their place.
 
     Raises:
         UserError: the two contradict each other.
     """
+    family, told, num_outputs = found.family, found.config_fields, found.num_outputs
     stated = file.stated[family]
     fields = {**told, **stated}
     where = f"config.json in {str(file.path.parent)!r}"
@@ -148,31 +156,34 @@ def _stated(
         if name in stated and name != "size" and getattr(config, name) not in (value, (value, value))
     ]
     # What shapes cannot tell, such as the number of heads, may differ.
-    if differing and not _fits(file, family, fields, assignment, num_outputs):
+    if differing and not _fits(file, found, fields, assignment):
         wrong = [
             name
             for name in differing
-            if not _fits(file, family, {**of_tensors, name: stated[name]}, assignment, num_outputs)
+            if not _fits(file, found, {**of_tensors, name: stated[name]}, assignment)
         ] or differing
         says = ", ".join(f"{name}={stated[name]!r}" for name in wrong)
-        found = ", ".join(f"{name}={of_tensors[name]!r}" for name in wrong)
-        raise UserError(f"{where} says {says}, and the tensors beside it are of {found}; {CURE}")
+        seen = ", ".join(f"{name}={of_tensors[name]!r}" for name in wrong)
+        raise UserError(f"{where} says {says}, and the tensors beside it are of {seen}; {CURE}")
     same = {name for name in of_tensors if name in stated and name not in (*differing, "size")}
     return {name: value for name, value in fields.items() if name in told or name not in same}
 
 
 def _fits(
-    file: TensorFile, family: str, fields: Mapping[str, Any], assignment: assign.Assignment, num_outputs: int
+    file: TensorFile, found: Recognised, fields: Mapping[str, Any], assignment: assign.Assignment
 ) -> bool:
     """Return whether the file's tensors have the shapes of this model's leaves, and fill all of its body."""
     try:
-        built = MODELS[family].build(MODELS[family].Config(**fields), num_outputs)
+        family = MODELS[found.family]
+        built = build(family, family.Config(**fields), found.num_outputs, reads=found.reads)
     except UserError:
         return False
     params, model_state = built.shapes()
     leaves = tree.flatten({"params": params, "model_state": model_state})
     for name, (row, targets) in assignment.filled.items():
         expected = tuple(tuple(leaves[target].shape) for target in targets if target in leaves)
+        if row.unneeded and not expected:
+            continue
         is_known = len(expected) == len(targets)
         if not is_known or assign.target_shapes(row, file.tensors[name].shape, expected) != expected:
             return False

@@ -9,6 +9,7 @@ NUM_CLASSES = 10
 NUM_SAMPLES = 32
 RESNET_IMAGES, VIT_IMAGES = (4, 128, 128, 3), (2, 32, 48, 3)
 REAL_VIT_IMAGES, CIFAR_IMAGES = (2, 224, 224, 3), (8, 32, 32, 3)
+TEXT_TOKENS, TEXT_LENGTHS, ONE_SEGMENT = 20, (20, 7, 13), ("roberta", "real/minilm_l6")
 CONVNET_IMAGES = (4, 72, 50, 3)
 
 
@@ -20,6 +21,21 @@ def generator(name: str) -> np.random.Generator:
 def images(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return normalised images [batch, height, width, channels] as the model sees them."""
     return generator(f"images of {name}").standard_normal(shape, np.float32)
+
+
+def texts(name: str, vocabulary: int = 50) -> dict[str, np.ndarray]:
+    """Return ids, segments and mask of three texts: one of full length, two padded with other ids.
+
+    No id is below 2, of which transformers takes one for padding.
+    """
+    random = generator(f"texts of {name}")
+    mask = np.arange(TEXT_TOKENS)[None] < np.array(TEXT_LENGTHS)[:, None]
+    ids = random.integers(2, vocabulary, mask.shape)
+    segments = (np.arange(TEXT_TOKENS)[None] >= np.array(TEXT_LENGTHS)[:, None] // 2) & mask
+    # RoBERTa tells positions by the ids: where there is padding it must stand.
+    ids = np.where(mask, ids, 1) if name in ONE_SEGMENT else ids
+    segments = segments & (name not in ONE_SEGMENT)
+    return {"ids": ids.astype(np.int32), "segments": segments.astype(np.int32), "mask": mask}
 
 
 def tensor(model: str, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,26 +12,28 @@ import pytest
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.models import MODELS, Model
+from jtl.models import MODELS, Model, contract
 from jtl.models.layers import layer_of
 from jtl.models.linen import module_names
+from tests import tiny
 
 NUM_OUTPUTS, BATCH = 5, 4
+IMAGES = [name for name, family in MODELS.items() if family.input == "image"]
 
 
 class Built(NamedTuple):
-    """A tiny model with values away from the zeros and ones it begins with, and images for it."""
+    """A tiny model with values away from the zeros and ones it begins with, and inputs for it."""
 
     family: str
     model: Model
     params: Any
     model_state: Any
-    images: np.ndarray
+    inputs: Any
     compiled: Callable[..., Any]
 
     def apply(self, **settings: Any) -> Any:
         """Run the model compiled, which for these sizes is quicker than operation by operation."""
-        return self.compiled(self.params, self.model_state, self.images, **settings)
+        return self.compiled(self.params, self.model_state, self.inputs, **settings)
 
 
 @cache
@@ -43,9 +45,14 @@ def build(family: str, num_outputs: int = NUM_OUTPUTS, **changes: Any) -> Built:
     params = tree.map_named(
         lambda _, leaf: leaf + 0.2 * random.normal(size=leaf.shape).astype(leaf.dtype), params
     )
-    images = random.normal(size=(BATCH, *model.preprocess.image_px, 3)).astype(np.float32)
+    inputs = tiny.inputs_of(model, BATCH)
     compiled = jax.jit(model.apply, static_argnames=("train", "frozen_stats"))
-    return Built(family, model, params, model_state, images, compiled)
+    return Built(family, model, params, model_state, inputs, compiled)
+
+
+def _first(inputs: Any) -> Any:
+    """Return a batch of the first example alone."""
+    return jax.tree.map(lambda leaf: leaf[:1], inputs)
 
 
 @pytest.fixture(params=MODELS, scope="module")
@@ -74,7 +81,7 @@ def test_without_outputs_logits_are_the_features(family: str) -> None:
     whole, headless = build(family), build(family, num_outputs=0)
     assert "head" not in headless.params
     params = {name: whole.params[name] for name in headless.params}
-    outputs = headless._replace(params=params, images=whole.images).apply()
+    outputs = headless._replace(params=params, inputs=whole.inputs).apply()
     np.testing.assert_array_equal(outputs.logits, outputs.features)
     np.testing.assert_allclose(outputs.features, whole.apply().features, rtol=1e-5, atol=1e-5)
 
@@ -95,7 +102,7 @@ def test_init_is_a_float32_function_of_the_key_with_the_declared_shapes(built: B
 
 def test_every_parameter_has_a_gradient(built: Built) -> None:
     def loss(params: Any) -> jax.Array:
-        outputs = built.model.apply(params, built.model_state, built.images, train=True)
+        outputs = built.model.apply(params, built.model_state, built.inputs, train=True)
         return jnp.sum(outputs.logits[:, 0] ** 2)
 
     grads = tree.flatten(jax.jit(jax.grad(loss))(built.params))
@@ -115,7 +122,7 @@ def test_layers_hold_every_parameter_once_and_end_with_the_head(built: Built) ->
 
 
 def test_jit_changes_no_number(built: Built) -> None:
-    plain = built.model.apply(built.params, built.model_state, built.images).logits
+    plain = built.model.apply(built.params, built.model_state, built.inputs).logits
     np.testing.assert_allclose(built.apply().logits, plain, rtol=1e-5, atol=1e-5)
 
 
@@ -125,7 +132,7 @@ def test_remat_changes_no_number(family: str) -> None:
         one = build(family, **changes)
 
         def loss(params: Any) -> Any:
-            outputs = one.model.apply(params, one.model_state, one.images, train=True, key=jax.random.key(3))
+            outputs = one.model.apply(params, one.model_state, one.inputs, train=True, key=jax.random.key(3))
             return jnp.sum(outputs.logits**2), outputs.model_state
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(one.params)
@@ -149,9 +156,9 @@ def test_remat_computes_blocks_again(family: str) -> None:
     def flops(**changes: Any) -> float:
         one = build(family, **changes)
         loss = jax.grad(
-            lambda params, images: jnp.sum(one.model.apply(params, one.model_state, images).logits)
+            lambda params, inputs: jnp.sum(one.model.apply(params, one.model_state, inputs).logits)
         )
-        return jax.jit(loss).lower(one.params, one.images).cost_analysis()["flops"]
+        return jax.jit(loss).lower(one.params, one.inputs).cost_analysis()["flops"]
 
     # What lies before the first block and after the last convolution of each is not computed again.
     assert 1.1 < flops(remat=True) / flops() < 1.34
@@ -172,17 +179,17 @@ def test_bfloat16_computes_near_float32_and_gives_float32(family: str) -> None:
 
 def test_evaluation_is_independent_of_the_rest_of_the_batch(built: Built) -> None:
     whole = built.apply().logits
-    alone = built._replace(images=built.images[:1]).apply().logits
+    alone = built._replace(inputs=_first(built.inputs)).apply().logits
     np.testing.assert_allclose(alone, whole[:1], rtol=1e-5, atol=1e-5)
 
 
 def test_evaluation_returns_the_model_state_it_was_given(built: Built) -> None:
-    outputs = built.model.apply(built.params, built.model_state, built.images)
+    outputs = built.model.apply(built.params, built.model_state, built.inputs)
     assert outputs.model_state is built.model_state
 
 
 def test_training_works_on_one_example(built: Built) -> None:
-    outputs = built._replace(images=built.images[:1]).apply(train=True)
+    outputs = built._replace(inputs=_first(built.inputs)).apply(train=True)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(outputs))
 
 
@@ -216,7 +223,7 @@ def test_head_dropout_is_a_function_of_the_key_and_only_in_training(family: str)
     np.testing.assert_array_equal(evaluated, keyed)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", IMAGES)
 def test_other_channels_and_sizes_build(family: str) -> None:
     config = replace(MODELS[family].tiny(), image_px=(16, 24))
     model = MODELS[family].build(config, NUM_OUTPUTS, num_channels=1)
@@ -229,11 +236,12 @@ def test_other_channels_and_sizes_build(family: str) -> None:
     )
 
 
-def test_images_of_another_size_are_refused(built: Built) -> None:
+@pytest.mark.parametrize("family", IMAGES)
+def test_images_of_another_size_are_refused(family: str) -> None:
     with pytest.raises(
         UserError, match=r"images are \(4, 4, 3\); the model expects .*; change model.image_px"
     ):
-        built._replace(images=np.zeros((1, 4, 4, 3), np.float32)).apply()
+        build(family)._replace(inputs=np.zeros((1, 4, 4, 3), np.float32)).apply()
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -245,12 +253,36 @@ def test_images_of_another_size_are_refused(built: Built) -> None:
         ({"head_dropout": 1.0}, "model.head_dropout is 1.0; expected 0 or more and less than 1"),
         ({"head_widths": (0,)}, r"model.head_widths is \(0,\); expected positive widths"),
         ({"head_activation": "swish"}, "model.head_activation is 'swish'; expected one of"),
-        ({"image_px": (0, 8)}, r"model.image_px is \(0, 8\); expected pixels"),
     ],
 )
 def test_settings_out_of_range_are_refused(family: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(MODELS[family].tiny(), **changes)
+
+
+@pytest.mark.parametrize("family", IMAGES)
+def test_images_without_pixels_are_refused(family: str) -> None:
+    with pytest.raises(UserError, match=r"model.image_px is \(0, 8\); expected pixels"):
+        replace(MODELS[family].tiny(), image_px=(0, 8))
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_head_of_a_kind_that_the_family_has_not_is_refused(family: str) -> None:
+    kind, config = MODELS[family], MODELS[family].tiny()
+    for reads in kind.reads:
+        assert contract.build(kind, config, NUM_OUTPUTS, reads=reads).layers[-1] == ("head",)
+    with pytest.raises(UserError, match=rf"model.name is '{family}', whose head reads features.* needs one"):
+        contract.build(kind, config, NUM_OUTPUTS, reads="boxes")
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_inputs_of_the_spec_can_be_read_and_every_layer_pooled(family: str) -> None:
+    one = build(family)
+    inputs = contract.batch_of(one.model.spec, 2)
+    outputs = jax.eval_shape(one.model.apply, one.params, one.model_state, inputs)
+    for name, value in outputs.intermediates.items():
+        pooled = jax.eval_shape(lambda layer, read: one.model.pool(layer, read, "mean"), value, inputs)
+        assert (pooled.shape, pooled.dtype) == ((2, value.shape[-1]), jnp.float32), name
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,9 @@ def test_switches_say_which_tokens_there_are_and_which_have_positions(
     images = np.zeros((2, 8, 8, 3), np.float32)
     outputs = jax.eval_shape(model.apply, params, state, images)
     assert outputs.intermediates["block0"].shape == (2, num_tokens, 16)
-    assert model.token_grid is not None
-    assert model.token_grid.prefix + 4 == num_tokens
+    tokens = np.zeros((2, num_tokens, 1), np.float32)
+    tokens[:, -4:, 0] = [1, 2, 3, 4]
+    np.testing.assert_array_equal(model.pool(jnp.asarray(tokens), images, "mean"), np.full((2, 1), 2.5))
 
 
 def test_registers_follow_the_class_tokens_and_take_no_position() -> None:

@@ -118,7 +118,7 @@ def test_orbax_manager_gives_the_last_step_of_its_items(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [save_msgpack, save_orbax])
 def test_tree_of_the_models_own_names_is_loaded(tmp_path: Path, save: Callable[..., Path]) -> None:
-    for family in ("vit", "resnet"):
+    for family in ("vit", "resnet", "bert"):
         leaves = writing.leaves_of(family)
         params, model_state = writing.trees_of(leaves)
         tree = {"params": params, **({"batch_stats": model_state["batch_stats"]} if model_state else {})}

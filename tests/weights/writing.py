@@ -21,6 +21,8 @@ from jtl.weights.formats.safetensors_file import DTYPES
 NUM_CLASSES = 3
 CLIP = {"has_pre_norm": True, "has_patch_bias": False}
 DINOV2 = {"has_layer_scale": True, "mlp": "swiglu"}
+ROBERTA = {"num_segments": 1}
+DISTILBERT = {"size": "distilbert_base", "pool": "pooler"}
 # Origins that have no names for the family's tiny model: how theirs differs, and its number of outputs.
 CHANGES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("vit", "huggingface_clip"): ({**CLIP, "projection_dim": 12}, 0),
@@ -39,6 +41,12 @@ CHANGES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("vit", "facebook_dinov2"): ({**DINOV2, "num_registers": 2}, NUM_CLASSES),
     ("vit", "facebook_deit3"): ({"has_layer_scale": True, "has_class_position": False}, NUM_CLASSES),
     ("resnet", "flax_resnet_basic"): ({"unit": "basic"}, NUM_CLASSES),
+    **{("bert", f"{library}_roberta"): (ROBERTA, 0) for library in ("huggingface", "flax")},
+    **{
+        ("bert", f"{library}_roberta_classifier"): (ROBERTA, NUM_CLASSES)
+        for library in ("huggingface", "flax")
+    },
+    **{("bert", f"{library}_distilbert"): (DISTILBERT, NUM_CLASSES) for library in ("huggingface", "flax")},
 }
 
 

@@ -95,10 +95,6 @@ HUGGING_FACE_SETTINGS = {
 }
 
 
-def no_grid(config: Any) -> None:
-    """Return None: a BiT has no position embedding."""
-
-
 def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a `config.json` says of a BiT beyond its tensors; None where it is of another family.
 
@@ -134,9 +130,8 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], st
 
 NAMES = FamilyNames(
     origins={"google": GOOGLE, "timm": TIMM, "huggingface": HUGGING_FACE},
+    marker=INPUT_KERNEL,
     input_kernel=INPUT_KERNEL,
-    position_embedding="",
-    grid=no_grid,
     recognise=recognise,
     of_config=of_config,
 )

@@ -110,10 +110,6 @@ MODEL_TYPES = ("convnext", "convnextv2")
 TIMM_ARCHITECTURE = re.compile(r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)")
 
 
-def no_grid(config: Any) -> None:
-    """Return None: a ConvNeXt has no position embedding."""
-
-
 def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a `config.json` says of a ConvNeXt beyond its tensors; None where it is of another family.
 
@@ -159,9 +155,8 @@ NAMES = FamilyNames(
         "huggingface_v2": HUGGING_FACE_V2,
         "facebook": FACEBOOK,
     },
+    marker=INPUT_KERNEL,
     input_kernel=INPUT_KERNEL,
-    position_embedding="",
-    grid=no_grid,
     recognise=recognise,
     of_config=of_config,
 )

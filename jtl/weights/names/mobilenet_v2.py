@@ -159,10 +159,6 @@ HUGGING_FACE_SETTINGS = {
 }
 
 
-def no_grid(config: Any) -> None:
-    """Return None: a MobileNetV2 has no position embedding."""
-
-
 def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a `config.json` says of a MobileNetV2 beyond its tensors; None where it is of another.
 
@@ -210,9 +206,8 @@ def _channels(fields: Mapping[str, Any]) -> list[int]:
 
 NAMES = FamilyNames(
     origins={"timm": TIMM, "torchvision": TORCHVISION, "huggingface": HUGGING_FACE, "keras": KERAS},
+    marker=INPUT_KERNEL,
     input_kernel=INPUT_KERNEL,
-    position_embedding="",
-    grid=no_grid,
     recognise=recognise,
     of_config=of_config,
 )

@@ -98,10 +98,6 @@ MODEL_TYPE = "resnet"
 TIMM_ARCHITECTURE = re.compile(r"resnet\d+[dt]?")
 
 
-def no_grid(config: Any) -> None:
-    """Return None: a ResNet has no position embedding."""
-
-
 def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a `config.json` says of a ResNet beyond its tensors; None where it is of another family.
 
@@ -178,16 +174,14 @@ RESNET = FamilyNames(
         "flax_resnet_basic": flax_hub.origin_with_statistics(BASIC, "", "resnet/"),
         "keras": KERAS,
     },
+    marker=INPUT_KERNEL,
     input_kernel=INPUT_KERNEL,
-    position_embedding="",
-    grid=no_grid,
     recognise=recognise_imagenet,
     of_config=of_config,
 )
 CIFAR_RESNET = FamilyNames(
     origins={"pytorch_resnet_cifar10": PYTORCH_CIFAR},
+    marker=INPUT_KERNEL,
     input_kernel=INPUT_KERNEL,
-    position_embedding="",
-    grid=no_grid,
     recognise=recognise_cifar,
 )

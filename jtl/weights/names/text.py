@@ -107,10 +107,6 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], st
     return fields, f"{TITLES[kind]} text tower of width {dim} and depth {width['depth']}"
 
 
-def no_grid(config: Any) -> None:
-    """Return None: the positions of tokens are not resampled."""
-
-
 def _fields(tower: Mapping[str, Any], size: str, projection: str) -> dict[str, Any]:
     """Return a text tower's settings; `projection` is what its file calls the embedding's width."""
     return {
@@ -152,9 +148,7 @@ CONFIGS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 }
 NAMES = FamilyNames(
     origins=ORIGINS,
-    input_kernel="",
-    position_embedding="",
-    grid=no_grid,
+    marker=towers.TOKEN_EMBEDDING,
     recognise=recognise,
     of_config=of_config,
 )

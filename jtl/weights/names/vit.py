@@ -85,6 +85,7 @@ def grid(config: vit.Config) -> Grid:
 
 NAMES = FamilyNames(
     origins={**vit_torch.ORIGINS, "google": GOOGLE, "big_vision": BIG_VISION, **clip.ORIGINS},
+    marker=vit_settings.EMBEDDING_KERNEL,
     input_kernel=vit_settings.EMBEDDING_KERNEL,
     position_embedding=POSITION_EMBEDDING,
     grid=grid,
