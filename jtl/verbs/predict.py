@@ -186,8 +186,9 @@ def _sources(
     for source in sources:
         preflight.check_kind(source, kind)
     if skipped := files.skipped(paths, kind):
-        shown = ", ".join(skipped[:NAMED_FILES]) + (", …" if len(skipped) > NAMED_FILES else "")
-        sys.stderr.write(f"skipped {len(skipped)} files that do not end as {kind.unit} do: {shown}\n")
+        num_more = len(skipped) - NAMED_FILES
+        shown = ", ".join(skipped[:NAMED_FILES]) + (f" and {num_more} more" if num_more > 0 else "")
+        sys.stderr.write(f"skipped, as no {kind.unit} by their endings: {shown}\n")
     return sources
 
 
