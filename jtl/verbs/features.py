@@ -112,6 +112,12 @@ def extract(
     for batch, values in predictor.stepped(opened, step, predictor.batches(opened, source, batch_size)):
         for name, value in values.items():
             found.setdefault(name, []).append(np.asarray(value)[batch["mask"]])
+    for name, parts in found.items():
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise UserError(
+                f"layer {name!r} has another shape where {opened.input.unit} are longer; expected one vector "
+                f"an example: set --pool mean"
+            )
     paths = np.array([source.describe(index) for index in range(len(source))])
     features = {name: np.concatenate(parts) for name, parts in found.items()}
     labels = source.labels()
@@ -129,8 +135,7 @@ def check_layers(opened: "jtl.predictor.Predictor", layers: tuple[str, ...], poo
                 f"--features names {name!r}, which is no layer; nearest: {nearest(name, known)}; all: "
                 f"{', '.join(known)}"
             )
-        has_token = _has_token(opened, known[name])
-        if pool not in (WHOLE, "mean") and not has_token:
+        if pool not in (WHOLE, "mean") and not _has_token(opened, known[name]):
             raise UserError(f"--pool is {pool!r} and layer {name!r} has no class token; set --pool mean")
 
 
@@ -154,15 +159,16 @@ def _make_step(
     """Return the compiled function from (values, inputs) to the layers' (pooled) outputs, by name."""
     import jax
 
-    from jtl import predictor
+    from jtl.training import step
 
     @jax.jit
-    def step(values: Any, inputs: Any) -> Any:
-        outputs = predictor.forward(opened, values, inputs)
+    def compiled(values: Any, inputs: Any) -> Any:
+        inputs = opened.input.normalise(inputs, opened.preprocess)
+        outputs = step.forward_normalised(opened, values["params"], values["model_state"], inputs)
         found = outputs.intermediates
         return {name: _pooled(found[name], opened.model, inputs, pool) for name in layers}
 
-    return step
+    return compiled
 
 
 def _pooled(activations: "jax.Array", model: "jtl.models.Model", inputs: Any, how: str) -> "jax.Array":
