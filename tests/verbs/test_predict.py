@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from jtl import predictor
 from jtl.errors import UserError
 from jtl.models import MODELS
+from jtl.training import step
 from jtl.verbs import features, predict
 from jtl.weights import FAMILIES
 from tests.weights import writing
@@ -234,13 +235,13 @@ def test_model_is_compiled_once_for_all_splits(
 ) -> None:
     for split in ("train", "val", "test"):
         shutil.copytree(photos, tmp_path / "data" / split)
-    traced, forward = [], predictor.forward
+    traced, forward = [], step.forward_normalised
 
-    def counted(opened: Any, values: Any, inputs: Any) -> Any:
+    def counted(parts: Any, params: Any, model_state: Any, inputs: Any) -> Any:
         traced.append(inputs.shape)
-        return forward(opened, values, inputs)
+        return forward(parts, params, model_state, inputs)
 
-    monkeypatch.setattr(predictor, "forward", counted)
+    monkeypatch.setattr(step, "forward_normalised", counted)
     done = _features(weights, tmp_path / "data", tmp_path / "out.npz")
     assert done["num_examples"] == 3 * NUM_IMAGES
     # One example to check the layers by, and the batches.
