@@ -34,7 +34,7 @@ class Config:
 
     name: str = "ia3"
     outputs: tuple[str, ...] = ("/(key|value)/kernel$",)
-    inputs: tuple[str, ...] = (r"/MlpBlock_\d+/(Dense_1|down)/kernel$",)
+    inputs: tuple[str, ...] = (r"/(MlpBlock_\d+/(Dense_1|down)|layer/\d+/output/dense)/kernel$",)
 
     def __post_init__(self) -> None:
         if not self.outputs and not self.inputs:

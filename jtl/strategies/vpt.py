@@ -37,7 +37,7 @@ def build(config: Config, context: Context) -> Strategy:
         if not any(name.rpartition("/")[2] == PROMPTS for name in names):
             raise UserError(
                 f"strategy {config.name!r} trains prompts and this model has none; set model.num_prompts, "
-                f"such as 10, on a model of family 'vit'"
+                f"such as 10, on a model of family 'vit' or 'bert'"
             )
         return {name: Group() if is_trained(name) else FROZEN for name in names}
 

@@ -228,6 +228,20 @@ def test_a_head_that_reads_the_vocabulary_goes_without_a_pooler() -> None:
 
 
 @pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("lora", {"attention/self/query", "attention/self/value"}),
+        ("ia3", {"attention/self/key", "attention/self/value", "output/dense"}),
+    ],
+)
+def test_strategies_find_their_layers_in_every_block(strategy: str, expected: set[str]) -> None:
+    _, params, _ = tiny.make_parts("bert", strategy)
+    kernels = {name.rpartition("/")[0] for name in tree.flatten(params["extra"][strategy])}
+    layers = {f"encoder/layer/{index}/{name}/kernel" for index in range(2) for name in expected}
+    assert kernels == layers <= bert.build(TINY, 3).linear().keys()
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"dim": 18, "heads": 4}, r"model.dim is 18; expected a multiple of model.heads, 4"),
