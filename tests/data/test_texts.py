@@ -192,6 +192,7 @@ def test_unlabelled_texts_are_split_by_content(tmp_path: Path) -> None:
             "a,b,c,d\n1,a,0,1\n",
             "begins with a, b, c, d, which .* no header config.data.columns=text,label",
         ),
+        ('"a\nb",0\nc,1\n', "begins with a b, 0, which neither"),
         ("text,path,label\na,b,0\n", "has the columns text, path, label; .* and not both; set config.data."),
         (
             "text,kind\na,b\n",

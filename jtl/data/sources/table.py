@@ -183,7 +183,7 @@ def _choose(table: Table, config: Config, labels: Labels) -> _Chosen:
         paths, texts = (paths, None) if config.path_column else (None, texts)
     if (paths is None) == (texts is None):
         raise _no_contents(table, both=paths is not None)
-    contents: tuple[int, ...] = (paths,) if paths is not None else (texts,)  # type: ignore[assignment]  # one is
+    contents = tuple(place for place in (paths, texts) if place is not None)
     if texts is not None:
         customary = TEXT_PAIRS.get(table.header[texts].strip().lower(), "")
         pair = _column(
@@ -251,7 +251,8 @@ def _no_contents(table: Table, *, both: bool) -> UserError:
 
 
 def _shown(names: Sequence[str]) -> str:
-    return ", ".join(name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}…" for name in names)
+    lines = (" ".join(name.split()) for name in names)
+    return ", ".join(name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}…" for name in lines)
 
 
 def _rows_by_split(table: Table, chosen: _Chosen, split: str) -> dict[str, _Rows]:
