@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs import Inputs
 from jtl.models import Outputs, rescale
 from jtl.models.layers import layer_of
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group, Strategy, StrategyKind, without_extra
@@ -34,7 +35,7 @@ class Config:
 
     name: str = "ia3"
     outputs: tuple[str, ...] = ("/(key|value)/kernel$",)
-    inputs: tuple[str, ...] = (r"/MlpBlock_\d+/(Dense_1|down)/kernel$",)
+    inputs: tuple[str, ...] = (r"/(MlpBlock_\d+/(Dense_1|down)|layer/\d+/output/dense)/kernel$",)
 
     def __post_init__(self) -> None:
         if not self.outputs and not self.inputs:
@@ -79,7 +80,7 @@ def _ones(
 
 
 def _forward(
-    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any
+    apply: Callable[..., Outputs], params: Any, inputs: Inputs, *, train: bool, key: Any, **hooks: Any
 ) -> Outputs:
     return apply(without_extra(params), inputs, train=train, key=key, scales=_scales(params), **hooks)
 

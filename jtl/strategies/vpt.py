@@ -1,4 +1,4 @@
-"""Visual prompt tuning: learned tokens beside the image's, and a new head, train alone (Jia et al. 2022).
+"""Prompt tuning: learned tokens beside those of the input, and a new head, train alone (Jia et al. 2022).
 
 The prompts are the model's own (`model.num_prompts`; with `model.has_deep_prompts` eq. 5, else eq. 4): they
 are written, loaded and served with it, and nothing is merged. They take part in the attention, so features at
@@ -37,7 +37,7 @@ def build(config: Config, context: Context) -> Strategy:
         if not any(name.rpartition("/")[2] == PROMPTS for name in names):
             raise UserError(
                 f"strategy {config.name!r} trains prompts and this model has none; set model.num_prompts, "
-                f"such as 10, on a model of family 'vit'"
+                f"such as 10, on a model of family 'vit' or 'bert'"
             )
         return {name: Group() if is_trained(name) else FROZEN for name in names}
 
