@@ -6,6 +6,7 @@ import pytest
 
 from jtl.models import MODELS
 from jtl.strategies.contract import TRAIN
+from jtl.tasks import TASKS
 from jtl.training import state as states
 from jtl.training import step
 from tests import tiny
@@ -13,6 +14,7 @@ from tests import tiny
 TASKS_AND_MODELS = [("vit", task) for task in tiny.LABELS] + [
     (name, "multiclass") for name in MODELS if name != "vit"
 ]
+TASKS_AND_MODELS += [("bert", "regression"), ("bert", "masked_tokens")]
 
 
 @pytest.mark.parametrize(("model", "task"), TASKS_AND_MODELS)
@@ -23,9 +25,10 @@ def test_every_task_trains_on_every_model(model: str, task: str) -> None:
     assert reported[-1]["loss"] < 0.7 * reported[0]["loss"]
 
 
-@pytest.mark.parametrize("task", tiny.LABELS)
+@pytest.mark.parametrize("task", TASKS)
 def test_evaluation_counts_masked_examples_only(task: str) -> None:
-    parts, params, model_state = tiny.make_parts(task=task)
+    model = "vit" if task in tiny.LABELS else "bert"
+    parts, params, model_state = tiny.make_parts(model, task=task)
     state = tiny.make_state(parts, params, model_state)
     batch = tiny.make_batch(parts, task=task)[TRAIN]
     sums = step.make_eval_step(parts)(state, {**batch, "mask": np.arange(8) < 5})

@@ -11,6 +11,7 @@ import numpy as np
 from jtl import rng, tree
 from jtl.inputs import INPUTS
 from jtl.models import MODELS, Model, Outputs
+from jtl.models import contract as models
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import TRAIN, Moment
 from jtl.tasks import TASKS
@@ -37,12 +38,18 @@ def _images(random: np.random.Generator, size: int, preprocess: Any) -> np.ndarr
     return random.integers(0, 256, (size, *preprocess.image_px, preprocess.num_channels), np.uint8)
 
 
+def _no_labels(random: np.random.Generator, size: int) -> np.ndarray:
+    del random
+    return np.zeros(size, np.int64)
+
+
 def _texts(random: np.random.Generator, size: int, preprocess: Any) -> dict[str, np.ndarray]:
-    """Return texts of different lengths, padded; the first has the full one."""
+    """Return texts of different lengths, padded, each of two words; the first has the full length."""
     shape, lengths = (size, NUM_TOKENS), random.integers(2, NUM_TOKENS, (size, 1))
+    words = random.integers(2, preprocess.vocabulary, (size, 2), np.int32)
     lengths[0] = NUM_TOKENS
     return {
-        "ids": random.integers(0, preprocess.vocabulary, shape, np.int32),
+        "ids": np.take_along_axis(words, random.integers(0, 2, shape), axis=1),
         "segments": random.integers(0, 2, shape, np.int32),
         "mask": np.arange(NUM_TOKENS)[None] < lengths,
     }
@@ -52,6 +59,8 @@ def _texts(random: np.random.Generator, size: int, preprocess: Any) -> dict[str,
 DRAWN: dict[str, Callable[[np.random.Generator, int, Any], Any]] = {"image": _images, "tokens": _texts}
 # The family whose tiny model teaches others of the same kind of input.
 TEACHERS = {"image": "vit", "tokens": "bert"}
+# What a tiny model's pre-processing has beside the family's own: a token that hides others.
+SETTLED: dict[str, dict[str, Any]] = {"image": {}, "tokens": {"mask_id": 1, "special_ids": (0, 1)}}
 
 
 def make_parts(
@@ -70,10 +79,12 @@ def make_parts(
     optimizer = optimizer or optim.Config(learning_rate=1e-2)
     model_config = model_config or replace(MODELS[model].tiny(), **MODEL_FIELDS.get(strategy, {}))
     kind, source = TASKS[task], INPUTS[MODELS[model].input]
-    built = MODELS[model].build(model_config, NUM_CLASSES)
+    stats = kind.stats(LABELS.get(task, _no_labels)(np.random.default_rng(0), 30), tuple("abc"))
+    head = kind.head(kind.Config(), stats)
+    built = models.build(MODELS[model], model_config, head.num_outputs, reads=head.reads)
+    preprocess = settled(built)
     params, model_state = built.init(rng.key(0, "init"))
     params["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), params["head"])
-    stats = kind.stats(LABELS[task](np.random.default_rng(0), 30), tuple("abc"))
     context = make_context(built, params, model_state, num_steps)
     context = context._replace(label_kind=kind.label_kind)
     strategy_kind = STRATEGIES[strategy]
@@ -84,13 +95,13 @@ def make_parts(
     groups = optim.assign(chosen.groups(list(tree.flatten(params))), optimizer, context)
     parts = step.Parts(
         model=built,
-        task=kind.build(kind.Config(), stats, built.preprocess),
+        task=kind.build(kind.Config(), stats, preprocess),
         strategy=chosen,
         optimizer=optim.make(optimizer, groups, num_steps),
         optim=optimizer,
         groups=groups,
         input=source,
-        preprocess=built.preprocess,
+        preprocess=preprocess,
         augment=augment or source.Augment(),
         num_steps=num_steps,
         seed=0,
@@ -112,7 +123,7 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
         other = family.build(family.tiny(), NUM_CLASSES)
         drawn, state = other.init(rng.key(7, "init"))
         drawn["head"] = jax.tree.map(lambda leaf: _noise(leaf, 0.1), drawn["head"])
-        return Classifier(INPUTS[kind], other, drawn, state, tuple("abc"), other.preprocess)
+        return Classifier(INPUTS[kind], other, drawn, state, tuple("abc"), settled(other))
 
     return Context(
         layers=model.layers,
@@ -122,7 +133,7 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
         classifier=classifier,
         label_names=tuple("abc"),
         input=INPUTS[kind],
-        preprocess=model.preprocess,
+        preprocess=settled(model),
     )
 
 
@@ -168,6 +179,11 @@ def inputs_of(model: Model, size: int, seed: int = 0) -> Any:
     kind = kind_of(model.preprocess)
     drawn = DRAWN[kind](np.random.default_rng(seed), size, model.preprocess)
     return INPUTS[kind].normalise(jax.tree.map(jax.numpy.asarray, drawn), model.preprocess)
+
+
+def settled(model: Model) -> Any:
+    """Return how a tiny model's inputs are pre-processed."""
+    return replace(model.preprocess, **SETTLED[kind_of(model.preprocess)])
 
 
 def kind_of(preprocess: Any) -> str:
@@ -218,4 +234,6 @@ def compiled(parts: step.Parts, batch: dict[str, Any], params: Any, model_state:
 
 
 def _noise(leaf: Any, scale: float) -> np.ndarray:
-    return np.random.default_rng(1).normal(scale=scale, size=leaf.shape).astype(np.float32)
+    """Return noise in place of zeros, and what is none as it is."""
+    noise = np.random.default_rng(1).normal(scale=scale, size=leaf.shape).astype(np.float32)
+    return np.asarray(leaf) if np.any(leaf) else noise

@@ -71,7 +71,7 @@ def build(config: Config, context: Context) -> Strategy:
     """Build the strategy that trains everything, and the projector with it.
 
     Raises:
-        UserError: the task has not one class an image.
+        UserError: the task has not one class an example.
     """
     check_classes(config.name, context)
     width = context.outputs().features.shape[-1]

@@ -59,7 +59,7 @@ def build(config: Config, context: Context) -> Strategy:
     """Build the strategy that trains everything, and the source head with it.
 
     Raises:
-        UserError: the task has not one class an image, the run's weights have no linear head, or their
+        UserError: the task has not one class an example, the run's weights have no linear head, or their
             features are not the model's.
     """
     check_classes(config.name, context)
@@ -94,7 +94,7 @@ def relationship(
 ) -> Float[np.ndarray, "classes sources"]:
     """Return p(source class | target class), the mean of each class's examples (eq. 2).
 
-    A class without examples gets the mean of all: no image of it will ask for it.
+    A class without examples gets the mean of all: no example of it will ask for it.
     """
     rows = [probabilities[labels == index] for index in range(num_classes)]
     return np.stack([(row if len(row) else probabilities).mean(0) for row in rows])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
-from jtl.inputs import INPUTS, Input
+from jtl.inputs import INPUTS, Input, Inputs
 from jtl.models import Model, Outputs
 
 EXTRA = "extra"
@@ -109,7 +109,7 @@ def without_extra(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_forward(
-    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any
+    apply: Callable[..., Outputs], params: Any, inputs: Inputs, *, train: bool, key: Any, **hooks: Any
 ) -> Outputs:
     """Run the model as it is.
 

@@ -77,7 +77,7 @@ def squared_mmd(
     num_rows = min(len(source), len(target))
     if is_unbiased and num_rows < MIN_ROWS:
         raise UserError(
-            f"strategy.is_unbiased compares different images of a stream and found {num_rows} in a slice "
+            f"strategy.is_unbiased compares different examples of a stream and found {num_rows} in a slice "
             f"(train.batch_size / optim.accumulate); expected {MIN_ROWS} or more: raise train.batch_size, "
             f"lower optim.accumulate, or set strategy.is_unbiased=false"
         )

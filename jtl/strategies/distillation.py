@@ -1,7 +1,7 @@
 """Distillation: a teacher's probabilities, and its features, are targets beside the labels.
 
 Probabilities softened by a temperature (Hinton et al. 2015, eq. 1) and features of the last layer (FitNets,
-Romero et al. 2015, eq. 3). The teacher is frozen and in evaluation mode, and sees the very images that the
+Romero et al. 2015, eq. 3). The teacher is frozen and in evaluation mode, and sees the very inputs that the
 model sees, blended and erased as they are. Its parameters are held in memory and in every checkpoint, and it
 runs forward once a step.
 """
@@ -73,8 +73,8 @@ def build(config: Config, context: Context) -> Strategy:
     """Build the strategy that trains everything beside a frozen teacher.
 
     Raises:
-        UserError: the task has not one class an image, the teacher is not given or cannot be had, lacks
-            classes of the task, or reads images of other channels.
+        UserError: the task has not one class an example, the teacher is not given or cannot be had, lacks
+            classes of the task, or reads what cannot be made of the model's inputs.
     """
     check_classes(config.name, context)
     if not config.teacher:
@@ -136,7 +136,7 @@ def softened_divergence(
 def _teacher_run(
     teacher: Classifier, order: tuple[int, ...], convert: Callable[[Inputs], Inputs]
 ) -> Callable[..., tuple[Array, Array]]:
-    """Return (values, images of the run) → the teacher's features, and its logits of the task's classes."""
+    """Return (values, inputs of the run) → the teacher's features, and its logits of the task's classes."""
 
     def run(values: Mapping[str, Any], inputs: Inputs) -> tuple[Array, Array]:
         # A model without running statistics leaves no branch for them.

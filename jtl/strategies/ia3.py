@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs import Inputs
 from jtl.models import Outputs, rescale
 from jtl.models.layers import layer_of
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group, Strategy, StrategyKind, without_extra
@@ -79,7 +80,7 @@ def _ones(
 
 
 def _forward(
-    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any
+    apply: Callable[..., Outputs], params: Any, inputs: Inputs, *, train: bool, key: Any, **hooks: Any
 ) -> Outputs:
     return apply(without_extra(params), inputs, train=train, key=key, scales=_scales(params), **hooks)
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs import Inputs
 from jtl.models import Outputs
 from jtl.models.layers import layer_of
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group, Strategy, StrategyKind, without_extra
@@ -95,7 +96,7 @@ def _forward(
     config: Config,
     apply: Callable[..., Outputs],
     params: Any,
-    inputs: Array,
+    inputs: Inputs,
     *,
     train: bool,
     key: Any,

@@ -1,4 +1,4 @@
-"""Visual prompt tuning: learned tokens beside the image's, and a new head, train alone (Jia et al. 2022).
+"""Prompt tuning: learned tokens beside those of the input, and a new head, train alone (Jia et al. 2022).
 
 The prompts are the model's own (`model.num_prompts`; with `model.has_deep_prompts` eq. 5, else eq. 4): they
 are written, loaded and served with it, and nothing is merged. They take part in the attention, so features at
