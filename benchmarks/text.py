@@ -74,13 +74,13 @@ def _by_jtl(settings: config.Config, folder: Path) -> dict[str, float]:
 class _Classifier(nn.Module):
     """transformers' encoder, the mean of its last layer over real tokens, and a linear head of zeros."""
 
-    def __init__(self, folder: str, num_classes: int) -> None:
+    def __init__(self, folder: str, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.encoder = transformers.AutoModel.from_pretrained(
             folder,
             dtype=torch.float32,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
             add_pooling_layer=False,
         )
         self.head = nn.Linear(self.encoder.config.hidden_size, num_classes)
@@ -102,7 +102,8 @@ def _by_torch(settings: config.Config, folder: str) -> dict[str, float]:
     num_steps = build.num_steps(settings, len(splits["train"]))
     made = build.assembled(settings, stats)
     torch.manual_seed(settings.train.seed)
-    model = _Classifier(folder, len(stats.label_names))
+    assert settings.model.dropout == settings.model.attention_dropout, "the reference has one for both"
+    model = _Classifier(folder, len(stats.label_names), settings.model.dropout)
     optimizer, peaks = _optimizer(model, settings.optim)
     loss_of = nn.CrossEntropyLoss(label_smoothing=settings.task.label_smoothing)
     batches = pipeline.train_batches(

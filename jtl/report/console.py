@@ -21,15 +21,16 @@ LEAST_FIRST = ("epoch", "memory", "wait", "rate")
 class Progress(NamedTuple):
     """Where a run is after a step.
 
-    `num_images` are those of one step; `last` and `best` are values of the metric that picks the best step,
-    None before the first evaluation.
+    `num_examples` are those of one step, `unit` what they are called; `last` and `best` are values of the
+    metric that picks the best step, None before the first evaluation.
     """
 
     step: int
     num_steps: int
     epoch: float
     loss: float
-    num_images: int
+    num_examples: int
+    unit: str
     wait_fraction: float
     metric_name: str
     last: float | None
@@ -88,7 +89,7 @@ class Live:
 
     def _draw(self) -> None:
         assert self._progress is not None, "update comes first"
-        self._parts = parts(self._progress, self._images_per_second(), self._seconds_left(), memory())
+        self._parts = parts(self._progress, self._examples_per_second(), self._seconds_left(), memory())
         self._write(f"{ERASE}{self._row()}" if self._is_terminal else f"{'  '.join(self._parts.values())}\n")
         self._drawn_at = self._updated_at
 
@@ -100,10 +101,10 @@ class Live:
         self._stream.write(text)
         self._stream.flush()
 
-    def _images_per_second(self) -> float | None:
+    def _examples_per_second(self) -> float | None:
         """The median step's rate: evaluations and checkpoints between two steps are not slow steps."""
         seconds = statistics.median(self._intervals) if self._intervals else 0.0
-        return self._progress.num_images / seconds if self._progress and seconds else None
+        return self._progress.num_examples / seconds if self._progress and seconds else None
 
     def _seconds_left(self) -> float | None:
         """From the mean step since the first: evaluations and checkpoints are still to come, too."""
@@ -115,14 +116,14 @@ class Live:
 
 
 def parts(
-    progress: Progress, images_per_second: float | None, seconds_left: float | None, memory_text: str
+    progress: Progress, examples_per_second: float | None, seconds_left: float | None, memory_text: str
 ) -> dict[str, str]:
     """Return the parts of the live line by name; what is not known yet is left out."""
     known = {
         "step": f"step {progress.step:,}/{progress.num_steps:,}",
         "epoch": f"epoch {progress.epoch:.1f}",
         "loss": f"loss {progress.loss:.4f}",
-        "rate": f"{images_per_second:,.0f} images/s" if images_per_second is not None else "",
+        "rate": "" if examples_per_second is None else f"{examples_per_second:,.0f} {progress.unit}/s",
         "wait": f"wait {progress.wait_fraction:.0%}",
         "memory": memory_text,
         "left": f"left {duration(seconds_left)}" if seconds_left is not None else "",

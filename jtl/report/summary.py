@@ -55,7 +55,8 @@ def build(
     final: Mapping[str, float],
     best: Mapping[str, float],
     phases: Phases,
-    num_images: int,
+    num_examples: int,
+    unit: str,
     parameters: Mapping[str, int],
     weights: Mapping[str, str],
     digest: str,
@@ -64,21 +65,23 @@ def build(
 ) -> dict[str, Any]:
     """Return what summary.json holds, ready for JSON.
 
-    `num_images` were trained on in the seconds that `phases` measured: those of this process, not of the runs
-    it resumed. `digest` is over the final parameters. `target` is what is known of another domain, where the
-    run has one.
+    `num_examples` of that `unit` ("images") were trained on in the seconds that `phases` measured: those
+    of this process, not of the runs it resumed. `digest` is over the final parameters. `target` is what
+    is known of another domain, where the run has one.
     """
     assert status in STATUSES, f"{status!r} is none of {STATUSES}"
     assert parameters.keys() == {"total", "trainable"}, parameters
     assert weights.keys() == {"source", "sha256"}, weights
     training_seconds = phases.seconds["step"] + phases.seconds["data_wait"]
+    rate = num_examples / training_seconds if training_seconds else 0.0
     return plain(
         {
             "status": status,
             "steps": steps,
             "final": final,
             "best": best,
-            "images_per_second": num_images / training_seconds if training_seconds else 0.0,
+            "examples_per_second": rate,
+            f"{unit}_per_second": rate,
             "data_wait_fraction": phases.data_wait_fraction(),
             "seconds": {phase: round(seconds, 3) for phase, seconds in phases.seconds.items()},
             "peak_memory_bytes": peak_memory_bytes,

@@ -105,7 +105,7 @@ def comparison(results: Mapping[str, Mapping[str, Any]], width: int | None = Non
     names = list(dict.fromkeys(name for result in results.values() for name in result["best"]))
     rows = [[name, *(_metric(result["best"].get(name)) for result in results.values())] for name in names]
     rows.append(["steps", *(f"{result['steps']:,}" for result in results.values())])
-    rows.append(["images/s", *(f"{result['images_per_second']:,.0f}" for result in results.values())])
+    rows.append(["examples/s", *(f"{result['examples_per_second']:,.0f}" for result in results.values())])
     return aligned([["", *results], *rows], left=(0,), width=width)
 
 

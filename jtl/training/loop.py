@@ -61,12 +61,12 @@ class Run(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How the loop ended: the state, the evaluations, the status, and the training images it read."""
+    """How the loop ended: the state, the evaluations, the status, and the training examples it read."""
 
     state: State
     history: progress.History
     status: str
-    num_images: int
+    num_examples: int
 
 
 def run(
@@ -190,7 +190,8 @@ class _Reader:
             num_steps=ready.built.parts.num_steps,
             epoch=number * ready.settings.train.batch_size / len(ready.splits["train"]),
             loss=loss,
-            num_images=ready.settings.train.batch_size,
+            num_examples=ready.settings.train.batch_size,
+            unit=ready.built.parts.input.unit,
             wait_fraction=ready.phases.data_wait_fraction(),
             metric_name=monitor,
             last=self.history[-1].get(monitor) if self.history else None,

@@ -26,7 +26,14 @@ class Clock:
 
 
 def progress(step: int, **changed: object) -> dict[str, object]:
-    values = {"step": step, "num_steps": 1000, "epoch": step / 8, "loss": 0.5, "num_images": 32}
+    values = {
+        "step": step,
+        "num_steps": 1000,
+        "epoch": step / 8,
+        "loss": 0.5,
+        "num_examples": 32,
+        "unit": "images",
+    }
     metric = {"wait_fraction": 0.02, "metric_name": "accuracy", "last": None, "best": None}
     return {**values, **metric, **changed}
 

@@ -27,7 +27,8 @@ def built(phases: Phases, **changed: object) -> dict[str, object]:
         "final": {"val/accuracy": 0.5},
         "best": {"val/accuracy": 0.75},
         "phases": phases,
-        "num_images": 320,
+        "num_examples": 320,
+        "unit": "images",
         "parameters": {"total": 10, "trainable": 1},
         "weights": {"source": "none", "sha256": ""},
         "digest": "ab",
@@ -87,12 +88,12 @@ def test_rates_come_from_training_seconds_alone() -> None:
         with phases.measure(phase):
             clock.now += seconds
     result = built(phases)
-    assert result["images_per_second"] == 320 / 8
+    assert result["images_per_second"] == result["examples_per_second"] == 320 / 8
     assert result["data_wait_fraction"] == 0.25
 
 
 def test_a_run_without_steps_has_zero_rates() -> None:
-    result = built(Phases(), num_images=0)
+    result = built(Phases(), num_examples=0)
     assert (result["images_per_second"], result["data_wait_fraction"]) == (0.0, 0.0)
 
 
@@ -100,6 +101,7 @@ def test_summary_has_the_names_scripts_rely_on() -> None:
     assert set(built(Phases())) == {
         "final",
         "best",
+        "examples_per_second",
         "images_per_second",
         "data_wait_fraction",
         "seconds",

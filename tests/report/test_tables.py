@@ -100,15 +100,19 @@ def test_task_without_numbers_per_class_has_scalars_only() -> None:
 
 
 def test_comparison_puts_runs_side_by_side_and_marks_what_one_lacks() -> None:
-    pretrained = {"best": {"val/accuracy": 0.9, "val/loss": 0.3}, "steps": 1200, "images_per_second": 2345.6}
-    scratch = {"best": {"val/accuracy": 0.5, "val/loss": None}, "steps": 1200, "images_per_second": 2300.0}
+    pretrained = {
+        "best": {"val/accuracy": 0.9, "val/loss": 0.3},
+        "steps": 1200,
+        "examples_per_second": 2345.6,
+    }
+    scratch = {"best": {"val/accuracy": 0.5, "val/loss": None}, "steps": 1200, "examples_per_second": 2300.0}
     lines = tables.comparison({"pretrained": pretrained, "from scratch": scratch}).splitlines()
     assert [cells(line) for line in lines] == [
         ["pretrained", "from scratch"],
         ["val/accuracy", "0.9000", "0.5000"],
         ["val/loss", "0.3000", "-"],
         ["steps", "1,200", "1,200"],
-        ["images/s", "2,346", "2,300"],
+        ["examples/s", "2,346", "2,300"],
     ]
 
 
