@@ -34,30 +34,54 @@ from jtl.training.state import State
 FINISHED = ("finished", "stopped_early")
 
 
-class Run(NamedTuple):
-    """A run that is ready to go: what it is, where it writes, and how it talks."""
+class Plan(NamedTuple):
+    """What a run is: its settings and folder, its labels, what a step is made of, and what picks the best."""
 
     settings: Config
     folder: Path
-    splits: dict[str, Source]
-    streams: dict[str, Source]
-    target: Target | None
     stats: LabelStats
     built: Built
-    mesh: Mesh
-    state_sharding: Any
-    eval_step: Callable[[State, step.Batch], metrics.Sums]
-    eval_batches: dict[str, pipeline.EvalBatches]
-    output_step: Callable[[State, step.Batch], tuple[Any, Any]]
-    target_batches: pipeline.EvalBatches | None
-    live: Live
-    phases: Phases
     monitor: str
 
     @property
     def task_kind(self) -> TaskKind:
         """The kind of the task, which knows of each metric whether more is better."""
         return TASKS[self.settings.task.name]
+
+
+class Feed(NamedTuple):
+    """What a run reads: the splits, the streams of a step, another domain, and the batches to measure on."""
+
+    splits: dict[str, Source]
+    streams: dict[str, Source]
+    target: Target | None
+    eval_batches: dict[str, pipeline.EvalBatches]
+    target_batches: pipeline.EvalBatches | None
+
+
+class Programs(NamedTuple):
+    """What runs on the devices beside the training step, and where a state and a batch lie on them."""
+
+    mesh: Mesh
+    state_sharding: Any
+    evaluate: Callable[[State, step.Batch], metrics.Sums]
+    outputs: Callable[[State, step.Batch], tuple[Any, Any]]
+
+
+class Reporter(NamedTuple):
+    """How a run talks to people, and what it spends its time on."""
+
+    live: Live
+    phases: Phases
+
+
+class Run(NamedTuple):
+    """A run that is ready to go."""
+
+    plan: Plan
+    feed: Feed
+    programs: Programs
+    reporter: Reporter
 
 
 class Ended(NamedTuple):
@@ -82,25 +106,27 @@ def run(
     Raises:
         UserError: the loss or a gradient is no longer finite.
     """
-    start, num_steps = int(state.step), ready.built.parts.num_steps
+    start, num_steps = int(state.step), ready.plan.built.parts.num_steps
     status = "stopped_early" if _is_exhausted(ready, history) else "finished"
     numbers = range(start, start) if status == "stopped_early" else range(start, num_steps)
     compiled, reader = _CompiledSteps(ready), _Reader(ready, writer, history)
-    with closing(_batches(ready, start)) as batches, _finishing(ready.live):
+    with closing(_batches(ready, start)) as batches, _finishing(ready.reporter.live):
         for number in numbers:
-            with ready.phases.measure("data_wait"):
+            with ready.reporter.phases.measure("data_wait"):
                 batch = next(batches)
             train_step = compiled.at(number, state, batch)
-            with ready.phases.measure("step"):
+            with ready.reporter.phases.measure("step"):
                 state, values = train_step(state, batch)
                 reader.push(number + 1, values)
             is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
             must_stop = stop.is_set
-            is_saved = is_evaluated or must_stop or _is_due(number + 1, ready.settings.train.checkpoint_every)
+            is_saved = (
+                is_evaluated or must_stop or _is_due(number + 1, ready.plan.settings.train.checkpoint_every)
+            )
             if is_saved:
-                with ready.phases.measure("step"):
+                with ready.reporter.phases.measure("step"):
                     reader.flush()
-            if is_evaluated and ("val" in ready.eval_batches or ready.target_batches is not None):
+            if is_evaluated and ("val" in ready.feed.eval_batches or ready.feed.target_batches is not None):
                 history = [*history, _evaluate(ready, state, writer)]
                 reader.history = history
             if is_saved:
@@ -111,19 +137,19 @@ def run(
             if must_stop and number + 1 < num_steps:
                 status = "preempted"
                 break
-    return Ended(state, history, status, (int(state.step) - start) * ready.settings.train.batch_size)
+    return Ended(state, history, status, (int(state.step) - start) * ready.plan.settings.train.batch_size)
 
 
 def evaluated(ready: Run, state: State, split: str) -> Summary:
     """Return the task's metrics of a state on one split."""
-    with ready.phases.measure("evaluate"):
+    with ready.reporter.phases.measure("evaluate"):
         return evaluate.measure(
-            ready.eval_step,
+            ready.programs.evaluate,
             state,
-            ready.eval_batches[split],
-            mesh=ready.mesh,
-            task=ready.built.parts.task,
-            num_examples=len(ready.splits[split]),
+            ready.feed.eval_batches[split],
+            mesh=ready.programs.mesh,
+            task=ready.plan.built.parts.task,
+            num_examples=len(ready.feed.splits[split]),
         )
 
 
@@ -132,7 +158,7 @@ class _CompiledSteps:
 
     def __init__(self, ready: Run) -> None:
         self._ready = ready
-        self._phases = optim.phases(ready.built.parts.groups)
+        self._phases = optim.phases(ready.plan.built.parts.groups)
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def at(self, number: int, state: State, batch: step.Batch) -> Callable[..., Any]:
@@ -140,9 +166,9 @@ class _CompiledSteps:
         phase = max(start for start in self._phases if start <= number)
         key = (phase, *(leaf.shape for leaf in jax.tree.leaves(batch)))
         if key not in self._compiled:
-            with self._ready.phases.measure("compile"):
-                place = (self._ready.state_sharding, sharding.of_batch(self._ready.mesh))
-                jitted = step.make_train_step(self._ready.built.parts, phase, *place)
+            with self._ready.reporter.phases.measure("compile"):
+                place = (self._ready.programs.state_sharding, sharding.of_batch(self._ready.programs.mesh))
+                jitted = step.make_train_step(self._ready.plan.built.parts, phase, *place)
                 self._compiled[key] = jitted.lower(state, batch).compile()
         return self._compiled[key]
 
@@ -177,22 +203,22 @@ class _Reader:
                 f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
                 f"raise optim.warmup and start with another --workdir"
             )
-        settings = self._ready.settings.train
-        if number % settings.log_every == 0 or number == self._ready.built.parts.num_steps:
+        settings = self._ready.plan.settings.train
+        if number % settings.log_every == 0 or number == self._ready.plan.built.parts.num_steps:
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
         self._show(number, values["loss"])
 
     def _show(self, number: int, loss: float) -> None:
-        ready, monitor = self._ready, self._ready.monitor
-        best = progress.best(self.history, monitor, is_maximized=ready.task_kind.is_maximized(monitor))
-        ready.live.update(
+        ready, monitor = self._ready, self._ready.plan.monitor
+        best = progress.best(self.history, monitor, is_maximized=ready.plan.task_kind.is_maximized(monitor))
+        ready.reporter.live.update(
             step=number,
-            num_steps=ready.built.parts.num_steps,
-            epoch=number * ready.settings.train.batch_size / len(ready.splits["train"]),
+            num_steps=ready.plan.built.parts.num_steps,
+            epoch=number * ready.plan.settings.train.batch_size / len(ready.feed.splits["train"]),
             loss=loss,
-            num_examples=ready.settings.train.batch_size,
-            unit=ready.built.parts.input.unit,
-            wait_fraction=ready.phases.data_wait_fraction(),
+            num_examples=ready.plan.settings.train.batch_size,
+            unit=ready.plan.built.parts.input.unit,
+            wait_fraction=ready.reporter.phases.data_wait_fraction(),
             metric_name=monitor,
             last=self.history[-1].get(monitor) if self.history else None,
             best=best.get(monitor) if best else None,
@@ -210,13 +236,13 @@ def _finishing(live: Live) -> Iterator[None]:
 
 def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
     """Yield device batches of all streams from the step `start` on; only training examples bring labels."""
-    settings, parts = ready.settings, ready.built.parts
+    settings, parts = ready.plan.settings, ready.plan.built.parts
     fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
     fields |= dict.fromkeys(parts.strategy.streams, step.UNLABELLED_FIELDS)
     with ExitStack() as stack:
         readers = {
             name: pipeline.train_batches(
-                ready.streams[name],
+                ready.feed.streams[name],
                 parts.input.transform(parts.preprocess, settings.augment),
                 parts.input,
                 preprocess=parts.preprocess,
@@ -233,7 +259,7 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
         while True:
             host = {name: next(reader) for name, reader in readers.items()}
             yield sharding.put_batch(
-                {name: evaluate.fields_of(host[name], fields[name]) for name in host}, ready.mesh
+                {name: evaluate.fields_of(host[name], fields[name]) for name in host}, ready.programs.mesh
             )
 
 
@@ -244,24 +270,26 @@ def _stream_seed(seed: int, stream: str) -> int:
 
 def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
     number = int(state.step)
-    entry = evaluated(ready, state, "val").scalars if "val" in ready.eval_batches else {}
+    entry = evaluated(ready, state, "val").scalars if "val" in ready.feed.eval_batches else {}
     entry = {"step": number, **entry, **_measured_target(ready, state)}
     found = adaptation.scalars(entry)
     writer.scalars(number, found)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-    ready.live.log(f"step {number}: {shown}")
+    ready.reporter.live.log(f"step {number}: {shown}")
     return entry
 
 
 def _measured_target(ready: Run, state: State) -> dict[str, float]:
     """Return what can be said of the other domain's images, {} without any."""
-    if ready.target is None or ready.target_batches is None:
+    if ready.feed.target is None or ready.feed.target_batches is None:
         return {}
-    with ready.phases.measure("evaluate"):
-        _, logits, labels = evaluate.collect(ready.output_step, state, ready.target_batches, mesh=ready.mesh)
-        known = labels if ready.target.is_labelled else None
-        has_classes = build.has_classes(ready.settings)
-        return adaptation.measure(ready.built.parts.task, logits, known, has_classes=has_classes)
+    with ready.reporter.phases.measure("evaluate"):
+        _, logits, labels = evaluate.collect(
+            ready.programs.outputs, state, ready.feed.target_batches, mesh=ready.programs.mesh
+        )
+        known = labels if ready.feed.target.is_labelled else None
+        has_classes = build.has_classes(ready.plan.settings)
+        return adaptation.measure(ready.plan.built.parts.task, logits, known, has_classes=has_classes)
 
 
 def _save(
@@ -269,9 +297,9 @@ def _save(
 ) -> None:
     last = history[-1] if is_evaluated and history else None
     rank = None
-    if last is not None and ready.monitor in last:
-        rank = {"value": last[ready.monitor], "loss": last.get("loss", 0.0)}
-    with ready.phases.measure("checkpoint"):
+    if last is not None and ready.plan.monitor in last:
+        rank = {"value": last[ready.plan.monitor], "loss": last.get("loss", 0.0)}
+    with ready.reporter.phases.measure("checkpoint"):
         checkpoints.save(int(state.step), state, {"history": history}, rank)
 
 
@@ -281,16 +309,18 @@ def _is_due(number: int, every: int, last: int = -1) -> bool:
 
 def _eval_every(ready: Run) -> int:
     """Return the steps between evaluations: as set, or those of one epoch."""
-    num_examples = len(ready.splits["train"])
-    return ready.settings.train.eval_every or max(1, num_examples // ready.settings.train.batch_size)
+    num_examples = len(ready.feed.splits["train"])
+    return ready.plan.settings.train.eval_every or max(
+        1, num_examples // ready.plan.settings.train.batch_size
+    )
 
 
 def _is_exhausted(ready: Run, history: progress.History) -> bool:
-    settings = ready.settings.train
+    settings = ready.plan.settings.train
     return progress.is_exhausted(
         history,
-        ready.monitor,
-        is_maximized=ready.task_kind.is_maximized(ready.monitor),
+        ready.plan.monitor,
+        is_maximized=ready.plan.task_kind.is_maximized(ready.plan.monitor),
         patience=settings.patience,
         min_gain=settings.min_gain,
     )

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,10 +23,19 @@ from jtl.training.config import Config
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
-def describe(config: Config, built: Built, stats: LabelStats, target: Target | None = None) -> dict[str, Any]:
-    """Return the JSON-ready description of a run's model, and which examples of a target it has."""
+def describe(
+    config: Config,
+    built: Built,
+    stats: LabelStats,
+    target: Target | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the JSON-ready description of a run's model, and which examples of a target it has.
+
+    `notes` are what was said of the data before training: what it holds, what was skipped or cut.
+    """
     about = of_model(config, built.parts, stats)
-    about |= {"weights": source(built), "parameters": parameters(built)}
+    about |= {"notes": list(notes), "weights": source(built), "parameters": parameters(built)}
     return about | ({} if target is None else {"target": _images(target)})
 
 

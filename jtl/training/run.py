@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from jtl import tree
 from jtl.data import Source, preflight
@@ -98,13 +99,14 @@ def _json(path: Path) -> dict[str, Any]:
         raise UserError(f"{str(path)!r} is damaged ({error}); give another --workdir") from error
 
 
-def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats, target: Target | None) -> None:
+def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
-        UserError: the folder's checkpoints are of other training data, or other images of the target.
+        UserError: the folder's checkpoints are of other training data, or other examples of the target.
     """
-    described = meta.describe(settings, built, stats, target)
+    folder, stats = plan.folder, plan.stats
+    described = meta.describe(plan.settings, plan.built, stats, target, notes)
     if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
         begun = _json(folder / "meta.json")
         before = LabelStats.from_dict(begun["labels"])
@@ -120,8 +122,8 @@ def _claim(folder: Path, settings: Config, built: Built, stats: LabelStats, targ
                 f"{described.get('target')}; restore them or give another --workdir"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_input_files(folder, built.parts.input.files(built.parts.preprocess))
-    summary.write_json(folder / "config.json", config.to_dict(settings))
+    write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
+    summary.write_json(folder / "config.json", config.to_dict(plan.settings))
     summary.write_json(folder / "meta.json", described)
 
 
@@ -147,6 +149,14 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     return result
 
 
+class _Opened(NamedTuple):
+    """The readable examples of each split, another domain's, and what there is to say of them."""
+
+    splits: dict[str, Source]
+    target: Target | None
+    notes: list[str]
+
+
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
 
@@ -155,57 +165,69 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     """
     mesh = sharding.mesh(settings.sharding)
     build.check_batch(settings, mesh.size)
-    splits, target = _splits(settings, live)
+    opened = _open(settings, live)
+    splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+    notes = [*opened.notes, *_explained(built, splits, live)]
+    live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
+    plan = loop.Plan(settings, folder, stats, built, _monitor(settings, built, splits, target))
+    _claim(plan, target, notes)
+    is_maximized = plan.task_kind.is_maximized(plan.monitor)
+    checkpoints = Checkpoints(folder / "checkpoints", is_maximized=is_maximized)
+    if not checkpoints.steps():
+        plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
+    state, state_sharding = build.initial_state(plan.built, settings, mesh)
+    parts = plan.built.parts
+    programs = loop.Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
+    feed = _feed(plan, mesh, splits, streams, target)
+    return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
+
+
+def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]:
+    """Say what was loaded and how examples are read; return what of it the run folder keeps."""
+    parts = built.parts
     if built.loaded is not None:
         live.log(built.loaded.report.text())
-    live.log(build.preprocess_text(built.parts.input, built.parts.preprocess, built.loaded))
-    for line in preflight.survey(splits, built.parts.input, built.parts.preprocess):
+    notes = [
+        build.preprocess_text(parts.input, parts.preprocess, built.loaded),
+        *preflight.survey(splits, parts.input, parts.preprocess),
+    ]
+    for line in notes:
         live.log(line)
-    live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    monitor = _monitor(settings, built, splits, target)
-    _claim(folder, settings, built, stats, target)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", is_maximized=TASKS[settings.task.name].is_maximized(monitor)
-    )
-    if not checkpoints.steps():
-        built = evaluate.prepared(built, splits["train"], settings, mesh)
-    state, state_sharding = build.initial_state(built, settings, mesh)
+    return notes
+
+
+def _feed(
+    plan: loop.Plan,
+    mesh: Mesh,
+    splits: dict[str, Source],
+    streams: dict[str, Source],
+    target: Target | None,
+) -> loop.Feed:
+    settings, parts = plan.settings, plan.built.parts
     is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
     batches_of = partial(
         evaluate.batches_of,
-        kind=built.parts.input,
-        preprocess=built.parts.preprocess,
+        kind=parts.input,
+        preprocess=parts.preprocess,
         batch_size=settings.train.eval_batch_size or settings.train.batch_size,
         mesh=mesh,
         settings=settings.inputs,
     )
-    ready = Run(
-        settings=settings,
-        folder=folder,
+    return loop.Feed(
         splits=splits,
         streams=streams,
         target=target,
-        stats=stats,
-        built=built,
-        mesh=mesh,
-        state_sharding=state_sharding,
-        eval_step=step.make_eval_step(built.parts),
         eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
-        output_step=step.make_output_step(built.parts),
         target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
-        live=live,
-        phases=phases,
-        monitor=monitor,
     )
-    return ready, state, checkpoints
 
 
-def _splits(settings: Config, live: Live) -> tuple[dict[str, Source], Target | None]:
-    """Return the readable examples of each split, and the other domain's where there is one."""
+def _open(settings: Config, live: Live) -> _Opened:
+    """Open the data, and say what is in it."""
     splits = build.open_splits(settings)
     names = next(iter(splits.values())).info.label_names
     target = build.open_target(settings, names)
@@ -224,7 +246,7 @@ def _splits(settings: Config, live: Live) -> tuple[dict[str, Source], Target | N
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return found, target
+    return _Opened(found, target, checked.lines)
 
 
 def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:
@@ -269,10 +291,10 @@ def _check_criterion(chosen: str, target: Target | None) -> None:
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
     """Return the newest sound checkpoint's state and history, or those of a new run."""
-    restored = checkpoints.restore(_like(state), ready.live.log)
+    restored = checkpoints.restore(_like(state), ready.reporter.live.log)
     if restored is None:
         return state, []
-    ready.live.log(f"resumed at step {restored.step} of {ready.built.parts.num_steps}")
+    ready.reporter.live.log(f"resumed at step {restored.step} of {ready.plan.built.parts.num_steps}")
     return restored.state, restored.meta["history"]
 
 
@@ -285,26 +307,26 @@ def _like(state: State) -> Any:
 def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
     """Measure the best step on every split that is not for training; write weights, tables and plots."""
     best = progress.best(
-        ended.history, ready.monitor, is_maximized=ready.task_kind.is_maximized(ready.monitor)
+        ended.history, ready.plan.monitor, is_maximized=ready.plan.task_kind.is_maximized(ready.plan.monitor)
     )
     state = ended.state
     if best is not None and best["step"] != int(state.step):
         try:
             state = checkpoints.restore_step(int(best["step"]), _like(state)).state
         except UserError as error:
-            ready.live.log(f"{error}; the last step is reported and exported in its place")
+            ready.reporter.live.log(f"{error}; the last step is reported and exported in its place")
     params = jax.device_get(states.params_for_evaluation(state))
-    merged = ready.built.parts.strategy.merged(params)
-    write_run_weights(ready.folder, merged, jax.device_get(state.model_state))
+    merged = ready.plan.built.parts.strategy.merged(params)
+    write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
     scores: dict[str, Any] = {"step": int(state.step)}
-    for split in ready.eval_batches:
+    for split in ready.feed.eval_batches:
         found = loop.evaluated(ready, state, split)
         scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
-        ready.live.log(
-            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.stats.label_names)}"
+        ready.reporter.live.log(
+            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.plan.stats.label_names)}"
         )
-        result = {"split": split, "num_examples": len(ready.splits[split]), "metrics": found.scalars}
-        evaluate.write(ready.folder / split, result, found, ready.stats.label_names)
+        result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
+        evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
     writer.scalars(
         int(state.step), {name: value for name, value in scores.items() if name.startswith("test/")}
     )
@@ -318,19 +340,19 @@ def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, A
         steps=int(ended.state.step),
         final=adaptation.scalars(last),
         best=dict(best),
-        phases=ready.phases,
+        phases=ready.reporter.phases,
         num_examples=ended.num_examples,
-        unit=ready.built.parts.input.unit,
-        parameters=meta.parameters(ready.built),
-        weights=meta.source(ready.built),
+        unit=ready.plan.built.parts.input.unit,
+        parameters=meta.parameters(ready.plan.built),
+        weights=meta.source(ready.plan.built),
         digest=tree.sha256(jax.device_get(tree.merge(ended.state.trainable, ended.state.frozen))),
-        peak_memory_bytes=ready.live.peak_memory_bytes(),
-        target=None if ready.target is None else _outcome(ready, ended),
+        peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
+        target=None if ready.feed.target is None else _outcome(ready, ended),
     )
 
 
 def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:
-    found = adaptation.outcome(ended.history, ready.monitor, ready.task_kind)
+    found = adaptation.outcome(ended.history, ready.plan.monitor, ready.plan.task_kind)
     if ended.status in FINISHED and found:
-        ready.live.log(adaptation.table(found))
+        ready.reporter.live.log(adaptation.table(found))
     return found

@@ -269,9 +269,9 @@ def test_loop_reads_the_target_without_labels_in_an_order_of_its_own(
     whole = {"data__val_fraction": 0.0, "augment__crop_scale": (1.0, 1.0), "augment__crop_ratio": (1.0, 1.0)}
     settings = _settings(domains, "source", **whole, augment__flip=0.0, train__seed=3)
     ready, _, checkpoints = train._prepare(settings, tmp_path / "run", Live(), Phases())
-    transform = image.transform(ready.built.parts.preprocess, settings.augment)
+    transform = image.transform(ready.plan.built.parts.preprocess, settings.augment)
     of_seed = pipeline.train_batches(
-        ready.splits["train"], transform, image.INPUT, batch_size=8, seed=3, config=settings.inputs
+        ready.feed.splits["train"], transform, image.INPUT, batch_size=8, seed=3, config=settings.inputs
     )
     with closing(checkpoints), closing(loop._batches(ready, 0)) as batches, closing(of_seed):
         epoch = [jax.device_get(batch) for batch in islice(batches, NUM_IMAGES // 8)]
