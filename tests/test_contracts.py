@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jtl import tree
-from jtl.inputs.image import Augment
+from jtl.inputs import image, tokens
 from jtl.models import MODELS
 from jtl.strategies import STRATEGIES
 from jtl.training import optim, step
@@ -19,7 +19,10 @@ NUM_STEPS = 6
 PAIRS = [("vit", name) for name in STRATEGIES] + [(name, "full") for name in MODELS if name != "vit"]
 PAIRS += [("resnet", "probe"), ("resnet", "gradual")]
 # All that is drawn anew at every step.
-AUGMENTS = {"image": Augment(mixup_alpha=0.4, cutmix_alpha=1.0, erase_probability=0.5)}
+AUGMENTS = {
+    "image": image.Augment(mixup_alpha=0.4, cutmix_alpha=1.0, erase_probability=0.5),
+    "tokens": tokens.Augment(),
+}
 
 
 class Trained(NamedTuple):

@@ -109,7 +109,7 @@ def without_extra(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_forward(
-    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any
+    apply: Callable[..., Outputs], params: Any, inputs: Any, *, train: bool, key: Any, **hooks: Any
 ) -> Outputs:
     """Run the model as it is.
 

@@ -79,7 +79,7 @@ def _ones(
 
 
 def _forward(
-    apply: Callable[..., Outputs], params: Any, inputs: Array, *, train: bool, key: Any, **hooks: Any
+    apply: Callable[..., Outputs], params: Any, inputs: Any, *, train: bool, key: Any, **hooks: Any
 ) -> Outputs:
     return apply(without_extra(params), inputs, train=train, key=key, scales=_scales(params), **hooks)
 

@@ -95,7 +95,7 @@ def _forward(
     config: Config,
     apply: Callable[..., Outputs],
     params: Any,
-    inputs: Array,
+    inputs: Any,
     *,
     train: bool,
     key: Any,

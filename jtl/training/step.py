@@ -275,7 +275,7 @@ def _by_stream(whole: Outputs, sizes: Mapping[str, int]) -> dict[str, Outputs]:
 
 def _bind(model: Model, model_state: Any, stats: frozenset[str]) -> Callable[..., Outputs]:
     def apply(
-        params: Any, inputs: Array, *, train: bool, key: Any, model_state: Any = model_state, **hooks: Any
+        params: Any, inputs: Any, *, train: bool, key: Any, model_state: Any = model_state, **hooks: Any
     ) -> Outputs:
         return model.apply(params, model_state, inputs, train=train, key=key, frozen_stats=stats, **hooks)
 
