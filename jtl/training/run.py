@@ -163,6 +163,8 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     live.log(build.preprocess_text(built.parts.input, built.parts.preprocess, built.loaded))
+    for line in built.parts.input.remarks(built.parts.model.preprocess, built.parts.preprocess):
+        live.log(line)
     for line in preflight.survey(splits, built.parts.input, built.parts.preprocess):
         live.log(line)
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
