@@ -1,11 +1,10 @@
 """Continue to pretrain a text encoder on your own texts, which need no labels: masked tokens.
 
     python -m jtl.main --config configs/pretrain_text.py:WEIGHTS --config.data.path=TEXTS --workdir runs/mlm
-    python -m jtl.main --config configs/ft.py:runs/mlm --config.data.path=LABELLED --workdir runs/task
 
 WEIGHTS are those of a BERT, RoBERTa or DistilBERT, with their head for masked tokens or without (then it is
-new); TEXTS and LABELLED are tables or folders of .txt files. The second command transfers what the first has
-learned.
+new); TEXTS are a table or a folder of .txt files. Give the run's folder as the weights of another recipe (ft)
+to transfer what was learned.
 """
 
 from ml_collections import ConfigDict
