@@ -138,8 +138,9 @@ def test_runs_of_texts_are_fused(runs: Path, tmp_path: Path, method: str) -> Non
 
 def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Path) -> None:
     path = tmp_path / "photos" / "cat" / "0.png"
-    path.parent.mkdir(parents=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    for each in (path, tmp_path / "photos" / "dog" / "0.png"):
+        each.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(each)
     run = str(runs / "a")
     with pytest.raises(UserError, match=r"0.png' is one of images, and the model reads texts; give those"):
         predict.run(run_folder=run, inputs=[str(path)])
