@@ -1,7 +1,8 @@
 """Statistics of a few runs: their spread, and the mean difference of two variants over runs in pairs.
 
-Two runs are a pair where they share the seed (the head's start and the order of the images) or the fold (the
-examples). What they share falls out of the difference, so its interval is narrower than that of two means.
+Two runs are a pair where they share the seed (the head's start and the order of the examples) or the fold
+(the examples). What they share falls out of the difference, so its interval is narrower than that of two
+means.
 """
 
 import math

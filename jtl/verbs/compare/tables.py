@@ -230,8 +230,8 @@ def _note(found: Comparison) -> list[str]:
 
 
 _SCOPES = {
-    "seed": "Seeds vary the head's start and the order of the images, not which images are for validation.",
-    "fold": "Folds vary which images are for training and validation, and overlap in training.",
+    "seed": "Seeds vary the head's start and the order of the examples, not which are for validation.",
+    "fold": "Folds vary which examples are for training and validation, and overlap in training.",
 }
 
 

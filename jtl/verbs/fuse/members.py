@@ -139,6 +139,7 @@ def check_alike(members: Sequence[Member], *, is_one_model: bool) -> None:
 def differing_notes(members: Sequence[Member], *, is_one_model: bool) -> list[str]:
     """Return what may make a fusion worse, though it does not forbid it: other starts, other data."""
     first = members[0]
+    unit = config.input_of(first.settings.model).unit
     notes = []
     for other in members[1:]:
         starts = [each.settings.model.weights for each in (first, other)]
@@ -152,7 +153,7 @@ def differing_notes(members: Sequence[Member], *, is_one_model: bool) -> list[st
         if differing:
             notes.append(
                 f"{other.folder} was trained with another data.{differing[0]} than {first.folder}: where its "
-                f"training images are among the validation images of {first.folder}, scores are too good"
+                f"training {unit} are among the validation {unit} of {first.folder}, scores are too good"
             )
     return notes
 

@@ -158,17 +158,19 @@ def _check_validation(method: str, judge: Judge) -> None:
     """Raise UserError unless there are examples to choose on."""
     if VALIDATION not in judge.splits:
         raise UserError(
-            f"--method {method} chooses on validation images, and the data of run {judge.member.folder!r} "
+            f"--method {method} chooses on validation {judge.predictor.input.unit}, and the data of run "
+            f"{judge.member.folder!r} "
             f"has none ({', '.join(judge.splits)}); give some: --config.data.path=FOLDER with a folder val/"
         )
 
 
 def _check_monitor(judge: Judge, known: Mapping[str, Any]) -> None:
-    """Raise UserError unless what picked the run's best step is measured on labelled images, as here."""
+    """Raise UserError unless what picked the run's best step is measured on labelled examples, as here."""
     if judge.monitor not in known:
         raise UserError(
             f"run {judge.member.folder!r} was chosen by train.monitor {judge.monitor!r}, which is no metric "
-            f"of labelled images; give another: --config.train.monitor={nearest(judge.monitor, known, 1)}"
+            f"of labelled {judge.predictor.input.unit}; give another: "
+            f"--config.train.monitor={nearest(judge.monitor, known, 1)}"
         )
 
 

@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the action's arguments."""
     parser.add_argument("weights", metavar="SPEC", help="pretrained weights with their own head")
     parser.add_argument(
-        "--against", required=True, metavar="DATA", help="labelled images: a folder, a table or a .npz"
+        "--against", required=True, metavar="DATA", help="labelled data: a folder, a table or a .npz"
     )
     add_batch_size(parser)
 
@@ -23,4 +23,4 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return 0
 
 
-VERB = Verb("measure pretrained weights on labelled images", add_arguments, _command)
+VERB = Verb("measure pretrained weights on labelled data", add_arguments, _command)
