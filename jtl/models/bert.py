@@ -283,7 +283,9 @@ def _encoded(
     ids, segments, mask = (inputs[name] for name in ("ids", "segments", "mask"))
     x, table = bert_layers.Embeddings(config, train, name="embeddings")(ids, segments, mask)
     blocks = _Encoder(config, train, name="encoder")(x, mask)
-    return blocks[f"block{config.depth - 1}"], {"embedding": x, **blocks}, table
+    # Padding has no output, so that whoever compares or adds up a layer's tokens need not know of it.
+    shown = {name: jnp.where(mask[..., None], each, 0) for name, each in {"embedding": x, **blocks}.items()}
+    return blocks[f"block{config.depth - 1}"], shown, table
 
 
 def _pool_cls(config: Config, x: Tokens, mask: Mask) -> Float[Array, "batch dim"]:

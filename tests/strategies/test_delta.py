@@ -84,6 +84,18 @@ def test_penalty_is_the_mean_relative_distance_of_layers_and_the_heads_norm(
     assert value == pytest.approx(3.0 * np.mean(ratios) + 0.25 * norm, rel=1e-4)
 
 
+def test_padding_of_texts_changes_no_distance() -> None:
+    parts, params, model_state = tiny.make_parts("bert", "delta")
+    inputs, moved = tiny.inputs_of(parts.model, 3), _moved(params, 0.05)
+    longer = {name: jnp.pad(leaf, ((0, 0), (0, 5))) for name, leaf in inputs.items()}
+    distances = []
+    for each in (inputs, longer):
+        batch = {"train": {"inputs": each, "mask": jnp.ones(3, bool)}}
+        distances.append(tiny.penalty_of(parts, moved, model_state, batch)[1]["layer_distance"])
+    assert distances[0] > 0.01
+    assert distances[1] == pytest.approx(distances[0], rel=1e-5)
+
+
 def test_the_copy_is_frozen_and_not_written() -> None:
     parts, params, _ = tiny.make_parts("resnet", "delta")
     assert "extra/start/model_state/batch_stats/bn_root/mean" in parts.groups
