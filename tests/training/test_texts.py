@@ -123,9 +123,11 @@ def test_the_tokenizers_file_travels_and_another_is_refused(
     one = [("sharding.devices", "1")]
     moved = evaluate.run(run_folder=str(folder), data=str(table), overrides=one)
     assert moved["num_examples"] == 96
-    (folder / "tokenizer.json").write_text(TOKENIZER.read_text().replace('"a"', '"z"'))
+    other = tmp_path / "other"
+    shutil.copytree(finished[0], other)
+    (other / "tokenizer.json").write_text(TOKENIZER.read_text() + "\n")
     with pytest.raises(UserError, match=r"tokenizer.json' .*sha256"):
-        evaluate.run(run_folder=str(folder), data=str(table), overrides=one)
+        evaluate.run(run_folder=str(other), data=str(table), overrides=one)
 
 
 def test_what_the_preflight_says_of_texts_is_in_meta(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -148,7 +150,7 @@ def test_images_for_a_text_model_and_texts_for_an_image_model_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preprocess__tokenizer": ""}, "tokenizer .*preprocess.tokenizer="),
+        ({"preprocess__tokenizer": ""}, "without a tokenizer.*preprocess.tokenizer=PATH"),
         ({"preprocess__max_tokens": 49}, "max_tokens is 49 and the model has 48 positions"),
         ({"model__vocabulary": 99}, "158 ids and the model 99"),
         ({"data__text_column": "body"}, "text_column .*body.*text"),
