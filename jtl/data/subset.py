@@ -134,21 +134,21 @@ def _held_out(keys: Sequence[bytes], groups: np.ndarray, config: Config, info: I
     """Return which examples are for validation, as a fraction or as one of the folds.
 
     Raises:
-        UserError: there are too few different images.
+        UserError: there are too few different examples.
     """
     if config.folds:
         num_distinct = len(set(keys))
         if num_distinct < config.folds:
             raise UserError(
-                f"{info.name}: {num_distinct} different images cannot be cut into data.folds {config.folds}; "
-                f"expected at most {num_distinct} folds"
+                f"{info.name}: {num_distinct} different {info.holds}s cannot be cut into data.folds "
+                f"{config.folds}; expected at most {num_distinct} folds"
             )
         return choose_folds(keys, groups, config.folds) == config.fold
     is_val = choose_val(keys, groups, config.val_fraction)
     if not is_val.any():
         raise UserError(
-            f"{info.name}: no class has two different images, too few to split off validation examples; "
-            "add images, a validation split, or set data.val_fraction=0"
+            f"{info.name}: no class has two different {info.holds}s, too few to split off validation "
+            f"examples; add {info.holds}s, a validation split, or set data.val_fraction=0"
         )
     return is_val
 

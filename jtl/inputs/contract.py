@@ -77,6 +77,12 @@ def nothing_blended(augment: Any) -> str:
     return ""
 
 
+def no_remarks(own: Any, preprocess: Any) -> list[str]:
+    """Return []: nothing is to be told of a model and its pre-processing."""
+    del own, preprocess
+    return []
+
+
 def no_survey(raws: Iterable[Any], preprocess: Any) -> list[str]:
     """Return []: there is nothing to say of these examples beside their number."""
     del raws, preprocess
@@ -136,7 +142,8 @@ class Input(NamedTuple):
     those that a model of `after` reads; UserError where there is none.
 
     `files(preprocess)` → the files that must travel too, by name (a tokenizer); `placed(preprocess, folder)`
-    → the pre-processing that finds them there. `survey(raws, preprocess)` → lines for people about the raw
+    → the pre-processing that finds them there. `remarks(own, preprocess)` → lines for people about where it
+    differs from what the model expects by itself. `survey(raws, preprocess)` → lines for people about the raw
     examples of a split. `described(preprocess)` → the pre-processing in one line. `model_options(changes)` →
     what a change of the pre-processing asks of `Family.build`. `remaining(changes)` → those of a run's
     changes that must be made again when it is opened, though its own pre-processing has them all.
@@ -161,6 +168,7 @@ class Input(NamedTuple):
     converter: Callable[[Any, Any], Callable[[Inputs], Inputs]] = same
     files: Callable[[Any], Mapping[str, Path]] = no_files
     placed: Callable[[Any, Path], Any] = keep
+    remarks: Callable[[Any, Any], list[str]] = no_remarks
     survey: Callable[[Iterable[Any], Any], list[str]] = no_survey
     model_options: Callable[[Any], dict[str, Any]] = no_options
     remaining: Callable[[Any], Any] = all_of_them

@@ -16,12 +16,12 @@ import numpy as np
 from jtl.errors import UserError
 from jtl.inputs import tokenizer
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable, map_leaves
+from jtl.inputs.raw_text import texts_of
 
 AUTO = "auto"
 SPEC_TOKENS = 8
 # The endings of files that count as texts where nothing else says so.
 SUFFIXES = (".txt",)
-BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,14 @@ def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Pr
     return preprocess
 
 
+def remarks(own: Preprocess, preprocess: Preprocess) -> list[str]:
+    """Return a line where the tokenizer gives fewer ids than the model has: some of them are never used."""
+    if not 0 < preprocess.vocabulary < own.vocabulary:
+        return []
+    unused = own.vocabulary - preprocess.vocabulary
+    return [f"the tokenizer gives {preprocess.vocabulary:,} ids, {unused:,} fewer than the model has"]
+
+
 def check(raw: Any) -> None:
     """Raise Unreadable unless the example is a text, a pair of texts, or a text file's bytes in UTF-8."""
     texts_of(raw)
@@ -167,6 +175,12 @@ def converter(before: Preprocess, after: Preprocess) -> Callable[[Inputs], Input
     return lambda inputs: inputs
 
 
+def remaining(changes: Changes) -> Changes:
+    """Return no change: a run has its tokenizer and lengths, and may be where the tokenizer given is not."""
+    del changes
+    return Changes()
+
+
 def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
     """Return the function `raw, generator → inputs`; the tokenizer is opened when it is first called.
 
@@ -179,24 +193,6 @@ def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
             f"mask token ({' or '.join(tokenizer.MASKS)}); set it to 0"
         )
     return _Transform(preprocess)
-
-
-def texts_of(raw: Any) -> tuple[str, ...]:
-    r"""Return the text or the two texts of a raw example; of a file's bytes without their last line end.
-
-    >>> texts_of(b"good\n"), texts_of(("a", "b"))
-    (('good',), ('a', 'b'))
-
-    Raises:
-        Unreadable: it is neither, or not Unicode.
-    """
-    if isinstance(raw, bytes):
-        return (_decoded(raw),)
-    if isinstance(raw, str):
-        return (_checked(raw),)
-    if isinstance(raw, tuple | list) and len(raw) == 2 and all(isinstance(each, str) for each in raw):
-        return (_checked(raw[0]), _checked(raw[1]))
-    raise Unreadable(f"expected a text or a pair of texts, found {_kind(raw)}")
 
 
 def collate(
@@ -339,38 +335,6 @@ def _texts_or_none(raw: Any) -> tuple[str, ...] | None:
         return None
 
 
-def _decoded(raw: bytes) -> str:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise Unreadable(
-            f"it is no UTF-8 (byte {error.start} is 0x{raw[error.start]:02x}); save it as UTF-8"
-        ) from error
-    return text.removeprefix(BYTE_ORDER_MARK).removesuffix("\n").removesuffix("\r")
-
-
-def _checked(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Unreadable(
-            f"character {error.start} is half of a surrogate pair, which no Unicode text has; mend it"
-        ) from error
-    return text
-
-
-def _kind(raw: Any) -> str:
-    if isinstance(raw, np.ndarray):
-        return f"an array {raw.dtype} {raw.shape}: is this an image set?"
-    return f"a {type(raw).__name__}" + (f" of {len(raw)}" if isinstance(raw, tuple | list) else "")
-
-
-def remaining(changes: Changes) -> Changes:
-    """Return no change: a run has its tokenizer and lengths, and may be where the tokenizer given is not."""
-    del changes
-    return Changes()
-
-
 INPUT = Input(
     Preprocess=Preprocess,
     Augment=Augment,
@@ -390,5 +354,6 @@ INPUT = Input(
     converter=converter,
     files=files,
     placed=placed,
+    remarks=remarks,
     survey=survey,
 )

@@ -193,6 +193,7 @@ def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]
         live.log(built.loaded.report.text())
     notes = [
         build.preprocess_text(parts.input, parts.preprocess, built.loaded),
+        *parts.input.remarks(parts.model.preprocess, parts.preprocess),
         *preflight.survey(splits, parts.input, parts.preprocess),
     ]
     for line in notes:

@@ -12,6 +12,7 @@ import pytest
 from jtl.errors import UserError
 from jtl.inputs import tokens, vocabulary
 from jtl.inputs.contract import Unreadable
+from jtl.inputs.raw_text import texts_of
 from jtl.inputs.tokens import Augment, Changes, Preprocess
 from tests.goldens import mixed_lines
 
@@ -129,7 +130,7 @@ def test_empty_text_is_its_special_tokens() -> None:
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
 def test_bytes_of_a_file_read_as_their_text(ending: str) -> None:
     data = f"\ufeffgood café{ending}".encode()
-    assert tokens.texts_of(data) == ("good café",)
+    assert texts_of(data) == ("good café",)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +325,13 @@ def test_tokenizer_must_fit_the_model() -> None:
     with pytest.raises(UserError, match="has 158 ids and the model 157; give the model's own"):
         tokens.settled(model(vocabulary=157), by_words(), Changes())
     assert tokens.settled(model(vocabulary=169), by_words(), Changes()) == by_words()
+
+
+def test_ids_that_the_tokenizer_never_gives_are_told() -> None:
+    assert tokens.remarks(model(), by_words()) == []
+    assert tokens.remarks(model(), Preprocess()) == []
+    told = ["the tokenizer gives 158 ids, 11 fewer than the model has"]
+    assert tokens.remarks(model(vocabulary=169), by_words()) == told
 
 
 @pytest.mark.parametrize("changes", [Changes(), Changes(max_tokens=16)])
