@@ -39,8 +39,8 @@ class Table(NamedTuple):
 class Names(NamedTuple):
     """What tells a header: `known` are names in small letters, one of which a header has.
 
-    `given` are the user's own names where the file has no header, `positional` the names of the first
-    columns where neither is there.
+    `given` are the user's own names where the file has no header (one that has them all is one), `positional`
+    the names of the first columns where neither is there.
     """
 
     known: frozenset[str]
@@ -101,7 +101,8 @@ def _is_even(rows: list[list[str]]) -> bool:
 def _with_header(rows: list[list[str]], path: str, names: Names) -> Table:
     if not rows:
         raise UserError(f"{path} is empty; expected rows")
-    has_header = not names.given and bool({_plain(cell) for cell in rows[0]} & names.known)
+    first = {_plain(cell) for cell in rows[0]}
+    has_header = set(names.given) <= first if names.given else bool(first & names.known)
     header = tuple(rows[0]) if has_header else names.given or names.positional[: len(rows[0])]
     is_named = has_header or bool(names.given)
     if not is_named and len(header) < len(rows[0]):

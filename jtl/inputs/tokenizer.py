@@ -125,7 +125,10 @@ def _inputs(texts: Texts) -> Any:
 
 def _read(path: str) -> bytes:
     if not path:
-        raise UserError(f"the weights came without a tokenizer; give its {NAME} by {SETTING}")
+        raise UserError(
+            f"the weights came without a tokenizer: beside them lies no {NAME}, no vocab.txt, and no "
+            f"vocab.json with merges.txt; give one by {SETTING}"
+        )
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -37,7 +37,7 @@ from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 
 # Settings of data that hold for other data too.
-KEPT = ("_column",)
+KEPT = ("_column", "columns")
 MIN_OUTPUTS = 2
 # Kinds of head that are made of what was loaded.
 MADE_HEADS = {zero_shot.HEAD: zero_shot.start}

@@ -148,6 +148,11 @@ def test_columns_of_a_file_without_a_header_are_named_by_the_user(tmp_path: Path
     assert raws(only(path, columns="text,label")) == ["text", "good"]
 
 
+def test_row_of_the_names_that_the_user_gives_is_a_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "Label\tid\tText\n0\t7\tgood\n")
+    assert raws(only(path, columns="text,label")) == ["good"]
+
+
 def test_folder_of_tables_is_its_splits(tmp_path: Path) -> None:
     for name in ("train.tsv", "Dev.tsv", "test.tsv"):
         write(tmp_path / name, f"{name}\t0\nx\t1\n")
@@ -222,7 +227,7 @@ def test_bad_table_of_texts_is_told_in_one_line(tmp_path: Path, content: str | b
         ({"text_column": "text", "text_pair_column": "b"}, "data.text_pair_column is 'b', and .*a.csv has"),
         ({"text_pair_column": "b"}, "data.text_pair_column is set without data.text_column"),
         ({"text_column": "a", "path_column": "b"}, "both set, expected one"),
-        ({"columns": "text"}, "row 1 of .*a.csv has 2 columns, expected 1"),
+        ({"columns": "words"}, "row 1 of .*a.csv has 2 columns, expected 1"),
     ],
 )
 def test_column_that_is_not_there_is_told(tmp_path: Path, settings: dict[str, str], message: str) -> None:

@@ -271,7 +271,7 @@ def test_hiding_needs_a_mask_token() -> None:
         ),
         (
             lambda: ids_of(Preprocess(), "a"),
-            "came without a tokenizer; give .*preprocess.tokenizer=PATH",
+            "came without a tokenizer: .*; give one by .*tokenizer=PATH",
         ),
     ],
 )

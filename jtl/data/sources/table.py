@@ -157,7 +157,7 @@ def _files(path: str) -> dict[str, str]:
 
 
 def _names(config: Config) -> tables.Names:
-    given = tuple(each.strip() for each in config.columns.split(",")) if config.columns else ()
+    given = tuple(each.strip().lower() for each in config.columns.split(",")) if config.columns else ()
     own = (config.path_column, config.text_column, config.text_pair_column, config.label_column)
     known = {*PATH_COLUMNS, *TEXT_COLUMNS, *(each.strip().lower() for each in own if each)}
     return tables.Names(frozenset(known), given, POSITIONAL)
