@@ -171,12 +171,13 @@ def named(
     origins = FAMILIES[family].origins
     keys = [key for library in libraries for key in (*origins, OWN) if key.startswith(library)]
     told = vars(MODELS[family].resolve(MODELS[family].Config(**fields)))
-    differing = {
-        key: [name for name, value in origins[key].config_fields.items() if told[name] != value]
-        for key in keys
-        if key != OWN
-    }
-    keys.sort(key=lambda key: (key == OWN, len(differing.get(key, ()))))
+
+    def distance(key: str) -> tuple[bool, int, int]:
+        wanted = origins[key].config_fields if key in origins else {}
+        num_differing = sum(told[name] != value for name, value in wanted.items())
+        return key == OWN, num_differing, -len(wanted)
+
+    keys.sort(key=distance)
     missing: dict[str, list[str]] = {}
     reasons: list[str] = []
     for key in keys:

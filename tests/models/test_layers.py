@@ -29,6 +29,16 @@ def test_batch_norm_normalises_by_the_biased_and_keeps_the_unbiased_variance() -
     np.testing.assert_allclose(state["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
+def test_batch_norm_is_the_same_over_maps_sequences_and_vectors() -> None:
+    x = (3 + 2 * np.random.default_rng(0).standard_normal(SHAPE)).astype(np.float32)
+    y, state = _batch_norm(x, train=True)
+    for shape in ((30, 4, 3), (120, 3)):
+        other, updated = _batch_norm(x.reshape(shape), train=True)
+        np.testing.assert_allclose(other.reshape(SHAPE), y, rtol=1e-5, atol=1e-6)
+        for name, value in state.items():
+            np.testing.assert_allclose(updated[name], value, rtol=1e-6)
+
+
 def test_batch_norms_variance_survives_a_large_mean_that_it_has_learned() -> None:
     x = (1e4 + np.random.default_rng(0).standard_normal(SHAPE)).astype(np.float32)
     _, state = _batch_norm(x, train=True, mean=1e4)

@@ -146,7 +146,6 @@ BERT_NAMES = Origin(
     ),
     is_of=_is_bert,
     refuses=_no_bert,
-    config_fields={"position_offset": 0},
 )
 ROBERTA_NAMES = Origin(
     title="Hugging Face RoBERTa names",
