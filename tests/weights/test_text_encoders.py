@@ -261,3 +261,17 @@ def test_a_vocabulary_head_is_built_and_loaded_as_one(goldens: dict[str, np.ndar
     found = recognise(spec)
     assert (found.reads, found.num_outputs) == (VOCABULARY, 0)
     assert "with vocabulary outputs" in found.title
+
+
+def test_a_size_with_a_vocabulary_of_its_own_keeps_the_sizes_heads_and_read_out() -> None:
+    params, _ = bert.build(bert.Config(size="minilm_l12", vocabulary=99), 0).shapes()
+    shapes = {name: leaf.shape for name, leaf in tree.flatten({"params": params}).items()}
+    # As PyTorch stores them: the heads of a kernel are one dim.
+    shapes = {
+        name: (shape[0], 1, shape[1] * shape[2]) if name.endswith("query/kernel") else shape
+        for name, shape in shapes.items()
+    }
+    found = FAMILIES["bert"].recognise(shapes)
+    assert found is not None
+    config = bert.resolve(bert.Config(**found[0]))
+    assert (config.heads, config.pool, config.vocabulary) == (12, "mean", 99)

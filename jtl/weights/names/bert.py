@@ -338,9 +338,14 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Fields, str] | Non
         "num_segments": shapes.get(SEGMENTS, (0,))[0],
     }
     known = [name for name, size in bert.SIZES.items() if widths.items() <= size.items()]
+    if not known:
+        # A vocabulary of its own, such as one that was cut to a few languages.
+        rest = widths.items() - {("vocabulary", vocabulary)}
+        known = [name for name, size in bert.SIZES.items() if rest <= size.items()]
     size = known[0] if known else "bert_base" if widths["num_segments"] else "distilbert_base"
     fields: Fields = {"size": size}
-    fields |= {} if known else {name: each for name, each in widths.items() if each}
+    own = {name: each for name, each in widths.items() if each != bert.SIZES[size].get(name)}
+    fields |= own if known else {name: each for name, each in widths.items() if each}
     heads = query[1] if len(query) == 3 and query[1] > 1 else 0
     if heads or not known:
         fields["heads"] = heads or max(dim // HEAD_DIM, 1)
