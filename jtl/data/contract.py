@@ -78,7 +78,7 @@ class Config:
     split). With `folds` (0: off) they are cut into so many parts instead, and part `fold` is for validation.
     `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an error.
     `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
-    stratified. Both are deterministic and leave the other splits alone. `target` is where the images of
+    stratified. Both are deterministic and leave the other splits alone. `target` is where the examples of
     another domain lie that strategies adapt to; where it has labels (and `has_target_labels`) they measure
     the result and nothing else.
     """

@@ -198,7 +198,7 @@ def _logit_shift(config: Config, label_stats: LabelStats) -> np.ndarray:
         absent = label_stats.label_names[int(counts.argmin())]
         raise UserError(
             f"task.logit_adjustment is {config.logit_adjustment}, but class {absent!r} has no training "
-            f"images, and so no share to take the logarithm of; add some, or set task.logit_adjustment=0"
+            f"examples, and so no share to take the logarithm of; add some, or set task.logit_adjustment=0"
         )
     return config.logit_adjustment * np.log(counts / counts.sum())
 

@@ -45,7 +45,7 @@ def criteria(probabilities: Float[np.ndarray, "examples classes"]) -> dict[str, 
     """Return the criteria that need no labels, from class probabilities.
 
     Mean entropy in nats (less is better); IM, the entropy of the mean minus the mean entropy, the mutual
-    information of image and class (more is better; Shi and Sha 2012, Liang et al. 2020); SND (see
+    information of example and class (more is better; Shi and Sha 2012, Liang et al. 2020); SND (see
     `neighbourhood_density`; more is better).
     """
     mean = float(np.mean(entropy(probabilities)))

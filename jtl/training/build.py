@@ -85,7 +85,7 @@ def open_source(config: Config, labels: Labels) -> dict[str, Source]:
 
 
 class Target(NamedTuple):
-    """Another domain: the images to adapt to, those to measure on, and whether these have labels."""
+    """Another domain: the examples to adapt to, those to measure on, and whether these have labels."""
 
     stream: Source
     evaluation: Source

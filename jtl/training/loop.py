@@ -264,7 +264,7 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
 
 
 def _stream_seed(seed: int, stream: str) -> int:
-    """Return a seed of the stream's own order; that of the training images is the run's."""
+    """Return a seed of the stream's own order; that of the training examples is the run's."""
     return seed if stream == TRAIN else seed + zlib.crc32(stream.encode())
 
 
@@ -280,7 +280,7 @@ def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
 
 
 def _measured_target(ready: Run, state: State) -> dict[str, float]:
-    """Return what can be said of the other domain's images, {} without any."""
+    """Return what can be said of the other domain's examples, {} without any."""
     if ready.feed.target is None or ready.feed.target_batches is None:
         return {}
     with ready.reporter.phases.measure("evaluate"):

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -36,7 +36,16 @@ def describe(
     """
     about = of_model(config, built.parts, stats)
     about |= {"notes": list(notes), "weights": source(built), "parameters": parameters(built)}
-    return about | ({} if target is None else {"target": _images(target)})
+    return about | ({} if target is None else {"target": _examples(target)})
+
+
+def target_of(about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return which examples of a target a description names, None: it has none.
+
+    Run folders were once written with `num_images` for `num_examples`.
+    """
+    target = about.get("target")
+    return target and {name.replace("num_images", "num_examples"): value for name, value in target.items()}
 
 
 def of_model(config: Config, parts: Any, stats: LabelStats) -> dict[str, Any]:
@@ -80,10 +89,10 @@ def freeze_rows(built: Built, config: Config) -> list[FreezeRow]:
     return [_freeze_row(label, names, built, config) for label, names in members.items() if names]
 
 
-def _images(target: Target) -> dict[str, Any]:
+def _examples(target: Target) -> dict[str, Any]:
     sources = (target.stream,) if target.evaluation is target.stream else (target.stream, target.evaluation)
     return {
-        "num_images": len(target.stream),
+        "num_examples": len(target.stream),
         "num_evaluated": len(target.evaluation),
         "sha256": [preflight.digest(source) for source in sources],
     }

@@ -116,10 +116,11 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
                 f"of {len(before.label_names)} classes, now {stats.num_examples} of "
                 f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
             )
-        if begun.get("target") != described.get("target"):
+        ours, theirs = meta.target_of(described), meta.target_of(begun)
+        if ours != theirs:
             raise UserError(
-                f"the target's images changed since run {str(folder)!r} began: {begun.get('target')}, now "
-                f"{described.get('target')}; restore them or give another --workdir"
+                f"the target's examples changed since run {str(folder)!r} began: {theirs}, now {ours}; "
+                f"restore them or give another --workdir"
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
@@ -284,8 +285,8 @@ def _check_criterion(chosen: str, target: Target | None) -> None:
     assert target is not None, "criteria are of a target"
     if chosen == adaptation.SND and len(target.evaluation) < adaptation.MIN_NEIGHBOURS:
         raise UserError(
-            f"train.monitor is {chosen!r} and config.data.target has {len(target.evaluation)} image to "
-            f"measure, which has no neighbours; expected {adaptation.MIN_NEIGHBOURS} or more: add images, or "
+            f"train.monitor is {chosen!r} and config.data.target has {len(target.evaluation)} example to "
+            f"measure, which has no neighbours; expected {adaptation.MIN_NEIGHBOURS} or more: add some, or "
             f"set train.monitor={adaptation.IM!r}"
         )
 

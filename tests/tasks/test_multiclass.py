@@ -191,7 +191,7 @@ def test_effective_weights_are_those_of_cui_et_al(beta: float) -> None:
 
 
 def test_adjustment_for_a_class_without_images_is_refused() -> None:
-    with pytest.raises(UserError, match=r"logit_adjustment is 1\.0, but class 'c' has no training images"):
+    with pytest.raises(UserError, match=r"logit_adjustment is 1\.0, but class 'c' has no training examples"):
         multiclass.build(
             multiclass.Config(logit_adjustment=1.0), multiclass.stats(np.array([0, 1]), tuple("abc"))
         )

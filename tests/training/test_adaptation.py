@@ -183,7 +183,7 @@ def test_run_with_a_target_reports_it_apart(finished: tuple[Path, dict[str, Any]
     assert max(value for _, value in series["target/accuracy"]) == target["oracle"]["accuracy"]
     assert series["train/lambda"][0] == (1, 0.0)
     described = json.loads((folder / "meta.json").read_text())["target"]
-    assert (described["num_images"], described["num_evaluated"]) == (NUM_IMAGES, NUM_IMAGES)
+    assert (described["num_examples"], described["num_evaluated"]) == (NUM_IMAGES, NUM_IMAGES)
 
 
 class _StopAfter(StopRequest):
@@ -217,11 +217,12 @@ def test_target_whose_images_changed_is_refused(
     folder.mkdir()
     for name in ("config.json", "meta.json"):
         (folder / name).write_text(
-            (finished[0] / name).read_text().replace('"num_images": 24', '"num_images": 9')
+            (finished[0] / name).read_text().replace('"num_evaluated": 24', '"num_evaluated": 9')
         )
     (folder / "checkpoints").mkdir()
     with pytest.raises(
-        UserError, match=r"target's images changed since run .*'num_images': 9,.* now .*'num_images': 24"
+        UserError,
+        match=r"target's examples changed since run .*'num_evaluated': 9,.* now .*'num_evaluated': 24",
     ):
         train.run(settings, folder)
 
@@ -237,11 +238,18 @@ def test_target_of_as_many_other_images_is_refused(
         train.run(settings, folder)
     with pytest.raises(AssertionError, match="it came to the loop"):
         train.run(settings, folder)
+    about = json.loads((folder / "meta.json").read_text())
+    about["target"]["num_images"] = about["target"].pop("num_examples")
+    (folder / "meta.json").write_text(json.dumps(about))
+    with pytest.raises(AssertionError, match="it came to the loop"):
+        train.run(settings, folder)
     first, second = target / "a" / "0.png", target / "b" / "1.png"
     swapped = second.read_bytes(), first.read_bytes()
     first.write_bytes(swapped[0])
     second.write_bytes(swapped[1])
-    with pytest.raises(UserError, match=r"target's images changed since run .*sha256.* give another --workd"):
+    with pytest.raises(
+        UserError, match=r"target's examples changed since run .*sha256.* give another --workd"
+    ):
         train.run(settings, folder)
 
 

@@ -39,7 +39,7 @@ def measure(judges: Sequence[Judge], candidates: Sequence[Values], splits: Seque
 
 
 def write_predictions(path: Path, found: Found, source: Source, label_names: Sequence[str]) -> None:
-    """Write a CSV with a row an image: its path, its class where it has one, and each output's prediction."""
+    """Write a CSV with a row an example: where it stands, its class if it has one, and its predictions."""
     labels = source.labels()
     has_class = labels is not None and bool(label_names) and labels.ndim == 1
     outputs = label_names or [f"value{index}" for index in range(found.predictions.shape[1])]

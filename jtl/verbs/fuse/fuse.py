@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--statistics-of",
         default="",
         metavar="FOLDER",
-        help="estimate BatchNorm's statistics on these images, which need no labels (AdaBN)",
+        help="estimate BatchNorm's statistics on these examples, which need no labels (AdaBN)",
     )
     add_batch_size(parser)
 
@@ -55,7 +55,7 @@ def run(
     """Fuse the runs into a folder, print how, and return what its fuse.json says.
 
     `start` is a spec or a run folder and `alphas` are numbers separated by commas (wise); `statistics_of` is
-    a folder of images that running statistics are estimated on.
+    a folder of examples that running statistics are estimated on.
 
     Raises:
         UserError: runs, method and options do not fit together.
@@ -109,7 +109,7 @@ def _check(name: str, count: int, options: dict[str, str]) -> None:
     if count == 1 and not method.max_runs == 1 and "statistics_of" not in options:
         raise UserError(
             f"--method {name} is given one run, of which it would make a copy; give more --runs, "
-            f"or --statistics-of images"
+            f"or --statistics-of FOLDER"
         )
 
 

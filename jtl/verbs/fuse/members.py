@@ -55,7 +55,7 @@ class Member(NamedTuple):
 class Judge(NamedTuple):
     """What measures candidates: a member's model, whose own values are not looked at, and the data.
 
-    `moments_source` names the images that running statistics are estimated on; with `has_own_moments` the
+    `moments_source` names the examples that running statistics are estimated on; with `has_own_moments` the
     user gave them, and all candidates get statistics of those.
     """
 
@@ -168,7 +168,7 @@ def make_judge(
     """Build a member's model and open its data; `beside` another judge, with that one's data and devices.
 
     Raises:
-        UserError: the data cannot be had, or `statistics_of` has no use or no images.
+        UserError: the data cannot be had, or `statistics_of` has no use or no examples.
     """
     splits = _readable_splits(member) if beside is None else beside.splits
     model = predictor.open(member.found)
@@ -224,8 +224,8 @@ def with_statistics(judge: Judge, candidate: Variables, sources: Sequence[Variab
     """Return the candidate with running statistics of its own, where it has any and needs them.
 
     The mean of statistics is not the statistics of the mean (Izmailov et al. 2018, sec. 3.2). A candidate
-    whose backbone is that of one of its `sources` bit for bit keeps that one's, unless the user gave images
-    (AdaBN, Li et al. 2017).
+    whose backbone is that of one of its `sources` bit for bit keeps that one's, unless the user gave
+    examples (AdaBN, Li et al. 2017).
     """
     candidate = _whole(candidate)
     own = _backbone(judge, candidate)
@@ -236,10 +236,10 @@ def with_statistics(judge: Judge, candidate: Variables, sources: Sequence[Variab
 
 
 def statistics(judge: Judge, candidate: Variables) -> tree.Tree:
-    """Return mean and variance of every normalisation layer's input over all images of one pass.
+    """Return mean and variance of every normalisation layer's input over all examples of one pass.
 
-    Images come in evaluation's transform; each batch is normalised by its own moments, as in training, and
-    the batches' moments are pooled exactly, by their numbers of images: no momentum, no padding counts.
+    They come in evaluation's transform; each batch is normalised by its own moments, as in training, and
+    the batches' moments are pooled exactly, by their numbers of examples: no momentum, no padding counts.
     """
     values = predictor.placed(candidate, judge.predictor.mesh)
     pooled: fusion.Moments | None = None

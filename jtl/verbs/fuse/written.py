@@ -62,9 +62,9 @@ def run_folder(folder: Path, judge: Judge, fused: Variables, record: Mapping[str
 
 
 def record_of(method: str, runs: Sequence[Member], statistics_of: str, **found: Any) -> dict[str, Any]:
-    """Return what fuse.json says: how, of which runs, with which images, and what was found."""
-    images = {"statistics_of": statistics_of} if statistics_of else {}
-    return summary.plain({"method": method, "runs": [each.folder for each in runs], **images, **found})
+    """Return what fuse.json says: how, of which runs, with which examples, and what was found."""
+    other = {"statistics_of": statistics_of} if statistics_of else {}
+    return summary.plain({"method": method, "runs": [each.folder for each in runs], **other, **found})
 
 
 def report(judge: Judge, folder: Path, split: str, found: metrics.Summary) -> None:
