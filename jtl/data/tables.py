@@ -12,6 +12,8 @@ from jtl.data.labels import SEPARATOR
 from jtl.errors import UserError
 
 MAX_SHOWN_CHARS = 60
+# Read as a row of its own behind the others, unless a quotation mark is still open there.
+AFTER_LAST = "after the last row"
 
 
 class Table(NamedTuple):
@@ -84,10 +86,22 @@ def _read_tsv(path: str, names: Names) -> Table:
 
 
 def _rows(text: str, delimiter: str, path: str, **how: Any) -> list[list[str]]:
+    """Return the cells of every row that has some.
+
+    Raises:
+        UserError: they cannot be told apart, or a quotation mark is never closed, so that what comes after it
+            is one cell.
+    """
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **how)
-        return [row for row in reader if row]
+        reader = csv.reader(io.StringIO(f"{text}\n{AFTER_LAST}", newline=""), delimiter=delimiter, **how)
+        rows = [row for row in reader if row]
+        if rows.pop() != [AFTER_LAST]:
+            raise UserError(
+                f"row {len(rows) + 1} of {path} opens a quotation mark that is not closed; expected a second "
+                f"one, or both doubled where they are a part of the text"
+            )
+        return rows
     except csv.Error as error:
         raise UserError(f"cannot read {path}: {error}; expected a table of {delimiter!r}") from error
     finally:
@@ -167,9 +181,19 @@ READERS: dict[str, Callable[[str, Names], Table]] = {
 
 
 def places(header: Iterable[str], wanted: Iterable[str]) -> dict[str, int]:
-    """Return where the wanted names (in small letters) stand in a header, in the order they are wanted."""
-    found = {_plain(name): place for place, name in enumerate(header)}
-    return {name: found[name] for name in wanted if name in found}
+    """Return where the wanted names (in small letters) stand in a header, in the order they are wanted.
+
+    Raises:
+        UserError: a wanted one stands there twice.
+    """
+    names = [_plain(name) for name in header]
+    found = {name: names.index(name) for name in wanted if name in names}
+    if repeated := [name for name in found if names.count(name) > 1]:
+        raise UserError(
+            f"column {repeated[0]!r} stands {names.count(repeated[0])} times in the header "
+            f"{', '.join(header)}; expected once: rename the others"
+        )
+    return found
 
 
 def _plain(name: str) -> str:

@@ -75,6 +75,20 @@ def test_texts_are_read_from_every_form_of_table(tmp_path: Path, name: str) -> N
     assert source[2] == {"raw": "很好", "label": 1, "id": 2}
 
 
+@pytest.mark.parametrize("content", ['text,label\na,0\n"b,1\nc,0\n', 'label,text\n0,a\n1,"b\n0,c\n'])
+def test_quotation_mark_that_is_never_closed_is_refused(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "a.csv", content)
+    with pytest.raises(UserError, match=r"row 3 of .*a\.csv opens a quotation mark that is not closed"):
+        open_kind(path)
+
+
+@pytest.mark.parametrize("header", ["text,Text ,label", "label,text,label"])
+def test_column_that_is_read_and_stands_twice_is_refused(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path / "a.csv", f"{header}\na,b,0\nc,d,1\n")
+    with pytest.raises(UserError, match=r"column '(text|label)' stands 2 times in the header .*: rename"):
+        open_kind(path)
+
+
 def test_cell_longer_than_the_librarys_limit_is_read(tmp_path: Path) -> None:
     text = "word " * 50_000
     assert raws(only(write(tmp_path / "a.csv", f"text,label\n{text},0\n"))) == [text]
