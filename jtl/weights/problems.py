@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jtl.weights.contract import Origin, TensorFile
+from jtl.models import MODELS
+from jtl.weights.contract import Origin, Recognised, TensorFile
 from jtl.weights.head import PREFIX
 from jtl.weights.plan import Plan
 from jtl.weights.recognise import of_file
@@ -55,10 +56,17 @@ def _looks(file: TensorFile, family: str, config: Any = None) -> str:
     if found is None:
         return "they look like no model jtl knows"
     settings = {} if found.family == family else {"name": found.family}
-    settings |= {key: value for key, value in found.config_fields.items() if key not in UNSHOWN_FIELDS}
+    settings |= {key: value for key, value in _full(found).items() if key not in UNSHOWN_FIELDS}
     settings = {key: value for key, value in settings.items() if getattr(config, key, None) != value}
     wanted = ", ".join(f"model.{key}={value!r}" for key, value in settings.items())
     return f"they look like a {found.title}" + (f" (set {wanted})" if wanted else "")
+
+
+def _full(found: Recognised) -> dict[str, Any]:
+    """Return the settings of what a file was taken for, none of them left to its size."""
+    kind = MODELS[found.family]
+    resolved = kind.resolve(kind.Config(**found.config_fields))
+    return {name: getattr(resolved, name) for name in found.config_fields}
 
 
 def _is_head(plan: Plan) -> bool:

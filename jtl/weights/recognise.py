@@ -86,13 +86,14 @@ def origins_of(file: TensorFile, family: str) -> Mapping[str, Origin]:
     """
     # Flax's own collections may be called so too.
     has_own = FAMILIES[family].marker in file.tensors
-    if has_own and all(name.startswith(OWN_PREFIXES) for name in file.tensors):
-        return {"jtl": assign.own_origin(file.tensors)}
     origins = FAMILIES[family].origins
+    unneeded = assign.unneeded_leaves(origins.values())
+    if has_own and all(name.startswith(OWN_PREFIXES) for name in file.tensors):
+        return {"jtl": assign.own_origin(file.tensors, unneeded)}
     is_bare = FAMILIES[family].marker.removeprefix(OWN_PREFIXES[0]) in file.tensors
     found = assign.best_origin(origins, file.tensors) if is_bare else None
     if is_bare and (found is None or found[1].unknown):
-        return {**origins, "jtl": assign.own_origin(file.tensors, OWN_PREFIXES[0])}
+        return {**origins, "jtl": assign.own_origin(file.tensors, unneeded, OWN_PREFIXES[0])}
     return origins
 
 

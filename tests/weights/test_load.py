@@ -12,6 +12,7 @@ import pytest
 
 from jtl import tree
 from jtl.errors import UserError
+from jtl.inputs import tokens
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import MODELS
 from jtl.weights import FAMILIES, Config, Loaded
@@ -219,15 +220,18 @@ def test_label_map_errors_name_the_class(tmp_path: Path, label_map: Any, message
         load_into(spec, settings=Config(head="map", label_map=label_map), label_names=("a", "b", "c"))
 
 
-def save_run(folder: Path, family: str, leaves: dict[str, np.ndarray]) -> None:
+PREPROCESSED = {"image": Preprocess(image_px=(8, 8), resize_px=9), "tokens": tokens.Preprocess(max_tokens=9)}
+
+
+def save_run(folder: Path, family: str, leaves: dict[str, np.ndarray], config: Any = None) -> None:
     """Write what a finished run leaves for loading."""
     write_run_weights(folder, *writing.trees_of(leaves))
     meta = {
         "family": family,
-        "model": asdict(MODELS[family].tiny()),
+        "model": asdict(config or MODELS[family].tiny()),
         "num_outputs": 3,
         "label_names": ["ant", "bee", "cat"],
-        "preprocess": asdict(Preprocess(image_px=(8, 8), resize_px=9)),
+        "preprocess": asdict(PREPROCESSED[MODELS[family].input]),
     }
     (folder / META_NAME).write_text(json.dumps(meta))
 
@@ -239,13 +243,22 @@ def test_run_folder_comes_back_with_names_and_preprocessing(tmp_path: Path, fami
     loaded = load_into(str(tmp_path), family)
     assert_equal_leaves(leaves_of(loaded), leaves)
     assert loaded.label_names == ("ant", "bee", "cat")
-    assert loaded.preprocess == Preprocess(image_px=(8, 8), resize_px=9)
+    assert loaded.preprocess == PREPROCESSED[MODELS[family].input]
     found = recognise(str(tmp_path))
     assert (found.family, found.num_outputs, found.origin) == (family, 3, "jtl")
     assert MODELS[family].Config(**found.config_fields) == MODELS[family].tiny()
     by_name = Config(head="map", label_map={"x": "cat"})
     mapped = load_into(str(tmp_path), family, by_name, num_outputs=1, label_names=("x",))
     np.testing.assert_array_equal(mapped.params["head"]["bias"], leaves[HEAD[1]][2:])
+
+
+def test_settings_that_a_runs_size_gives_are_named_by_their_values(tmp_path: Path) -> None:
+    config = MODELS["bert"].Config(
+        size="bert_tiny", vocabulary=32, num_positions=18, dropout=0.0, attention_dropout=0.0
+    )
+    save_run(tmp_path, "bert", writing.leaves_of("bert", config), config)
+    with pytest.raises(UserError, match=r"\(set model.dim=128, model.mlp_dim=512\); of \d+ tensors"):
+        load_into(str(tmp_path), "bert")
 
 
 def test_run_folders_grid_is_known_where_it_is_not_square(tmp_path: Path) -> None:

@@ -182,6 +182,14 @@ def test_a_pooler_that_no_feature_needs_is_left_out_and_one_that_is_missing_is_n
     assert set(rows_of(loaded, NEW)) == {"params/pooler/dense/kernel", "params/pooler/dense/bias"}
 
 
+def test_a_pooler_of_jtls_own_file_is_left_out_too_where_no_feature_needs_it(tmp_path: Path) -> None:
+    leaves = writing.leaves_of("bert")
+    _, loaded = opened(writing.save_safetensors(tmp_path / "x.safetensors", leaves), head="new", pool="cls")
+    left_out = rows_of(loaded, LEFT_OUT)
+    assert left_out["params/pooler/dense/kernel"] == "pooler, which the model's features do without"
+    assert not any("pooler" in name for name in (*tree.flatten(loaded.params), *rows_of(loaded, LOADED)))
+
+
 def test_a_classifier_without_a_pooler_has_no_place_in_transformers(tmp_path: Path) -> None:
     leaves = writing.leaves_of("bert", replace(bert.tiny(), pool="mean"))
     with pytest.raises(UserError, match=r"dense layer before the last, which is model.pool='pooler'"):

@@ -70,9 +70,19 @@ def best_origin(origins: Mapping[str, Origin], tensors: Mapping[str, Any]) -> tu
     return key, assignments[key]
 
 
-def own_origin(names: Iterable[str], missing: str = "") -> Origin:
-    """Return the origin of jtl's own files: every leaf under its own name, or without a prefix of it."""
-    return Origin("jtl names", tuple(Row(name, (f"{missing}{name}",), ops.SAME) for name in names))
+def own_origin(names: Iterable[str], unneeded: Mapping[str, str], missing: str = "") -> Origin:
+    """Return the origin of jtl's own files: every leaf under its own name, or without a prefix of it.
+
+    `unneeded` says of leaves why a model may do without them (`unneeded_leaves`).
+    """
+    rows = (Row(name, (f"{missing}{name}",), ops.SAME) for name in names)
+    return Origin("jtl names", tuple(row._replace(unneeded=unneeded.get(row.targets[0], "")) for row in rows))
+
+
+def unneeded_leaves(origins: Iterable[Origin]) -> dict[str, str]:
+    """Return the leaves that a model may do without by the tables of other libraries, and why."""
+    rows = (row for origin in origins for row in origin.rows if row.unneeded)
+    return {target: row.unneeded for row in rows for target in row.targets}
 
 
 def model_shapes(filled: Mapping[str, Assigned], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
