@@ -43,11 +43,13 @@ def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = 
     the compiler counted.
 
     Raises:
-        UserError: the task does not have classes, or fewer than one step is asked for.
+        UserError: the task does not have classes, fewer than one step is asked for, or a length that no
+            batch of the model has.
     """
     import jax
     import numpy as np
 
+    from jtl.inputs.contract import leaves_of
     from jtl.strategies.contract import TRAIN
     from jtl.tasks import TASKS
     from jtl.training import build, sharding, step
@@ -66,6 +68,12 @@ def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = 
     build.check_batch(settings, mesh.size)
     state, place = build.initial_state(built, settings, mesh)
     batch = _batch(built.parts, length or settings.inputs.buckets[-1], settings.train.batch_size)
+    shape = leaves_of(batch["inputs"])[0].shape
+    if length and shape[1] != length:
+        raise UserError(
+            f"--length is {length}, and {built.parts.input.unit} for this model are {shape[1]} long at that; "
+            f"expected 0, or a length that they can have"
+        )
     streams = (TRAIN, *built.parts.strategy.streams)
     batch = sharding.put_batch(dict.fromkeys(streams, batch), mesh)
     began = time.perf_counter()
@@ -82,6 +90,7 @@ def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = 
         "model": f"{settings.model.name} {settings.model.size}",
         "strategy": settings.strategy.name,
         "dtype": settings.model.dtype,
+        "shape": list(shape),
         **_result(built, compiled, settings.train.batch_size, seconds[WARMUP_STEPS:], compile_seconds),
     }
     sys.stderr.write("".join(f"{name:>18}  {value}\n" for name, value in result.items()))

@@ -5,7 +5,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,7 +229,7 @@ def _path(source: "jtl.data.Source", index: int) -> dict[str, str]:
 
 
 def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
-    """Return the beginning of the text, in one line, and where it stands."""
+    """Return the text, or both of a pair, and where it stands."""
     from jtl.inputs import Unreadable
 
     try:
@@ -237,10 +237,8 @@ def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
     except Unreadable:
         raw = ""
     parts = (raw,) if isinstance(raw, str | bytes) else raw
-    text = " | ".join(each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in parts)
-    line = " ".join(text.split())
-    cut = line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"
-    return {"text": cut, "source": source.describe(index)}
+    texts = [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in parts]
+    return {**dict(zip(("text", "text_pair"), texts, strict=False)), "source": source.describe(index)}
 
 
 def _of_weights(weights: str, classes: str) -> "jtl.predictor.Trained":
@@ -265,12 +263,19 @@ def _table(rows: Sequence[dict[str, Any]], holds: str) -> list[list[str]]:
     """Return a line for each input and prediction; what it is on its first alone."""
     table = [[holds, "prediction", ""]]
     for row in rows:
-        name = next(iter(row.values()))
+        name = _shown(row)
         if "error" in row:
             table.append([name, "cannot be read", ""])
         for rank, each in enumerate(row.get("predictions", ())):
             table.append(["" if rank else name, each["label"], f"{each['value']:.{SHOWN_DIGITS}f}"])
     return table
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    """Return what an input is in one line: its path, or the beginning of its text, of a pair with both."""
+    line = " ".join(" | ".join(row[name] for name in ("path", "text", "text_pair") if name in row).split())
+    is_short = "path" in row or len(line) <= SHOWN_CHARACTERS
+    return line if is_short else line[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def _writer(out: str) -> Callable[[Sequence[dict[str, Any]]], None] | None:
@@ -291,12 +296,12 @@ def _writer(out: str) -> Callable[[Sequence[dict[str, Any]]], None] | None:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    names = [name for name in rows[0] if name not in ("predictions", "error")]
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("predictions", "error"))
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow((*names, "rank", "label", "index", "value", "error"))
         for row in rows:
-            named = [row[name] for name in names]
+            named = [row.get(name, "") for name in names]
             for rank, each in enumerate(row.get("predictions", ())):
                 writer.writerow((*named, rank + 1, each["label"], each["index"], each["value"], ""))
             if "error" in row:

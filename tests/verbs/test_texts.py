@@ -87,11 +87,26 @@ def test_text_has_one_prediction_wherever_it_stands(runs: Path, tmp_path: Path) 
     assert [row["text"] for row in rows if row["rank"] == "1"] == [text, text, "bad", text]
 
 
-def test_long_text_is_cut_in_the_result(runs: Path) -> None:
-    (row,) = predict.run(run_folder=str(runs / "a"), texts=["long\nlines " * 20])["texts"]
-    assert row["text"].startswith("long lines long")
-    assert row["text"].endswith("…")
-    assert len(row["text"]) == predict.SHOWN_CHARACTERS
+def test_long_text_is_cut_on_the_screen_and_whole_in_the_result(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, out = "long\nlines " * 20, tmp_path / "out.csv"
+    (row,) = predict.run(run_folder=str(runs / "a"), texts=[text], out=str(out))["texts"]
+    assert row["text"] == text
+    with out.open(newline="") as stream:
+        assert next(csv.DictReader(stream))["text"] == text
+    shown = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("long lines long lines") and "…" in line for line in shown)
+
+
+def test_both_texts_of_a_pair_are_in_the_result(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("text,text_pair\na good,film | bad\n")
+    inputs, out = [str(tmp_path / "pairs.csv")], tmp_path / "out.csv"
+    rows = predict.run(run_folder=str(runs / "a"), inputs=inputs, texts=["bad"], out=str(out))["texts"]
+    assert [(row["text"], row.get("text_pair")) for row in rows] == [("a good", "film | bad"), ("bad", None)]
+    with out.open() as stream:
+        found = [(row["text"], row["text_pair"]) for row in csv.DictReader(stream) if row["rank"] == "1"]
+    assert found == [("a good", "film | bad"), ("bad", "")]
 
 
 def test_unreadable_text_is_named_after_the_others_are_predicted(
@@ -159,5 +174,15 @@ def test_bench_times_texts_of_the_length_asked_for(
     assert found["texts_per_second"] > 0
     longer = bench.run(config="", num_steps=1, length=32)
     assert longer["gflop_per_step"] > found["gflop_per_step"]
+    assert (found["shape"], longer["shape"]) == ([8, 16], [8, 32])
     with pytest.raises(UserError, match="--length is -1; expected 1 or more"):
         bench.run(config="", num_steps=1, length=-1)
+
+
+@pytest.mark.parametrize("length", [4, 33])
+def test_bench_refuses_a_length_that_no_batch_has(
+    reviews: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr(config, "read", lambda *_: config.from_dict(_settings(reviews, TOKENIZER, 0)))
+    with pytest.raises(UserError, match=f"--length is {length}, and texts for this model are 32 long at tha"):
+        bench.run(config="", num_steps=1, length=length)
