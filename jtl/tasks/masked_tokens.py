@@ -143,7 +143,7 @@ def summarize(sums: Mapping[str, np.ndarray]) -> metrics.Summary:
     nats = float(sums["nats"]) / num_hidden
     scalars = {
         "loss": nats,
-        "perplexity": math.exp(min(nats, 700.0)),
+        "perplexity": math.exp(min(nats, MAX_EXPONENT)),
         "accuracy": float(sums["correct"]) / num_hidden,
     }
     return metrics.Summary(scalars, {}, None)
