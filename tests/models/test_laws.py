@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +48,18 @@ def build(family: str, num_outputs: int = NUM_OUTPUTS, **changes: Any) -> Built:
     inputs = tiny.inputs_of(model, BATCH)
     compiled = jax.jit(model.apply, static_argnames=("train", "frozen_stats"))
     return Built(family, model, params, model_state, inputs, compiled)
+
+
+@cache
+def gradients(family: str, **changes: Any) -> Any:
+    """Return the sum of squared logits in training with the new model state, and the gradients of it."""
+    one = build(family, **changes)
+
+    def loss(params: Any) -> Any:
+        outputs = one.model.apply(params, one.model_state, one.inputs, train=True, key=jax.random.key(3))
+        return jnp.sum(outputs.logits**2), outputs.model_state
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(one.params)
 
 
 def _first(inputs: Any) -> Any:
@@ -101,11 +113,7 @@ def test_init_is_a_float32_function_of_the_key_with_the_declared_shapes(built: B
 
 
 def test_every_parameter_has_a_gradient(built: Built) -> None:
-    def loss(params: Any) -> jax.Array:
-        outputs = built.model.apply(params, built.model_state, built.inputs, train=True)
-        return jnp.sum(outputs.logits[:, 0] ** 2)
-
-    grads = tree.flatten(jax.jit(jax.grad(loss))(built.params))
+    grads = tree.flatten(gradients(built.family)[1])
     # A softmax does not see a shift of all its inputs: the bias of attention keys has no gradient.
     assert [name for name, grad in grads.items() if not np.any(grad) and not name.endswith("key/bias")] == []
 
@@ -121,6 +129,7 @@ def test_layers_hold_every_parameter_once_and_end_with_the_head(built: Built) ->
     assert layer_of("head/kernel", built.model.layers) == len(built.model.layers) - 1
 
 
+@pytest.mark.slow
 def test_jit_changes_no_number(built: Built) -> None:
     plain = built.model.apply(built.params, built.model_state, built.inputs).logits
     np.testing.assert_allclose(built.apply().logits, plain, rtol=1e-5, atol=1e-5)
@@ -128,17 +137,8 @@ def test_jit_changes_no_number(built: Built) -> None:
 
 @pytest.mark.parametrize("family", MODELS)
 def test_remat_changes_no_number(family: str) -> None:
-    def run(**changes: Any) -> Any:
-        one = build(family, **changes)
-
-        def loss(params: Any) -> Any:
-            outputs = one.model.apply(params, one.model_state, one.inputs, train=True, key=jax.random.key(3))
-            return jnp.sum(outputs.logits**2), outputs.model_state
-
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(one.params)
-
-    (value, stats), grads = run()
-    (remat_value, remat_stats), remat_grads = run(remat=True)
+    (value, stats), grads = gradients(family)
+    (remat_value, remat_stats), remat_grads = gradients(family, remat=True)
     pairs = list(
         zip(jax.tree.leaves((value, stats)), jax.tree.leaves((remat_value, remat_stats)), strict=True)
     )
@@ -167,7 +167,7 @@ def test_remat_computes_blocks_again(family: str) -> None:
 @pytest.mark.parametrize("family", MODELS)
 def test_bfloat16_computes_near_float32_and_gives_float32(family: str) -> None:
     plain, half = build(family), build(family, dtype="bfloat16")
-    found = half.apply(train=True)
+    found = jax.eval_shape(partial(half.apply, train=True))
     assert found.logits.dtype == found.features.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found.model_state))
     computed = [value for name, value in found.intermediates.items() if name != "pre_head"]
@@ -184,8 +184,14 @@ def test_evaluation_is_independent_of_the_rest_of_the_batch(built: Built) -> Non
 
 
 def test_evaluation_returns_the_model_state_it_was_given(built: Built) -> None:
-    outputs = built.model.apply(built.params, built.model_state, built.inputs)
-    assert outputs.model_state is built.model_state
+    # A trace runs the model's own Python, of which a compiled program gives but copies.
+    returned: list[Any] = []
+
+    def run() -> None:
+        returned.append(built.model.apply(built.params, built.model_state, built.inputs).model_state)
+
+    jax.eval_shape(run)
+    assert returned[0] is built.model_state
 
 
 def test_training_works_on_one_example(built: Built) -> None:
@@ -229,11 +235,8 @@ def test_other_channels_and_sizes_build(family: str) -> None:
     model = MODELS[family].build(config, NUM_OUTPUTS, num_channels=1)
     assert model.preprocess.image_px == (16, 24)
     assert len(model.preprocess.mean) == len(model.preprocess.std) == 1
-    params, model_state = model.init(jax.random.key(0))
-    assert model.apply(params, model_state, np.zeros((2, 16, 24, 1), np.float32)).logits.shape == (
-        2,
-        NUM_OUTPUTS,
-    )
+    images = jax.ShapeDtypeStruct((2, 16, 24, 1), np.float32)
+    assert jax.eval_shape(model.apply, *model.shapes(), images).logits.shape == (2, NUM_OUTPUTS)
 
 
 @pytest.mark.parametrize("family", IMAGES)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jtl import tree
+from jtl import rng, tree
 from jtl.inputs.image import Augment
 from jtl.models import MODELS
 from jtl.strategies.contract import TRAIN
@@ -54,6 +54,25 @@ def test_first_phase_of_gradual_unfreezing_costs_what_a_probe_costs(costs: dict)
     assert program.cost_analysis()["flops"] <= 0.36 * costs["full"][0]
 
 
+def test_a_probe_of_a_text_encoder_costs_its_forward_pass_and_full_fine_tuning_three() -> None:
+    settings = {"vocabulary": 100, "num_positions": 18, "dropout": 0.0, "attention_dropout": 0.0}
+    config = MODELS["bert"].Config(size="bert_tiny", **settings)
+    flops: dict[str, float] = {}
+    for strategy in ("full", "probe"):
+        parts, params, model_state = tiny.make_parts("bert", strategy, model_config=config)
+        batch = tiny.make_batch(parts)
+        program = tiny.compiled(parts, batch, params, model_state)
+        flops[strategy] = program.cost_analysis()["flops"]
+    forward = jax.jit(lambda params, inputs: parts.model.apply(params, model_state, inputs).logits)
+    flops["forward"] = forward.lower(params, batch[TRAIN]["inputs"]).compile().cost_analysis()["flops"]
+    # Two layers of four projections and an MLP of 4 times the width, and scores and mixtures of all tokens.
+    num_tokens, dim = tiny.NUM_TOKENS, 128
+    products = 8 * 2 * (2 * num_tokens * 12 * dim**2 + 4 * num_tokens**2 * dim)
+    assert flops["forward"] == pytest.approx(products, rel=0.03)
+    assert flops["probe"] == pytest.approx(flops["forward"], rel=1e-3)
+    assert flops["full"] == pytest.approx(3 * products, rel=0.06)
+
+
 @pytest.mark.parametrize("model", ["vit", "resnet"])
 def test_eight_devices_give_the_loss_curve_of_one(model: str) -> None:
     augment = Augment(mixup_alpha=0.4, cutmix_alpha=1.0, erase_probability=0.5)
@@ -68,17 +87,42 @@ def test_eight_devices_give_the_loss_curve_of_one(model: str) -> None:
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-5)
 
 
-def test_slices_one_after_another_give_the_gradient_of_the_whole_batch() -> None:
-    ends = []
+# The loss is a mean over examples, or over hidden tokens, of which slices have different numbers.
+@pytest.mark.parametrize(("model", "task"), [("vit", "multiclass"), ("bert", "masked_tokens")])
+def test_slices_one_after_another_give_loss_and_gradient_of_the_whole_batch(model: str, task: str) -> None:
+    losses, ends = [], []
     for num_slices in (1, 4):
         config = optim.Config(name="sgd", learning_rate=0.1, accumulate=num_slices)
-        parts, params, model_state = tiny.make_parts("vit", optimizer=config)
-        batch = tiny.make_batch(parts)
+        parts, params, model_state = tiny.make_parts(model, task=task, optimizer=config)
+        batch = tiny.make_batch(parts, task=task)
         batch[TRAIN]["mask"][5:] = False
-        state, _ = tiny.Trainer(parts).train(tiny.make_state(parts, params, model_state), [batch])
+        state, reported = tiny.Trainer(parts).train(tiny.make_state(parts, params, model_state), [batch])
+        losses.append(reported[0]["loss"])
         ends.append(tree.flatten(state.trainable))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     for name, leaf in ends[0].items():
         np.testing.assert_allclose(leaf, ends[1][name], atol=2e-6, err_msg=name)
+
+
+def test_loss_of_masked_tokens_is_their_mean_over_the_whole_batch() -> None:
+    """Σ loss / Σ weights, of the program that trains and by hand: not a mean of the examples' means."""
+    parts, params, model_state = tiny.make_parts("bert", task="masked_tokens")
+    batch = tiny.make_batch(parts, task="masked_tokens")
+    batch[TRAIN]["inputs"]["mask"][1:, 3:] = False
+    batch[TRAIN]["mask"][5:] = False
+    _, reported = tiny.Trainer(parts).train(tiny.make_state(parts, params, model_state), [batch])
+
+    @jax.jit
+    def by_hand(params: Any, stream: Any) -> tuple[Any, Any]:
+        inputs = parts.input.normalise(stream["inputs"], parts.preprocess)
+        targets = parts.task.targets({**stream, "inputs": inputs}, rng.key(parts.seed, "targets", 0))
+        outputs = parts.model.apply(params, model_state, parts.task.shown(inputs, targets))
+        return parts.task.loss(outputs.logits, targets), parts.task.weights(targets)
+
+    loss, weights = (np.asarray(each)[:5] for each in by_hand(params, batch[TRAIN]))
+    assert len(set(weights.tolist())) > 1
+    assert reported[0]["loss"] == pytest.approx(loss.sum() / weights.sum(), rel=1e-5)
+    assert reported[0]["loss"] != pytest.approx(np.mean(loss / np.maximum(weights, 1.0)), rel=1e-3)
 
 
 def test_masked_examples_have_no_part_in_the_gradient() -> None:
