@@ -1,6 +1,6 @@
-"""Fine-tune any weights on a folder of images: family, size and pre-processing are what the weights say.
+"""Fine-tune any weights on your images or texts: family, size and pre-processing are what the weights say.
 
-    python -m jtl.main --config configs/ft.py:WEIGHTS --config.data.path=/path/to/folder
+    python -m jtl.main --config configs/ft.py:WEIGHTS --config.data.path=/path/to/data
 
 WEIGHTS is a name of `jtl weights list`, a file, a run folder, hf://org/name, https://… or gs://…; without it,
 the embedded `vit_mini` on scikit-learn's digits. Every layer trains, lower layers slower; only the new head:

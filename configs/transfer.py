@@ -5,7 +5,7 @@
 
 The argument is a strategy, and any weights (a name, a file, a run folder) behind a comma; without them the
 embedded `vit_mini` on scikit-learn's digits, 10 labels a class. What adapts to another domain needs its
-images: --config.data.target=/path/to/images; distillation a teacher: --config.strategy.teacher=RUN. The rates
+examples: --config.data.target=/path/to/them; distillation a teacher: --config.strategy.teacher=RUN. The rates
 are those of AdamW at a batch of 32: few new parameters take a higher one than pretrained layers.
 """
 

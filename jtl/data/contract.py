@@ -119,11 +119,13 @@ class Config:
 class SourceKind(NamedTuple):
     """One kind of source: its settings and `open(config, labels)` → `{"train": …[, "val": …][, "test": …]}`.
 
-    Where `labels.names` is fixed, data without a training split opens too (evaluation needs none).
+    Where `labels.names` is fixed, data without a training split opens too (evaluation needs none). `holds` is
+    what all its examples are (`Info.holds`), "" where only what is opened says it.
     """
 
     Config: type
     open: Callable[[Any, Labels], dict[str, Source]]
+    holds: str = ""
 
 
 class Example(NamedTuple):

@@ -69,10 +69,15 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
 
 def check_kind(source: Source, kind: Input) -> None:
     """Raise UserError unless the source's examples are what the kind reads."""
-    if source.info.holds != kind.holds:
+    check_holds(source.info.name, source.info.holds, kind)
+
+
+def check_holds(name: str, holds: str, kind: Input) -> None:
+    """Raise UserError unless data of that name, whose examples are these (`Info.holds`), can be read."""
+    if holds != kind.holds:
         raise UserError(
-            f"{source.info.name} holds examples of kind {source.info.holds!r}, and the model reads "
-            f"{kind.holds!r}; give {kind.unit}, or weights of a model that reads {source.info.holds!r}"
+            f"{name} holds examples of kind {holds!r}, and the model reads {kind.holds!r}; give {kind.unit}, "
+            f"or weights of a model that reads {holds!r}"
         )
 
 

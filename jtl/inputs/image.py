@@ -1,4 +1,4 @@
-"""Image bytes → uint8 array → the uint8 input of a model. Host side, Pillow only; `device` normalises.
+"""Image bytes → uint8 array → the uint8 input of a model. Host side, Pillow only; `on_device` normalises.
 
 Shapes are [height, width, channels]. The evaluation transform equals timm 1.0.31 and torchvision on Pillow
 images bit for bit; EXIF rotation is applied everywhere.

@@ -15,7 +15,7 @@ from jtl import rng, tree
 from jtl.data import SOURCES, Labels, Source, sampling
 from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
-from jtl.data.preflight import check_kind
+from jtl.data.preflight import check_holds, check_kind
 from jtl.data.sources.table import tables_in
 from jtl.data.tell import kind_of
 from jtl.errors import UserError
@@ -78,9 +78,13 @@ def open_source(config: Config, labels: Labels) -> dict[str, Source]:
     Raises:
         UserError: the data cannot be had, or holds another kind of examples than the model reads.
     """
-    splits = SOURCES[config.data.name].open(config.data, labels)
+    data, kind = SOURCES[config.data.name], input_of(config.model)
+    if data.holds:
+        # Before its labels are read: those of another kind of examples are seldom the model's.
+        check_holds(config.data.path or config.data.name, data.holds, kind)
+    splits = data.open(config.data, labels)
     for source in splits.values():
-        check_kind(source, input_of(config.model))
+        check_kind(source, kind)
     return splits
 
 

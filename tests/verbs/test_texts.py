@@ -163,6 +163,8 @@ def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Pa
         predict.run(run_folder=run, inputs=[str(path.parent)])
     with pytest.raises(UserError, match="holds examples of kind 'image', and the model reads 'text'"):
         features.run(run_folder=run, data=str(tmp_path / "photos"), out=str(tmp_path / "out.npz"))
+    with pytest.raises(UserError, match="photos holds examples of kind 'image', and the model reads 'text'"):
+        evaluate.run(run_folder=run, data=str(tmp_path / "photos"))
 
 
 def test_bench_times_texts_of_the_length_asked_for(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jtl.data import contract, subset
-from jtl.data.contract import Info, Labels, Source, SourceKind
+from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.errors import UserError, nearest
 
@@ -106,7 +106,7 @@ def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
     return build(pairs, config, labels, own_names=own_names)
 
 
-KIND = SourceKind(Config, open_arrays)
+KIND = SourceKind(Config, open_arrays, IMAGE)
 
 
 def build(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jtl.data import contract
-from jtl.data.contract import Labels, Source, SourceKind
+from jtl.data.contract import IMAGE, Labels, Source, SourceKind
 from jtl.data.sources import arrays
 from jtl.errors import UserError
 
@@ -36,4 +36,4 @@ def open_digits(config: Config, labels: Labels) -> dict[str, Source]:
     return arrays.build({"train": (images, found.target)}, config, labels)
 
 
-KIND = SourceKind(Config, open_digits)
+KIND = SourceKind(Config, open_digits, IMAGE)

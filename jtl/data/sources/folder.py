@@ -92,7 +92,7 @@ def open_folder(contents: Contents, config: contract.Config, labels: Labels) -> 
     return subset.arrange(splits, config)
 
 
-KIND = SourceKind(Config, partial(open_folder, IMAGES))
+KIND = SourceKind(Config, partial(open_folder, IMAGES), IMAGES.kind.holds)
 
 
 def _unlabelled(contents: Contents, path: str) -> dict[str, Source]:

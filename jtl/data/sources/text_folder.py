@@ -23,4 +23,4 @@ class Config(folder.Config):
     name: str = "text_folder"
 
 
-KIND = SourceKind(Config, partial(folder.open_folder, TEXTS))
+KIND = SourceKind(Config, partial(folder.open_folder, TEXTS), TEXTS.kind.holds)

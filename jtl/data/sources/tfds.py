@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jtl.data import contract, subset
-from jtl.data.contract import Info, Labels, Source, SourceKind
+from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.data.sources.folder import SPLITS
 from jtl.errors import UserError, nearest
@@ -127,7 +127,7 @@ def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
     return subset.arrange(splits, config)
 
 
-KIND = SourceKind(Config, open_tfds)
+KIND = SourceKind(Config, open_tfds, IMAGE)
 
 
 def _version_folder(config: Config) -> str:
