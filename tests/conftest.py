@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+# So that a law that fails says with which values.
+pytest.register_assert_rewrite("tests.laws")
 NUM_DEVICES = 8
 DEVICES_FLAG = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
 

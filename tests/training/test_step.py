@@ -54,8 +54,11 @@ def test_first_phase_of_gradual_unfreezing_costs_what_a_probe_costs(costs: dict)
     assert program.cost_analysis()["flops"] <= 0.36 * costs["full"][0]
 
 
-def test_a_probe_of_a_text_encoder_costs_its_forward_pass_and_full_fine_tuning_three() -> None:
-    settings = {"vocabulary": 100, "num_positions": 18, "dropout": 0.0, "attention_dropout": 0.0}
+def test_a_probe_of_a_text_encoder_costs_its_forward_pass_and_full_fine_tuning_three(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiny, "NUM_TOKENS", 32)
+    settings = {"vocabulary": 100, "num_positions": 34, "dropout": 0.0, "attention_dropout": 0.0}
     config = MODELS["bert"].Config(size="bert_tiny", **settings)
     flops: dict[str, float] = {}
     for strategy in ("full", "probe"):
@@ -70,7 +73,7 @@ def test_a_probe_of_a_text_encoder_costs_its_forward_pass_and_full_fine_tuning_t
     products = 8 * 2 * (2 * num_tokens * 12 * dim**2 + 4 * num_tokens**2 * dim)
     assert flops["forward"] == pytest.approx(products, rel=0.03)
     assert flops["probe"] == pytest.approx(flops["forward"], rel=1e-3)
-    assert flops["full"] == pytest.approx(3 * products, rel=0.06)
+    assert flops["full"] == pytest.approx(3 * products, rel=0.05)
 
 
 @pytest.mark.parametrize("model", ["vit", "resnet"])
@@ -89,7 +92,10 @@ def test_eight_devices_give_the_loss_curve_of_one(model: str) -> None:
 
 # The loss is a mean over examples, or over hidden tokens, of which slices have different numbers.
 @pytest.mark.parametrize(("model", "task"), [("vit", "multiclass"), ("bert", "masked_tokens")])
-def test_slices_one_after_another_give_loss_and_gradient_of_the_whole_batch(model: str, task: str) -> None:
+def test_slices_one_after_another_give_loss_and_gradient_of_the_whole_batch(
+    model: str, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "NUM_TOKENS", 16)
     losses, ends = [], []
     for num_slices in (1, 4):
         config = optim.Config(name="sgd", learning_rate=0.1, accumulate=num_slices)
@@ -104,8 +110,9 @@ def test_slices_one_after_another_give_loss_and_gradient_of_the_whole_batch(mode
         np.testing.assert_allclose(leaf, ends[1][name], atol=2e-6, err_msg=name)
 
 
-def test_loss_of_masked_tokens_is_their_mean_over_the_whole_batch() -> None:
+def test_loss_of_masked_tokens_is_their_mean_over_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Σ loss / Σ weights, of the program that trains and by hand: not a mean of the examples' means."""
+    monkeypatch.setattr(tiny, "NUM_TOKENS", 16)
     parts, params, model_state = tiny.make_parts("bert", task="masked_tokens")
     batch = tiny.make_batch(parts, task="masked_tokens")
     batch[TRAIN]["inputs"]["mask"][1:, 3:] = False
