@@ -154,6 +154,9 @@ def open(trained: Trained, *, has_head: bool = True) -> Predictor:
         UserError: the weights cannot be had, or do not fit the settings.
     """
     settings = trained.settings
+    if not has_head:
+        # The head that the weights have, such as one that tells words, is left out.
+        settings = replace(settings, weights=replace(settings.weights, head="new"))
     found = build.assembled(settings, trained.stats, has_head=has_head)
     mesh = sharding.mesh(settings.sharding)
     return Predictor(

@@ -13,7 +13,7 @@ from jtl.errors import UserError
 from jtl.runtime import StopRequest
 from jtl.training import config, loop
 from jtl.training import run as train
-from jtl.verbs import evaluate
+from jtl.verbs import evaluate, features
 
 TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokens" / "words" / "tokenizer.json"
 MODEL = {
@@ -197,6 +197,13 @@ def test_masked_tokens_lower_the_loss_and_resume_bit_for_bit(
     assert train.run(settings, tmp_path / "cut", asked)["status"] == "preempted"
     again = train.run(settings, tmp_path / "cut")
     assert (again["digest"], again["final"]) == (result["digest"], result["final"])
+
+
+def test_features_of_a_run_without_labels_leave_its_head_out(
+    table: Path, continued: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    found = features.run(run_folder=str(continued[0]), data=str(table), out=str(tmp_path / "out.npz"))
+    assert found["features"] == {"pre_head": [96, 16]}
 
 
 def test_what_masked_tokens_taught_is_transferred_by_the_runs_folder(
