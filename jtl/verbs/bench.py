@@ -69,11 +69,7 @@ def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = 
     state, place = build.initial_state(built, settings, mesh)
     batch = _batch(built.parts, length or settings.inputs.buckets[-1], settings.train.batch_size)
     shape = leaves_of(batch["inputs"])[0].shape
-    if length and shape[1] != length:
-        raise UserError(
-            f"--length is {length}, and {built.parts.input.unit} for this model are {shape[1]} long at that; "
-            f"expected 0, or a length that they can have"
-        )
+    _check_length(length, shape[1], built.parts.input.unit)
     streams = (TRAIN, *built.parts.strategy.streams)
     batch = sharding.put_batch(dict.fromkeys(streams, batch), mesh)
     began = time.perf_counter()
@@ -100,6 +96,15 @@ def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     show(args, run(config=args.config, num_steps=args.steps, length=args.length, overrides=overrides))
     return 0
+
+
+def _check_length(asked: int, found: int, unit: str) -> None:
+    """Raise UserError unless a batch is as long as was asked (0: any length will do)."""
+    if asked not in (0, found):
+        raise UserError(
+            f"--length is {asked}, and {unit} for this model are {found} long at that; expected 0, or a "
+            f"length that they can have"
+        )
 
 
 def _batch(parts: "jtl.training.step.Parts", length: int, size: int) -> dict[str, Any]:
