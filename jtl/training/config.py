@@ -84,11 +84,18 @@ RESUMABLE = (
 )
 
 
-def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | None = None) -> Config:
+def read(
+    spec: str,
+    overrides: Sequence[tuple[str, str]] = (),
+    folder: Path | None = None,
+    *,
+    needs_data: bool = True,
+) -> Config:
     """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
 
     Model "auto" is the one its weights are of: they are fetched and looked at, unless the run folder says
-    what they were when it began. Data without a name, or of name "auto", is what its path holds.
+    what they were when it began. Data without a name, or of name "auto", is what its path holds; without a
+    path it is refused, unless nothing is to be read (`needs_data`).
 
     Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's
     type.
@@ -97,7 +104,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
     values = _overridden(_to_dict(_load(spec)), overrides)
-    return from_dict(_with_told_data(_recognised(values, folder)))
+    return from_dict(_with_told_data(_recognised(values, folder), needs_data=needs_data))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -251,11 +258,13 @@ def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, 
     return {**values, "model": {**found.config_fields, **model, "name": found.family}}
 
 
-def _with_told_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_told_data(values: Mapping[str, Any], *, needs_data: bool) -> Mapping[str, Any]:
     """Return the values with data of no name, or of name "auto", given the name of what its path holds."""
     data = values.get("data", {})
     if not isinstance(data, Mapping) or data.get("name", AUTO) != AUTO:
         return values
+    if not data.get("path") and not needs_data:
+        return {**values, "data": {**data, "name": CHOICES["data"][0]}}
     if not data.get("path"):
         raise UserError(
             "config.data.path is empty; expected your examples: a folder or a table, or another "

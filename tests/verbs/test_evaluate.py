@@ -67,3 +67,9 @@ def test_bench_times_a_step_on_inputs_of_the_models_size() -> None:
     assert found["images_per_second"] > 0
     with pytest.raises(UserError, match="--steps is 0; expected 1 or more"):
         bench.run(config="configs/smoke.py", num_steps=0)
+
+
+def test_bench_times_a_recipe_whose_data_is_not_given() -> None:
+    small = {**SMALL, "model.weights": "none", "model.size": "mini", "train.batch_size": "4"}
+    found = bench.run(config="configs/vit_ft.py:ti16", overrides=list(small.items()), num_steps=1)
+    assert found["model"] == "vit mini"
