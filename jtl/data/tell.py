@@ -8,7 +8,7 @@ from itertools import islice
 from jtl.data import tables
 from jtl.data.sources.table import tables_in
 from jtl.errors import UserError
-from jtl.inputs import INPUTS
+from jtl.inputs import INPUTS, Input
 
 FILES = {**dict.fromkeys(tables.READERS, "table"), ".npz": "arrays"}
 FOLDERS = {"image": "image_folder", "text": "text_folder"}
@@ -44,6 +44,13 @@ def kind_of(path: str) -> str:
             f"({', '.join(tables.READERS)}) a split; set data.name where they are of another kind"
         )
     return FOLDERS[counts.most_common(1)[0][0]]
+
+
+def name_of(path: str, kind: Input) -> str:
+    """Return the name of the kind of source at a path; of one that is not there, the likeliest name."""
+    if os.path.exists(path):
+        return kind_of(path)
+    return FILES.get(os.path.splitext(path)[1].lower(), FOLDERS[kind.holds])
 
 
 def _holds(folder: str) -> Iterator[str]:

@@ -18,9 +18,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jtl.data import SOURCES
+from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
-from jtl.data.tell import kind_of
 from jtl.errors import UserError, nearest
 from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS
@@ -84,18 +83,11 @@ RESUMABLE = (
 )
 
 
-def read(
-    spec: str,
-    overrides: Sequence[tuple[str, str]] = (),
-    folder: Path | None = None,
-    *,
-    needs_data: bool = True,
-) -> Config:
+def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | None = None) -> Config:
     """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
 
     Model "auto" is the one its weights are of: they are fetched and looked at, unless the run folder says
-    what they were when it began. Data without a name, or of name "auto", is what its path holds; without a
-    path it is refused, unless nothing is to be read (`needs_data`).
+    what they were when it began. Data without a name, or of name "auto", is what its path holds.
 
     Overrides are (dotted name, text) pairs such as ("optim.learning_rate", "1e-3"), converted by the field's
     type.
@@ -104,7 +96,7 @@ def read(
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
     values = _overridden(_to_dict(_load(spec)), overrides)
-    return from_dict(_with_told_data(_recognised(values, folder), needs_data=needs_data))
+    return from_dict(_with_told_data(_recognised(values, folder)))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -258,19 +250,16 @@ def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, 
     return {**values, "model": {**found.config_fields, **model, "name": found.family}}
 
 
-def _with_told_data(values: Mapping[str, Any], *, needs_data: bool) -> Mapping[str, Any]:
-    """Return the values with data of no name, or of name "auto", given the name of what its path holds."""
+def _with_told_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values with data of no name, or of name "auto", given the name of what its path holds.
+
+    A path that is not there is refused when it is opened: some recipes are read without their data.
+    """
     data = values.get("data", {})
     if not isinstance(data, Mapping) or data.get("name", AUTO) != AUTO:
         return values
-    if not data.get("path") and not needs_data:
-        return {**values, "data": {**data, "name": CHOICES["data"][0]}}
-    if not data.get("path"):
-        raise UserError(
-            "config.data.path is empty; expected your examples: a folder or a table, or another "
-            f"config.data.name of {', '.join(SOURCES)}"
-        )
-    return {**values, "data": {**data, "name": kind_of(str(data["path"]))}}
+    kind = INPUTS[MODELS[_choice("model", values.get("model", {})).name].input]
+    return {**values, "data": {**data, "name": tell.name_of(str(data.get("path", "")), kind)}}
 
 
 def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:

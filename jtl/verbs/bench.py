@@ -55,7 +55,7 @@ def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = 
     from jtl.training import build, sharding, step
     from jtl.training import config as configs
 
-    settings = configs.read(config, overrides, needs_data=False)
+    settings = configs.read(config, overrides)
     if num_steps < 1:
         raise UserError(f"--steps is {num_steps}; expected 1 or more")
     if TASKS[settings.task.name].label_kind != "class":

@@ -231,13 +231,12 @@ def _path(source: "jtl.data.Source", index: int) -> dict[str, str]:
 def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
     """Return the text, or both of a pair, and where it stands."""
     from jtl.inputs import Unreadable
+    from jtl.inputs.raw_text import texts_of
 
     try:
-        raw = source[index]["raw"]
+        texts = texts_of(source[index]["raw"])
     except Unreadable:
-        raw = ""
-    parts = (raw,) if isinstance(raw, str | bytes) else raw
-    texts = [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in parts]
+        texts = ("",)
     return {**dict(zip(("text", "text_pair"), texts, strict=False)), "source": source.describe(index)}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks import transfer
 from jtl.training import config
 from jtl.verbs.compare import variants
-from jtl.verbs.fuse import fuse
+from jtl.verbs.fuse import methods
 
 
 def _record(folder: Path, status: str = "finished", **target: float) -> None:
@@ -51,7 +51,7 @@ def test_what_is_fused_are_the_runs_of_one_seed_and_condition() -> None:
         for each in measured.fused.values():
             count = len(set(each.variants) & set(measured.variants))
             assert count == len(each.variants)
-            assert fuse.METHODS[each.method].min_runs <= count <= fuse.METHODS[each.method].max_runs
+            assert methods.METHODS[each.method].min_runs <= count <= methods.METHODS[each.method].max_runs
 
 
 def test_a_test_split_is_what_counts_and_validation_where_there_is_none() -> None:

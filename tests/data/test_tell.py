@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jtl.data import SOURCES
+from jtl.data import SOURCES, tables
 from jtl.data.tell import kind_of
 from jtl.errors import UserError
 
@@ -71,3 +71,8 @@ def test_what_cannot_be_told_is_an_error(tmp_path: Path, name: str, message: str
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message):
         kind_of(str(tmp_path / name))
+
+
+def test_table_of_another_ending_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ends in '.xls'; expected .csv, .tsv, .parquet, .jsonl, .json"):
+        tables.read(str(tmp_path / "a.xls"), tables.Names(frozenset()))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jtl.data import SOURCES, Labels, Source, preflight, tables
+from jtl.data import SOURCES, Labels, Source, preflight
 from jtl.data.contract import NO_LABELS
 from jtl.data.sources.table import LABEL_COLUMNS, TEXT_COLUMNS, TEXT_PAIRS
 from jtl.data.texts import fingerprint
@@ -395,8 +395,3 @@ def test_real_reviews_are_read(real_path: Any) -> None:
     chinese = only(real_path("texts/chnsenticorp"))
     assert len(chinese) == 7766
     assert raws(chinese)[1] == "商务大床房，房间很大，床有2M宽，整体感觉经济实惠不错!"
-
-
-def test_table_of_another_ending_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"ends in '.xls'; expected .csv, .tsv, .parquet, .jsonl, .json"):
-        tables.read(str(tmp_path / "a.xls"), tables.Names(frozenset()))

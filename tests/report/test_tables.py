@@ -89,10 +89,10 @@ def test_final_table_of_many_classes_shows_the_ten_worst_and_counts_the_empty() 
 
 
 def test_worst_targets_of_a_regression_have_the_largest_error() -> None:
-    numbers = Summary({"loss": 1.0}, {"mean_absolute_error": np.arange(30.0)}, None)
+    numbers = Summary({"loss": 1.0}, {"r2": -np.arange(30.0), "mean_absolute_error": np.arange(30.0)}, None)
     lines = tables.final_table(numbers, ()).splitlines()
-    assert cells(lines[3]) == ["target 29", "29.0000"]
-    assert lines[-1] == "the 10 worst of 30 classes by mean absolute error"
+    assert cells(lines[3]) == ["target 29", "-29.0000", "29.0000"]
+    assert lines[-1] == "the 10 worst of 30 classes by r2"
 
 
 def test_task_without_numbers_per_class_has_scalars_only() -> None:

@@ -167,7 +167,7 @@ def test_the_teacher_is_frozen_and_not_written() -> None:
             3,
             r"does not know 2 of the task's 3 classes: b, c; it has a, x, … \(2\); give a teacher",
         ),
-        (("a", "b", "c"), 1, r"reads images of 1 channels and the model of 3; expected as many"),
+        (("a", "b", "c"), 1, r"model reads images of 3 channels, the other of 1; expected as many"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(names: Any, channels: int, message: str) -> None:

@@ -285,8 +285,8 @@ def test_loop_reads_the_target_without_labels_in_an_order_of_its_own(
         epoch = [jax.device_get(batch) for batch in islice(batches, NUM_IMAGES // 8)]
         expected = [each.tobytes() for batch in islice(of_seed, NUM_IMAGES // 8) for each in batch["inputs"]]
     for batch in epoch:
-        assert batch["target"].keys() == {"image", "mask"}
-        assert batch["train"].keys() == {"image", "label", "mask"}
+        assert batch["target"].keys() == {"inputs", "mask", "id"}
+        assert batch["train"].keys() == {"inputs", "label", "mask", "id"}
     training, target = (
         [each.tobytes() for batch in epoch for each in batch[name]["inputs"]] for name in ("train", "target")
     )
@@ -320,7 +320,7 @@ def test_plain_strategy_measures_a_target_and_chooses_by_its_own_validation(
         (
             "single",
             {"train__monitor": "target_snd"},
-            "train.monitor is 'target_snd' and config.data.target has 1 image .* expected 2 or more",
+            "train.monitor is 'target_snd' and config.data.target has 1 example .* expected 2 or more",
         ),
         (
             "target",

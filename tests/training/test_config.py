@@ -38,6 +38,7 @@ SMOKE = "configs/smoke.py"
         "configs/resnet_ft.py",
         "configs/resnet_ft.py:50",
         "configs/vit_pretrain.py",
+        "configs/pretrain_text.py:embedded://vit_mini",
         SMOKE,
     ],
 )

@@ -70,6 +70,6 @@ def test_bench_times_a_step_on_inputs_of_the_models_size() -> None:
 
 
 def test_bench_times_a_recipe_whose_data_is_not_given() -> None:
-    small = {**SMALL, "model.weights": "none", "model.size": "mini", "train.batch_size": "4"}
+    small = {**SMALL, "model.weights": "none", "model.size": "mini", "model.heads": "2"}
     found = bench.run(config="configs/vit_ft.py:ti16", overrides=list(small.items()), num_steps=1)
     assert found["model"] == "vit mini"

@@ -16,7 +16,7 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
 from jtl.weights import Config, convert, text_towers
-from jtl.weights.hub import beside
+from jtl.weights.hub import beside, objects
 from jtl.weights.load import load
 from jtl.weights.open import open_path
 from jtl.weights.recognise import recognise
@@ -114,7 +114,7 @@ def test_both_towers_of_clip_are_the_flax_classes(
 def test_config_of_a_text_tower_has_the_cap_of_all_others(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beside, "MAX_JSON_BYTES", 8)
+    monkeypatch.setattr(objects, "MAX_JSON_BYTES", 8)
     # The file of weights is opened without what lies beside it.
     monkeypatch.setattr(beside, "describe", lambda file, folder: file)
     with pytest.raises(UserError, match="bytes; expected at most 8"):

@@ -17,7 +17,7 @@ from jtl.inputs.preprocess import Preprocess
 from jtl.models import MODELS
 from jtl.weights import FAMILIES, Config, Loaded
 from jtl.weights.head import PREFIX
-from jtl.weights.load import differing_settings, load
+from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 from jtl.weights.report import LEFT_OUT, LOADED, NEW, RESAMPLED
 from jtl.weights.run_folder import META_NAME, write_run_weights
@@ -382,22 +382,6 @@ def test_settings_that_no_tensor_tells_must_be_those_of_the_weights(tmp_path: Pa
     with pytest.raises(UserError, match=r"made with model.padding='same', .*; found model.padding='torch'"):
         loaded(tiny)
     loaded(replace(tiny, padding="same", norm_epsilon=1e-3))
-
-
-@pytest.mark.parametrize("family", MODELS)
-def test_a_run_of_any_size_is_of_the_settings_it_was_made_with(family: str) -> None:
-    for size in MODELS[family].sizes:
-        config = MODELS[family].Config(size=size)
-        made_with = vars(MODELS[family].resolve(MODELS[family].Config(**asdict(config))))
-        assert differing_settings(family, config, made_with) == {}, size
-
-
-def test_a_file_of_other_places_says_to_set_the_image_size(tmp_path: Path) -> None:
-    config = replace(MODELS["vit"].tiny(), image_px=(12, 20))
-    arrays = writing.named(FAMILIES["vit"].origins["timm"], writing.leaves_of("vit", config))
-    spec = writing.save_safetensors(tmp_path / "vit.safetensors", arrays)
-    with pytest.raises(UserError, match=r"places that form no square: set model.image_px"):
-        load_into(spec)
 
 
 def test_no_setting_is_advised_that_the_model_has_already(tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
 """Laws of the tables of names: no tensor has two places, nothing is lost in a change of layout."""
 
+from dataclasses import asdict, replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from jtl.errors import UserError
 from jtl.models import MODELS
 from jtl.weights import FAMILIES
 from jtl.weights.contract import LeftOut, Origin, Row
+from jtl.weights.load import differing_settings
 from jtl.weights.names import assign, ops, pattern
+from jtl.weights.recognise import recognise
 from tests.weights import writing
 
 TABLES = [(family, key) for family in FAMILIES for key in FAMILIES[family].origins]
@@ -101,3 +107,19 @@ def test_pattern_matches_whole_names_and_plain_numbers_only(name: str) -> None:
 def test_match_inverts_render(text: str) -> None:
     numbers = {letter: 3 + index for index, letter in enumerate("suca") if "{" + letter in text}
     assert pattern.match(text, pattern.render(text, numbers)) == numbers
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_run_of_any_size_is_of_the_settings_it_was_made_with(family: str) -> None:
+    for size in MODELS[family].sizes:
+        config = MODELS[family].Config(size=size)
+        made_with = vars(MODELS[family].resolve(MODELS[family].Config(**asdict(config))))
+        assert differing_settings(family, config, made_with) == {}, size
+
+
+def test_a_file_of_other_places_says_to_set_the_image_size(tmp_path: Path) -> None:
+    config = replace(MODELS["vit"].tiny(), image_px=(12, 20))
+    arrays = writing.named(FAMILIES["vit"].origins["timm"], writing.leaves_of("vit", config))
+    spec = writing.save_safetensors(tmp_path / "vit.safetensors", arrays)
+    with pytest.raises(UserError, match=r"places that form no square: set model.image_px"):
+        recognise(spec)
