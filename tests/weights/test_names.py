@@ -3,16 +3,16 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.weights import FAMILIES
+from jtl.weights import FAMILIES, Config
 from jtl.weights.contract import LeftOut, Origin, Row
-from jtl.weights.load import differing_settings
+from jtl.weights.load import differing_settings, load
 from jtl.weights.names import assign, ops, pattern
-from jtl.weights.recognise import recognise
 from tests.weights import writing
 
 TABLES = [(family, key) for family in FAMILIES for key in FAMILIES[family].origins]
@@ -121,5 +121,14 @@ def test_a_file_of_other_places_says_to_set_the_image_size(tmp_path: Path) -> No
     config = replace(MODELS["vit"].tiny(), image_px=(12, 20))
     arrays = writing.named(FAMILIES["vit"].origins["timm"], writing.leaves_of("vit", config))
     spec = writing.save_safetensors(tmp_path / "vit.safetensors", arrays)
+    tiny = MODELS["vit"].tiny()
+    params, model_state = MODELS["vit"].build(tiny, 3).init(jax.random.key(0))
     with pytest.raises(UserError, match=r"places that form no square: set model.image_px"):
-        recognise(spec)
+        load(
+            spec,
+            family="vit",
+            config=tiny,
+            model_params=params,
+            model_state=model_state,
+            settings=Config(),
+        )
