@@ -31,6 +31,12 @@ class Trained(NamedTuple):
     reported: list[dict[str, float]]
 
 
+def marked(pairs: list[tuple[str, str]], slow: list[tuple[str, str]]) -> list[Any]:
+    """Return the pairs as parameters, those that are slow marked so."""
+    assert set(slow) <= set(pairs), "what is slow is tested"
+    return [pytest.param(pair, marks=[pytest.mark.slow] if pair in slow else []) for pair in pairs]
+
+
 def train(model: str, strategy: str) -> Trained:
     """Train a tiny model with everything that is drawn anew at every step."""
     parts, params, model_state = tiny.make_parts(

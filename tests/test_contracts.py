@@ -6,9 +6,11 @@ from jtl.strategies import STRATEGIES
 from tests import laws
 
 PAIRS = [("vit", name) for name in STRATEGIES]
+# Three phases are three programs.
+SLOW = [("vit", "gradual")]
 
 
-@pytest.fixture(params=PAIRS, ids="-".join, scope="module")
+@pytest.fixture(params=laws.marked(PAIRS, SLOW), ids="-".join, scope="module")
 def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 

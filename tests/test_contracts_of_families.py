@@ -13,9 +13,13 @@ PAIRS += [
     ("bert", name)
     for name in ("lora", "ia3", "vpt", "bitfit", "gradual", "delta", "distillation", "dann", "co_tuning")
 ]
+# Deep networks, several phases and second models compile for long; the others hold the laws at every change.
+SLOW = [(name, "full") for name in ("resnet", "bit", "convnext", "mobilenet_v2")]
+SLOW += [("resnet", "gradual")]
+SLOW += [("bert", name) for name in ("gradual", "delta", "distillation", "dann", "co_tuning")]
 
 
-@pytest.fixture(params=PAIRS, ids="-".join, scope="module")
+@pytest.fixture(params=laws.marked(PAIRS, SLOW), ids="-".join, scope="module")
 def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 

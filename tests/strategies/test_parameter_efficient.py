@@ -95,6 +95,7 @@ def test_bitfit_trains_the_vectors_it_says_and_the_head(train: str, ending: tupl
     assert all("norm" in name.lower() for name in body) == (train == "norm")
 
 
+@pytest.mark.slow
 def test_cost_of_a_step_falls_and_no_full_gradient_is_made() -> None:
     """LoRA, BitFit and IA3 hold gradients of their own leaves alone, and skip the kernels' products."""
     config = replace(MODELS["vit"].tiny(), dim=64, heads=4, mlp_dim=256, image_px=32)

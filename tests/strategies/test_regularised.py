@@ -40,6 +40,7 @@ def test_l2_sp_is_half_alpha_of_the_squared_distance_and_half_beta_of_the_heads_
     assert reported["distance"] == pytest.approx(np.sqrt(distance), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_l2_sp_keeps_the_backbone_nearer_to_its_start_and_writes_no_copy_of_it() -> None:
     ends = {}
     for alpha in (0.0, 10.0):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jtl.models import Outputs
 from jtl.strategies import STRATEGIES
@@ -58,6 +59,7 @@ def _adapted_accuracy(strategy: str, fields: dict[str, float]) -> float:
     return float(np.mean(np.argmax(outputs_of(params, images).logits, axis=-1) == labels))
 
 
+@pytest.mark.slow
 def test_every_method_undoes_a_shift_that_the_source_alone_does_not_show() -> None:
     plain: dict[str, dict[str, float]] = {"full": {}, "mcc": {}, "dan": {}}
     fields = plain | {name: {"max_lambda": 0.1} for name in ("dann", "cdan", "mdd")}

@@ -76,6 +76,7 @@ def test_a_probe_of_a_text_encoder_costs_its_forward_pass_and_full_fine_tuning_t
     assert flops["full"] == pytest.approx(3 * products, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vit", "resnet"])
 def test_eight_devices_give_the_loss_curve_of_one(model: str) -> None:
     augment = Augment(mixup_alpha=0.4, cutmix_alpha=1.0, erase_probability=0.5)
@@ -193,6 +194,7 @@ def test_average_follows_the_trainable_parameters_and_is_what_evaluation_sees() 
     assert float(sums["loss"]) == float(expected["loss"])
 
 
+@pytest.mark.slow
 def test_fully_sharded_state_gives_the_loss_curve_of_a_replicated_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -81,6 +81,7 @@ def test_interrupted_run_is_the_uninterrupted_one_whatever_the_buckets_of_its_ba
     assert again["final"] == finished[1]["final"]
 
 
+@pytest.mark.slow
 def test_a_step_is_compiled_once_a_bucket_and_phase(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_texts_that_cannot_be_read_are_one_clear_error(
         train.run(_settings(table, **changes), tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["dann", "dan"])
 def test_reviews_of_another_kind_are_adapted_to_whatever_their_lengths(
     table: Path, tmp_path: Path, strategy: str
@@ -184,6 +186,7 @@ def continued(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder, train.run(settings, folder)
 
 
+@pytest.mark.slow
 def test_masked_tokens_lower_the_loss_and_resume_bit_for_bit(
     table: Path, continued: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -206,6 +209,7 @@ def test_features_of_a_run_without_labels_leave_its_head_out(
     assert found["features"] == {"pre_head": [96, 16]}
 
 
+@pytest.mark.slow
 def test_what_masked_tokens_taught_is_transferred_by_the_runs_folder(
     table: Path, continued: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

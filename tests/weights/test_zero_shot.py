@@ -174,6 +174,7 @@ def settings_of(folder: Path, data: Path, **changes: Any) -> config.Config:
     return config.read(spec, [(name, str(value)) for name, value in overrides.items()])
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_at_the_zero_shot_head(
     folders: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
