@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.models.contract import FEATURES
+from jtl.ranges import CountOr0, check
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
@@ -37,7 +38,7 @@ class Config:
     """
 
     head: str = "new"
-    label_map: str | dict[str, int | str] = field(default_factory=dict)
+    label_map: str | dict[str, CountOr0 | str] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
     tokenizer: str = ""
     position_embedding: str = AUTO
@@ -46,6 +47,7 @@ class Config:
     cache_dir: str = ""
 
     def __post_init__(self) -> None:
+        check(self, "weights")
         choices = {
             "head": HEADS,
             "position_embedding": (AUTO, *RESAMPLERS),
@@ -54,15 +56,17 @@ class Config:
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
-                raise UserError(f"weights.{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+                raise UserError(
+                    f"weights.{name} is {shown(value)}; expected one of {', '.join(map(repr, known))}"
+                )
         if self.sha256 and not _is_sha256(self.sha256):
             raise UserError(
-                f"weights.sha256 is {self.sha256!r}; expected 64 hexadecimal digits, or '' for any file"
+                f"weights.sha256 is {shown(self.sha256)}; expected 64 hexadecimal digits, or '' for any file"
             )
         if (self.head == "map") != bool(self.label_map):
             raise UserError(
-                f"weights.head is {self.head!r} and weights.label_map is {self.label_map!r}; expected a map "
-                f"with head 'map', and none without"
+                f"weights.head is {self.head!r} and weights.label_map is {shown(self.label_map)}; expected a "
+                f"map with head 'map', and none without"
             )
 
 
