@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import rng, tree
-from jtl.data import SOURCES, Labels, Source, sampling
+from jtl import memory, rng, tree
+from jtl.data import SOURCES, Labels, Source, batch_size, sampling
 from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
 from jtl.data.preflight import check_holds, check_kind
@@ -23,6 +23,7 @@ from jtl.inputs import Input
 from jtl.models import MODELS, Model
 from jtl.models.contract import build as build_model
 from jtl.models.shapes import output_shapes
+from jtl.ranges import INT32_MAX
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
@@ -39,6 +40,8 @@ from jtl.weights.recognise import recognise
 # Settings of data that hold for other data too.
 KEPT = ("_column", "columns")
 MIN_OUTPUTS = 2
+# A batch whose inputs are more than this part of the memory is looked at closely.
+LARGE_PART = 100
 # Kinds of head that are made of what was loaded.
 MADE_HEADS = {zero_shot.HEAD: zero_shot.start}
 
@@ -173,10 +176,19 @@ def num_steps(config: Config, num_examples: int) -> int:
     """Return the steps of the run: `train.steps`, or `train.epochs` passes over the examples, rounded up.
 
     Never less than one step.
+
+    Raises:
+        UserError: there are more than can be counted in int32.
     """
-    return config.train.steps or max(
-        1, math.ceil(config.train.epochs * num_examples / config.train.batch_size)
-    )
+    if config.train.steps:
+        return config.train.steps
+    found = max(1, math.ceil(config.train.epochs * num_examples / config.train.batch_size))
+    if found > INT32_MAX:
+        raise UserError(
+            f"train.epochs is {config.train.epochs:g}, which are {found:.3g} steps of {num_examples:,} "
+            f"examples; expected at most {INT32_MAX:,} steps: lower it"
+        )
+    return found
 
 
 def check_batch(settings: Config, num_devices: int) -> None:
@@ -216,6 +228,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     """Build everything a run of that many steps needs beside its data."""
     found = assembled(config, stats)
     assert found.task is not None, "a run has a task"
+    _check_batch_fits(config, found)
     strategy_kind = STRATEGIES[config.strategy.name]
     context = Context(
         layers=found.model.layers,
@@ -320,6 +333,20 @@ def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
         return stats
     counts = sampling.drawn_counts(config.train.sampling, np.asarray(stats.counts, np.int64))
     return stats._replace(counts=tuple(counts.tolist()), num_examples=int(counts.sum()))
+
+
+def _check_batch_fits(config: Config, found: Assembled) -> None:
+    """Check that inputs and what the layers make of them fit in memory, before any of it is there.
+
+    The layers are asked, which takes a trace of the model, only of a batch that is large.
+    """
+    size, setting = config.train.batch_size, "train.batch_size"
+    batch_size.check(found.input, found.preprocess, size, setting)
+    least = size * batch_size.example_bytes(found.input, found.preprocess)
+    if least > memory.device_bytes() / LARGE_PART:
+        outputs = output_shapes(found.model, found.params, found.model_state)
+        seen = tree.num_bytes({"features": outputs.features, **outputs.intermediates})
+        batch_size.check(found.input, found.preprocess, size, setting, more_bytes=seen)
 
 
 def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Model, Any, Any, Loaded | None]:

@@ -218,6 +218,7 @@ def _feed(
         batch_size=settings.train.eval_batch_size or settings.train.batch_size,
         mesh=mesh,
         settings=settings.inputs,
+        setting="train.eval_batch_size" if settings.train.eval_batch_size else "train.batch_size",
     )
     return loop.Feed(
         splits=splits,
