@@ -1,7 +1,11 @@
-"""The one error type that means "the user can mend this", and the sentence parts its messages share."""
+"""The one error type that means "the user can mend this", its messages' sentence parts, and what closes.
+
+The first error is the one that is shown: what is closed after it may fail as well, and must not replace it.
+"""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -17,3 +21,23 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
     return ", ".join(repr(each) for each in close)
+
+
+@contextmanager
+def at_end(close: Callable[[], object]) -> Iterator[None]:
+    """Call `close` at the end of the block; where an error ended the block, that is the one that is raised.
+
+    >>> with at_end([].clear):
+    ...     raise UserError("the cause")
+    Traceback (most recent call last):
+    jtl.errors.UserError: the cause
+    """
+    try:
+        yield
+    except BaseException as error:
+        try:
+            close()
+        except Exception as other:
+            error.add_note(f"and then closing failed: {type(other).__name__}: {other}")
+        raise
+    close()
