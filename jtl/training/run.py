@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 
 from jtl import tree
 from jtl.data import Source, preflight
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, at_end, nearest
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
-from jtl.report.writer import Writer
+from jtl.report.writer import FINAL_PREFIX, Writer
 from jtl.runtime import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.tasks import TASKS, LabelStats
@@ -133,17 +133,20 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     phases = Phases()
     with phases.measure("load"):
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
-        state, history = _restored(ready, state, checkpoints)
     listening = StopRequest() if asked is None else nullcontext(asked)
-    with listening as stop, closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
-        ended = loop.run(ready, state, history, checkpoints, writer, stop)
-        with phases.measure("checkpoint"):
-            checkpoints.wait()
-        scores: dict[str, Any] = {}
-        if ended.status in FINISHED:
-            scores = _report(ready, ended, checkpoints, writer)
-        else:
-            live.log(f"stopped at step {int(ended.state.step)} and saved; repeat the command to go on")
+    with listening as stop, at_end(checkpoints.close):
+        with phases.measure("load"):
+            state, history = _restored(ready, state, checkpoints)
+        writer = Writer(folder, int(state.step))
+        with at_end(writer.close):
+            ended = loop.run(ready, state, history, checkpoints, writer, stop)
+            with phases.measure("checkpoint"):
+                checkpoints.wait()
+            scores: dict[str, Any] = {}
+            if ended.status in FINISHED:
+                scores = _report(ready, ended, checkpoints, writer)
+            else:
+                live.log(f"stopped at step {int(ended.state.step)} and saved; repeat the command to go on")
     result = _summarize(ready, ended, scores)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
@@ -330,9 +333,9 @@ def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) 
         )
         result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
         evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
-    writer.scalars(
-        int(state.step), {name: value for name, value in scores.items() if name.startswith("test/")}
-    )
+    final = {name: value for name, value in scores.items() if name.startswith(FINAL_PREFIX)}
+    if final:
+        writer.scalars(int(state.step), final)
     return scores
 
 
