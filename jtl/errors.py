@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+# What of a value, or a name, a message shows.
+MAX_SHOWN = 120
 
 
 class UserError(ValueError):
@@ -15,5 +19,25 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     "'learning_rate'"
     """
     names = sorted(known)
+    # Of a long text the beginning tells.
+    name = name[:MAX_SHOWN]
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
     return ", ".join(repr(each) for each in close)
+
+
+def shown(value: Any) -> str:
+    """Return the value as Python writes it, for a message: a long one is cut.
+
+    >>> shown((0.5, "a"))
+    "(0.5, 'a')"
+    >>> len(shown("x" * 5000))
+    140
+    """
+    try:
+        text = repr(value if not isinstance(value, str) else value[: 2 * MAX_SHOWN])
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return f"a {type(value).__name__} too long to show"
+    except RecursionError:
+        return f"a {type(value).__name__} too deep to show"
+    length = len(value) if isinstance(value, str) else len(text)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({length:,} characters)"

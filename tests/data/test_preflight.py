@@ -36,7 +36,8 @@ def test_good_data_passes_unchanged(opened: Any, name: str) -> None:
     assert found.splits == splits
     assert not found.unreadable
     assert not found.duplicates
-    assert [line.split(":")[0] for line in found.lines] == ["train", "val"]
+    assert [line.split(":")[0] for line in found.lines[-2:]] == ["train", "val"]
+    assert all("label" in line for line in found.lines[:-2])
 
 
 def test_lines_count_images_classes_and_imbalance(tmp_path: Path) -> None:
@@ -52,9 +53,13 @@ def test_lines_count_images_classes_and_imbalance(tmp_path: Path) -> None:
 def test_classes_without_images_are_named(tmp_path: Path) -> None:
     folder(tmp_path, {"set": 2})
     (tmp_path / "t.csv").write_text("set/0.png,0\nset/1.png,2\n")
-    config = SOURCES["table"].Config(path=str(tmp_path / "t.csv"), val_fraction=0.0)
+    config = SOURCES["table"].Config(path=str(tmp_path / "t.csv"), val_fraction=0.0, labels_are="places")
     found = inspect(SOURCES["table"].open(config, Labels()), config, image.INPUT)
-    assert found.lines == ["train: 2 images, 3 classes, largest:smallest 1.0; without images: 1"]
+    assert found.lines == [
+        "image of column 'path', labels of 'label'",
+        "labels are places, from 0, among 3 classes: 0, 1, 2",
+        "train: 2 images, 3 classes, largest:smallest 1.0; without images: 1",
+    ]
 
 
 def test_regression_and_multilabel_are_described(tmp_path: Path) -> None:
@@ -62,10 +67,13 @@ def test_regression_and_multilabel_are_described(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("set/0.png,0;1\nset/1.png,0\nset/2.png,\n")
     config = SOURCES["table"].Config(path=str(tmp_path / "t.csv"), val_fraction=0.0)
     lines = inspect(SOURCES["table"].open(config, Labels("multilabel")), config, image.INPUT).lines
-    assert lines == ["train: 3 images, 2 classes, largest:smallest 2.0 (0: 2, 1: 1)"]
+    assert lines[1:] == [
+        "labels are the numbers 0 to 1",
+        "train: 3 images, 2 classes, largest:smallest 2.0 (0: 2, 1: 1)",
+    ]
     (tmp_path / "t.csv").write_text("set/0.png,0.5\nset/1.png,0\nset/2.png,1\n")
     lines = inspect(SOURCES["table"].open(config, Labels("regression")), config, image.INPUT).lines
-    assert lines == ["train: 3 images, 1 values each"]
+    assert lines[1:] == ["train: 3 images, 1 values each"]
 
 
 def test_unreadable_images_are_an_error_that_names_them_and_says_what_to_set(tmp_path: Path) -> None:
