@@ -96,15 +96,15 @@ class _Places(NamedTuple):
         return self.where(self.words.index(word))
 
 
-def few(names: Iterable[str], count: int = NAMED) -> str:
-    """Return the first names, long ones cut, and how many more there are.
+def few(names: Iterable[str], count: int = NAMED, max_chars: int = MAX_SHOWN) -> str:
+    """Return the first names, each in one line and cut where it is long, and how many more there are.
 
     >>> few(["a", "b", "c"], 2)
     'a, b and 1 more'
     """
     names = list(names)
     lines = (" ".join(name.split()) for name in names[:count])
-    text = ", ".join(f"{line[:MAX_SHOWN]}…" if len(line) > MAX_SHOWN else line for line in lines)
+    text = ", ".join(f"{line[:max_chars]}…" if len(line) > max_chars else line for line in lines)
     return text if len(names) <= count else f"{text} and {len(names) - count:,} more"
 
 

@@ -59,8 +59,14 @@ class Source(Protocol):
         """Name the example for people: its path, or its place in a file."""
         ...
 
-    def fingerprint(self, index: int) -> bytes:
-        """Return a digest of the stored bytes alone, which outlives moving and renaming."""
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
+        """Return a digest of the stored bytes alone, which outlives moving and renaming.
+
+        `raw` is what the example holds, where it has been read already: nothing is read again.
+
+        Raises:
+            Unreadable: it cannot be read.
+        """
         ...
 
 

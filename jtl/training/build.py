@@ -198,6 +198,17 @@ def check_batch(settings: Config, num_devices: int) -> None:
         )
 
 
+def batch_remarks(config: Config, num_examples: int) -> list[str]:
+    """Return a line for people where a batch is larger than the training set."""
+    size = config.train.batch_size
+    if size <= num_examples:
+        return []
+    return [
+        f"train.batch_size is {size:,} and there are {num_examples:,} training examples: a batch has each "
+        f"of them {size / num_examples:.3g} times on average"
+    ]
+
+
 def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> Assembled:
     """Return the model with its values, its task and its pre-processing: all that is needed but to train.
 

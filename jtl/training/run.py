@@ -239,17 +239,18 @@ def _open(settings: Config, live: Live) -> _Opened:
         del others[TARGET_TEST]
     kind = config.input_of(settings.model)
     checked = preflight.inspect({**splits, **others}, settings.data, kind)
-    for line in checked.lines:
-        live.log(line)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
         )
+    notes = [*checked.lines, *build.batch_remarks(settings, len(checked.splits["train"]))]
+    for line in notes:
+        live.log(line)
     found = dict(checked.splits)
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, checked.lines)
+    return _Opened(found, target, notes)
 
 
 def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:

@@ -67,3 +67,13 @@ def test_labels_of_runs_that_did_not_keep_their_reading_come_back() -> None:
     saved = LabelStats(("a", "b"), 4, (2, 2))._asdict()
     del saved["reading"]
     assert LabelStats.from_dict(saved) == LabelStats(("a", "b"), 4, (2, 2), reading="")
+
+
+def test_batch_larger_than_the_training_set_is_said() -> None:
+    base = config.read("configs/smoke.py", [("train.batch_size", "5000")])
+    assert build.batch_remarks(base, 5000) == []
+    (line,) = build.batch_remarks(base, 1438)
+    assert line == (
+        "train.batch_size is 5,000 and there are 1,438 training examples: a batch has each of them 3.48 "
+        "times on average"
+    )

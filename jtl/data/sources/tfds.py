@@ -70,9 +70,9 @@ class Records:
         """Name the folder, the split and the record."""
         return f"{self.info.name}[{index}]"
 
-    def fingerprint(self, index: int) -> bytes:
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
-        return hashlib.blake2b(self._encoded(index), digest_size=16).digest()
+        return hashlib.blake2b(self._encoded(index) if raw is None else raw, digest_size=16).digest()
 
     def _encoded(self, index: int) -> bytes:
         try:
