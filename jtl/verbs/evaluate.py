@@ -116,7 +116,7 @@ def _with_head(
         sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
     settings = build.with_data(found.settings, data) if data else found.settings
     found = found._replace(settings=config.with_overrides(settings, overrides))
-    return found, build.open_splits(found.settings, found.stats.label_names)
+    return found, build.open_splits(found.settings, found.stats)
 
 
 def _zero_shot(
