@@ -292,13 +292,14 @@ def classifier(config: Config, spec: str) -> Classifier:
     Raises:
         UserError: they cannot be had, or have no head.
     """
+    weights = config.weights if not spec else replace(config.weights, entry="", prefix="", leave_out=())
     spec = spec or config.model.weights
     if spec == NO_WEIGHTS:
         raise UserError(
             f"strategy {config.strategy.name!r} needs weights with their own head and config.model.weights "
             f"is {NO_WEIGHTS!r}; give pretrained weights"
         )
-    found = recognise(spec, replace(config.weights, sha256=""))
+    found = recognise(spec, replace(weights, sha256=""))
     if found.num_outputs < MIN_OUTPUTS:
         raise UserError(
             f"{spec!r} has no classification head, and strategy {config.strategy.name!r} needs it; expected "
@@ -306,8 +307,7 @@ def classifier(config: Config, spec: str) -> Classifier:
         )
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
     settings = from_dict({"model": {"name": found.family, **found.config_fields, "weights": spec}})
-    weights = replace(config.weights, head="load", label_map={}, sha256="")
-    settings = replace(settings, weights=weights)
+    settings = replace(settings, weights=replace(weights, head="load", label_map={}, sha256=""))
     stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
     made = assembled(settings, stats)
     return Classifier(made.input, made.model, made.params, made.model_state, names, made.preprocess)

@@ -203,7 +203,8 @@ def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]
     ]
     for line in notes:
         live.log(line)
-    return notes
+    # The report above says these too.
+    return [*([] if built.loaded is None else built.loaded.report.remarks()), *notes]
 
 
 def _feed(
