@@ -9,6 +9,7 @@ The exit code is 1 where a trial went wrong; the record says which, and why.
 import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,7 +40,10 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only trials whose name has this regular expression")
     parser.add_argument("--compile-anew", action="store_true", help="share no compiled programs")
     args = parser.parse_args()
-    # What is started inherits how signals are taken; a shell may have told this process to ignore some.
+    for each in signals.SIGNALS:
+        # A shell tells what it puts in the background to ignore some, and what is started would inherit that.
+        if signal.getsignal(each) == signal.SIG_IGN:
+            signal.signal(each, signal.SIG_DFL)
     setup = Setup(args.folder.resolve(), is_shared=not args.compile_anew)
     setup.folder.mkdir(parents=True, exist_ok=True)
     os.environ.pop("XLA_FLAGS", None)

@@ -167,7 +167,7 @@ def _read_only(place: Place, *, is_begun: bool) -> dict[str, Any]:
 def _of_another(place: Place, name: str, mode: int) -> dict[str, Any]:
     """Give what `name` matches in a half-finished run folder to another user, with the mode."""
     shutil.copytree(half(place.setup, KIND), place.run, symlinks=True)
-    steps, changed = outcome.steps_on_disk(place.run), list(place.run.glob(name)) or [place.run]
+    steps, changed = outcome.steps_on_disk(place.run), list(place.run.glob(name)) if name else [place.run]
     modes = {path: path.stat().st_mode & 0o777 for path in changed}
     for path in changed:
         os.chown(path, NOBODY, NOBODY)
@@ -238,6 +238,15 @@ def _lost_terminal(place: Place) -> dict[str, Any]:
     return _found(place, ended, (DONE, PREEMPTED))
 
 
+def _hangup(place: Place) -> dict[str, Any]:
+    """Send SIGHUP to a run that was told to ignore it, as `nohup` tells it."""
+    hangup = (
+        Moment("step 3", moments.numbers_of(3)),
+        lambda started: started.process.send_signal(signal.SIGHUP),
+    )
+    return _found(place, _disturbed(place, redirected='trap "" HUP; exec "$@"', at=hangup), (DONE,))
+
+
 def _surroundings(place: Place, **variables: str | None) -> dict[str, Any]:
     return _found(place, _disturbed(place, variables=variables), (DONE,))
 
@@ -299,6 +308,7 @@ DISTURBANCES: dict[str, tuple[Callable[[Place], dict[str, Any]], bool]] = {
     "all three closed": (partial(_redirected, how='exec "$@" <&- >&- 2>&-'), False),
     "output to a full device": (partial(_redirected, how='exec "$@" >/dev/full 2>&1'), False),
     "a terminal that is closed": (_lost_terminal, False),
+    "a hangup under nohup": (_hangup, False),
     "no names of users": (_without_names, True),
     "a locale that is not UTF-8": (
         partial(_surroundings, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"),
