@@ -150,7 +150,7 @@ def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Conf
 def weights_of(overrides: Sequence[tuple[str, str]]) -> Weights:
     """Return the section `weights` of overrides, to open weights by before there is a whole configuration."""
     values = _overridden({}, [each for each in overrides if each[0].startswith("weights.")])
-    return _section(Weights, values.get("weights", {}), "weights")
+    return reading.section(Weights, values.get("weights", {}), "weights")
 
 
 def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
