@@ -1,7 +1,11 @@
-"""The one error type that means "the user can mend this", and the sentence parts its messages share."""
+"""The one error type that means "the user can mend this", its messages' sentence parts, and what closes.
+
+The first error is the one that is shown: what is closed after it may fail as well, and must not replace it.
+"""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # What of a value, or a name, a message shows.
@@ -41,3 +45,23 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__} too deep to show"
     length = len(value) if isinstance(value, str) else len(text)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({length:,} characters)"
+
+
+@contextmanager
+def at_end(close: Callable[[], object]) -> Iterator[None]:
+    """Call `close` at the end of the block; where an error ended the block, that is the one that is raised.
+
+    >>> with at_end([].clear):
+    ...     raise UserError("the cause")
+    Traceback (most recent call last):
+    jtl.errors.UserError: the cause
+    """
+    try:
+        yield
+    except BaseException as error:
+        try:
+            close()
+        except Exception as other:
+            error.add_note(f"and then closing failed: {type(other).__name__}: {other}")
+        raise
+    close()

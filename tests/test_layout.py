@@ -23,7 +23,7 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "runtime"),
+    ("errors", "names", "runtime"),
     ("tree", "rng", "metrics", "ranges", "memory"),
     ("inputs",),
     ("data", "models", "tasks", "report"),

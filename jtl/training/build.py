@@ -70,9 +70,11 @@ class Built(NamedTuple):
     loaded: Loaded | None
 
 
-def open_splits(config: Config, names: tuple[str, ...] | None = None) -> dict[str, Source]:
-    """Open the data's splits; `names` fixes the classes and their order."""
-    return open_source(config, Labels(TASKS[config.task.name].label_kind, names))
+def open_splits(config: Config, known: LabelStats | None = None) -> dict[str, Source]:
+    """Open the data's splits; a run's `known` labels fix the classes, their order, and how they are told."""
+    kind = TASKS[config.task.name].label_kind
+    labels = Labels(kind) if known is None else Labels(kind, known.label_names, known.reading)
+    return open_source(config, labels)
 
 
 def open_source(config: Config, labels: Labels) -> dict[str, Source]:
@@ -99,8 +101,10 @@ class Target(NamedTuple):
     is_labelled: bool
 
 
-def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
-    """Open the examples of `data.target`, None where there are none; `names` are the classes of the task.
+def open_target(config: Config, names: tuple[str, ...], reading: str = "") -> Target | None:
+    """Open the examples of `data.target`, None where there are none.
+
+    `names` are the classes of the task, `reading` how the run's labels tell them (`Info.reading`).
 
     A folder without folders (hidden ones do not count) and without tables has no labels. What has a test
     split is measured on that.
@@ -122,7 +126,7 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
             return Target(found, found, is_labelled=False)
         settings = with_data(config, path)
         kind = TASKS[config.task.name].label_kind if is_labelled else NO_LABELS
-        splits = open_source(settings, Labels(kind, names if is_labelled else None))
+        splits = open_source(settings, Labels(kind, names if is_labelled else None, reading))
     except UserError as error:
         raise UserError(
             f"config.data.target: {error}; where its labels are of no use: data.has_target_labels=false"
@@ -169,7 +173,8 @@ def label_stats(config: Config, source: Source) -> LabelStats:
     sampling.check_source(config.train.sampling, source)
     labels = source.labels()
     labels = np.zeros(len(source), np.int64) if labels is None else labels
-    return TASKS[config.task.name].stats(labels, source.info.label_names)
+    stats = TASKS[config.task.name].stats(labels, source.info.label_names)
+    return stats._replace(reading=source.info.reading)
 
 
 def num_steps(config: Config, num_examples: int) -> int:
@@ -203,6 +208,17 @@ def check_batch(settings: Config, num_devices: int) -> None:
             f"train.batch_size is {size}; expected a multiple of {num_slices * num_devices} "
             f"(optim.accumulate {num_slices} x {num_devices} devices)"
         )
+
+
+def batch_remarks(config: Config, num_examples: int) -> list[str]:
+    """Return a line for people where a batch is larger than the training set."""
+    size = config.train.batch_size
+    if size <= num_examples:
+        return []
+    return [
+        f"train.batch_size is {size:,} and there are {num_examples:,} training examples: a batch has each "
+        f"of them {size / num_examples:.3g} times on average"
+    ]
 
 
 def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> Assembled:
@@ -276,13 +292,14 @@ def classifier(config: Config, spec: str) -> Classifier:
     Raises:
         UserError: they cannot be had, or have no head.
     """
+    weights = config.weights if not spec else replace(config.weights, entry="", prefix="", leave_out=())
     spec = spec or config.model.weights
     if spec == NO_WEIGHTS:
         raise UserError(
             f"strategy {config.strategy.name!r} needs weights with their own head and config.model.weights "
             f"is {NO_WEIGHTS!r}; give pretrained weights"
         )
-    found = recognise(spec, replace(config.weights, sha256=""))
+    found = recognise(spec, replace(weights, sha256=""))
     if found.num_outputs < MIN_OUTPUTS:
         raise UserError(
             f"{spec!r} has no classification head, and strategy {config.strategy.name!r} needs it; expected "
@@ -290,8 +307,7 @@ def classifier(config: Config, spec: str) -> Classifier:
         )
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
     settings = from_dict({"model": {"name": found.family, **found.config_fields, "weights": spec}})
-    weights = replace(config.weights, head="load", label_map={}, sha256="")
-    settings = replace(settings, weights=weights)
+    settings = replace(settings, weights=replace(weights, head="load", label_map={}, sha256=""))
     stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
     made = assembled(settings, stats)
     return Classifier(made.input, made.model, made.params, made.model_state, names, made.preprocess)

@@ -147,6 +147,12 @@ def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Conf
     return from_dict(_overridden(values, overrides))
 
 
+def weights_of(overrides: Sequence[tuple[str, str]]) -> Weights:
+    """Return the section `weights` of overrides, to open weights by before there is a whole configuration."""
+    values = _overridden({}, [each for each in overrides if each[0].startswith("weights.")])
+    return reading.section(Weights, values.get("weights", {}), "weights")
+
+
 def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
     """Return "name: old → new" for each setting whose change would make a resumed run another run.
 

@@ -65,11 +65,6 @@ def _length(config: Config, built: Built, num_examples: int) -> list[str]:
         found.append(
             f"train.epochs {config.train.epochs:g} of {num_examples:,} {unit} are {steps:,} steps of {size:,}"
         )
-    if size > num_examples:
-        found.append(
-            f"train.batch_size is {size:,} and there are {num_examples:,} training {unit}: every batch has "
-            f"each of them {size / num_examples:.3g} times"
-        )
     trained = [group for group in built.parts.groups.values() if not group.is_frozen]
     late = [group.start_step for group in trained if group.start_step >= steps]
     if late:

@@ -35,6 +35,10 @@ class Config:
     library the names come from. `channels`: "auto" sums the first convolution's input channels for one
     channel, and else repeats and rescales them; "strict" refuses other numbers of channels. `sha256` is the
     expected checksum of the file, "" for any. `cache_dir` holds downloads; "" is $JTL_CACHE or ~/.cache/jtl.
+
+    Which tensors of a file are the model's is found by their names; where that is not what is meant, `entry`
+    is the part of the file to read ("model_ema", "state_dict.teacher"), `prefix` what to take off its names
+    ("backbone."), and `leave_out` are patterns of names that are not wanted ("head.*,queue", or a tuple).
     """
 
     head: str = "new"
@@ -45,6 +49,9 @@ class Config:
     channels: str = "auto"
     sha256: str = ""
     cache_dir: str = ""
+    entry: str = ""
+    prefix: str = ""
+    leave_out: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(self, "weights")
@@ -86,6 +93,10 @@ class TensorFile(NamedTuple):
     `config_fields` where it says which model it belongs to (a run folder). `stated` are the settings that a
     config.json beside it gives, by family; `described_as` is which model that file says they are of, "" where
     it names none.
+
+    `tensors` are those taken for the model's, `others` the rest of the file (optimizer state, other copies),
+    by their names in the file, with a reason each in `reasons`. `raw_names` are the names in the file of
+    tensors that are called otherwise here; `notes` say for people what was decided about names.
     """
 
     path: Path
@@ -97,6 +108,10 @@ class TensorFile(NamedTuple):
     config_fields: Mapping[str, Any] = {}
     stated: Mapping[str, Mapping[str, Any]] = {}
     described_as: str = ""
+    others: Mapping[str, Tensor] = {}
+    reasons: Mapping[str, str] = {}
+    raw_names: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
 
 
 class Op(NamedTuple):

@@ -119,7 +119,6 @@ def lines_of(overrides: dict[str, str]) -> list[str]:
     [
         ({}, []),
         ({"train.steps": "0", "train.epochs": "2"}, ["train.epochs 2 of 1,438 images are 45 steps of 64"]),
-        ({"train.batch_size": "5000"}, ["is 5,000 and .* 1,438 training images: .* 3.48 times"]),
         ({"optim.accumulate": "4"}, []),
         ({"optim.accumulate": "4", "strategy.name": "bss"}, ["4: strategy 'bss' compares .* 16 images"]),
         ({**RESNET, "optim.accumulate": "4"}, ["4: 5 batch normalisations .* a slice, 16 images"]),
