@@ -22,7 +22,7 @@ from jtl.report.writer import FINAL_PREFIX, Writer
 from jtl.runtime import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.tasks import TASKS, LabelStats
-from jtl.training import adaptation, build, config, evaluate, loop, meta, progress, sharding, step
+from jtl.training import adaptation, build, config, evaluate, loop, meta, progress, remarks, sharding, step
 from jtl.training import state as states
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
@@ -177,8 +177,13 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
     notes = [*opened.notes, *_explained(built, splits, live)]
+    monitor = _monitor(settings, built, splits, target)
+    decided = [*remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    for line in decided:
+        live.log(line)
+    notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    plan = loop.Plan(settings, folder, stats, built, _monitor(settings, built, splits, target))
+    plan = loop.Plan(settings, folder, stats, built, monitor)
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / "checkpoints", is_maximized=is_maximized)

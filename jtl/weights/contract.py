@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from jtl.errors import UserError, shown
 from jtl.models.contract import FEATURES
-from jtl.ranges import CountOr0, check
+from jtl.ranges import CountOr0, ReadIf, check
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
@@ -43,8 +43,8 @@ class Config:
 
     head: str = "new"
     label_map: str | dict[str, CountOr0 | str] = field(default_factory=dict)
-    templates: tuple[str, ...] = ()
-    tokenizer: str = ""
+    templates: Annotated[tuple[str, ...], ReadIf("head", ("zero_shot",))] = ()
+    tokenizer: Annotated[str, ReadIf("head", ("zero_shot",))] = ""
     position_embedding: str = AUTO
     channels: str = "auto"
     sha256: str = ""
