@@ -184,10 +184,10 @@ def placed(values: Values, mesh: Mesh) -> Values:
 
 def described(predictor: Predictor) -> str:
     """Return how the model sees its inputs, and what was decided about its weights; a line each."""
-    remarks = [] if predictor.loaded is None else predictor.loaded.report.remarks()
-    return "\n".join(
-        [*remarks, build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)]
-    )
+    loaded, changes = predictor.loaded, predictor.settings.preprocess
+    remarks = [] if loaded is None else loaded.report.remarks()
+    seen = build.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
+    return "\n".join([*remarks, seen])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:

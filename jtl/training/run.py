@@ -176,7 +176,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
-    notes = [*opened.notes, *_explained(built, splits, live)]
+    notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = _monitor(settings, built, splits, target)
     decided = [*remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
     for line in decided:
@@ -196,13 +196,16 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
 
 
-def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]:
-    """Say what was loaded and how examples are read; return what of it the run folder keeps."""
+def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any) -> list[str]:
+    """Say what was loaded and how examples are read; return what of it the run folder keeps.
+
+    `changes` are the user's own to the pre-processing.
+    """
     parts = built.parts
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     notes = [
-        build.preprocess_text(parts.input, parts.preprocess, built.loaded),
+        build.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
         *parts.input.remarks(parts.model.preprocess, parts.preprocess),
         *preflight.survey(splits, parts.input, parts.preprocess),
     ]
