@@ -23,8 +23,8 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "runtime"),
-    ("tree", "rng", "metrics"),
+    ("errors", "names", "runtime"),
+    ("tree", "rng", "metrics", "ranges", "memory"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),

@@ -11,6 +11,7 @@ from jtl.report.summary import plain, replace_text
 
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
+FINAL_PREFIX = "test/"
 
 
 class Writer:
@@ -47,6 +48,8 @@ class Writer:
 def kept_lines(path: Path, last_step: int) -> str:
     """Return the lines of a metrics file up to a step, without the unfinished one a killed process leaves.
 
+    Those of the final report are left out, too: a run that goes on comes to its report again.
+
     Raises:
         UserError: a line is no report.
     """
@@ -55,11 +58,22 @@ def kept_lines(path: Path, last_step: int) -> str:
     kept = []
     for number, line in enumerate(whole.splitlines(keepends=True), start=1):
         try:
-            step = json.loads(line)["step"]
+            values = json.loads(line)
+            step = values["step"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}:{number} is {line.strip()[:60]!r}; expected a JSON object with a step; remove it"
             ) from error
-        if step <= last_step:
+        if step <= last_step and not is_final(values):
             kept.append(line)
     return "".join(kept)
+
+
+def is_final(line: Mapping[str, object]) -> bool:
+    """Return whether a line of a metrics file holds nothing but what the final report measured.
+
+    >>> is_final({"step": 9, "time": 1.5, "test/loss": 0.5}), is_final({"step": 9, "val/loss": 0.5})
+    (True, False)
+    """
+    names = line.keys() - {"step", "time"}
+    return bool(names) and all(name.startswith(FINAL_PREFIX) for name in names)

@@ -32,7 +32,8 @@ class LabelStats(NamedTuple):
     """What a task needs to know of the training labels; saved in the run folder for evaluation.
 
     `counts` are training examples a class (multiclass, multilabel); `mean` and `std` one per target
-    (regression).
+    (regression). `reading` is how the labels told their classes (see `data.contract`), as all later ones of
+    this run are read; "" where there is none, or the run did not keep it.
     """
 
     label_names: tuple[str, ...]
@@ -40,6 +41,7 @@ class LabelStats(NamedTuple):
     counts: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    reading: str = ""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelStats":
