@@ -72,6 +72,7 @@ def run(
     live = Live()
     plan = plans.make(configs.read(config, overrides), out, variants, seeds, folds, column)
     plans.check(plan)
+    plans.rehearse(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
     for each in plan.variants:
         changed = ", ".join(f"{name}={value}" for name, value in each.overrides)
