@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from jtl.data import tables
-from jtl.data.sources.table import tables_in
+from jtl.data.shards import is_metadata, tables_in
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
 
@@ -34,8 +34,9 @@ def kind_of(path: str) -> str:
         raise UserError(f"data.path {path!r} is not there; expected a folder or a file of examples")
     found = tables_in(path)
     has_folders = any(os.path.isdir(os.path.join(path, name)) for name in os.listdir(path))
-    if found and ("" not in found or not has_folders):
-        return FILES[os.path.splitext(next(iter(found.values())))[1].lower()]
+    first = next(iter(found.values()), ("",))[0]
+    if first and ("" not in found or not has_folders or is_metadata(first)):
+        return FILES[os.path.splitext(first)[1].lower()]
     counts = Counter(holds for holds in islice(_holds(path), MAX_FILES))
     if not counts:
         suffixes = ", ".join(each for kind in INPUTS.values() for each in kind.suffixes)
