@@ -10,9 +10,12 @@ from pyarrow import parquet
 
 from jtl.data import Labels
 from jtl.data.contract import NO_LABELS
+from jtl.data.tell import kind_of
 from jtl.errors import UserError
+from tests.data.conftest import write_tar
 from tests.data.test_parquet import shard
 from tests.data.test_texts import only, write
+from tests.data.test_webdataset import cls, files_of
 
 NUM_MUTATIONS = 150
 MAX_LINE = 1500
@@ -50,7 +53,9 @@ def write_whole(path: Path) -> None:
     texts = [f"the text {place}, of some length" for place in range(8)]
     rows = [{"text": each, "label": "ab"[place % 2]} for place, each in enumerate(texts)]
     delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
-    if path.name == "images.parquet":
+    if path.suffix == ".tar":
+        write_tar(path, files_of(range(6), cls=cls))
+    elif path.name == "images.parquet":
         shard(path, list(range(8)), row_group_size=3)
     elif path.suffix == ".parquet":
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
@@ -61,8 +66,8 @@ def write_whole(path: Path) -> None:
         write(path, "\n".join([f"text{delimiter}label", *lines]) + "\n")
 
 
-@pytest.mark.parametrize("name", ["images.parquet", "text.parquet", "a.csv", "a.tsv", "a.jsonl"])
-def test_damaged_tables_are_read_or_told_in_one_line(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["images.parquet", "text.parquet", "a.csv", "a.tsv", "a.jsonl", "a.tar"])
+def test_damaged_sets_are_read_or_told_in_one_line(tmp_path: Path, name: str) -> None:
     chance = random.Random(0)
     path = tmp_path / name
     write_whole(path)
@@ -71,6 +76,6 @@ def test_damaged_tables_are_read_or_told_in_one_line(tmp_path: Path, name: str) 
     for _ in range(NUM_MUTATIONS):
         path.write_bytes(mutated(whole, chance))
         labels = Labels(chance.choice(["class", "multilabel", NO_LABELS]))
-        faults.append(fault_of(path, labels, "table"))
+        faults.append(fault_of(path, labels, kind_of(str(path))))
     assert [fault for fault in faults if "\n" in fault or len(fault) > MAX_LINE] == []
     assert 0 < sum(map(bool, faults)) < NUM_MUTATIONS
