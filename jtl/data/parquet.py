@@ -17,6 +17,7 @@ from jtl.data.contract import Info
 from jtl.data.files import bytes_fingerprint
 from jtl.errors import UserError
 from jtl.inputs import Unreadable
+from jtl.names import as_unicode
 
 BYTES = "bytes"
 HUB_METADATA = b"huggingface"
@@ -111,7 +112,7 @@ class StoredImages:
 
     def describe(self, index: int) -> str:
         """Name the row of the file."""
-        return f"row {self.rows[index] + 1} of {self.path}"
+        return as_unicode(f"row {self.rows[index] + 1} of {self.path}")
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes: the same as of a file of them."""

@@ -94,14 +94,18 @@ def build(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON; a reader finds the old file or the new one, never a part."""
+    """Write a value as indented JSON; a reader finds the old file or the new one, never a part.
+
+    What is no Unicode in a name, such as a path of bytes that are no UTF-8, is escaped, and comes back.
+    """
     replace_text(path, json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file in one move, as `write_json` does."""
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
+    # In JSON a half of a surrogate pair has just the escape that Python gives it.
+    with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
