@@ -104,7 +104,7 @@ def run(
     """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
 
     Raises:
-        UserError: the loss or a gradient is no longer finite.
+        UserError: the loss, a gradient or a parameter is no longer finite.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
     status = "stopped_early" if _is_exhausted(ready, history) else "finished"
@@ -128,11 +128,12 @@ def run(
             if is_saved:
                 with ready.reporter.phases.measure("step"):
                     reader.flush()
-            if is_evaluated and ("val" in ready.feed.eval_batches or ready.feed.target_batches is not None):
-                history = [*history, _evaluate(ready, state, writer)]
-                reader.history = history
-            if is_saved:
-                _save(ready, state, history, checkpoints, is_evaluated=is_evaluated)
+                    sound = checkpoints.sound(state)
+                if is_evaluated and _is_measured(ready):
+                    history = [*history, _evaluate(ready, state, writer)]
+                    reader.history = history
+                with ready.reporter.phases.measure("checkpoint"):
+                    checkpoints.save(sound, history)
             if _is_exhausted(ready, history) and number + 1 < num_steps:
                 status = "stopped_early"
                 break
@@ -285,15 +286,9 @@ def _measured_target(ready: Run, state: State) -> dict[str, float]:
         return adaptation.measure(ready.plan.built.parts.task, logits, known, has_classes=has_classes)
 
 
-def _save(
-    ready: Run, state: State, history: progress.History, checkpoints: Checkpoints, *, is_evaluated: bool
-) -> None:
-    last = history[-1] if is_evaluated and history else None
-    rank = None
-    if last is not None and ready.plan.monitor in last:
-        rank = {"value": last[ready.plan.monitor], "loss": last.get("loss", 0.0)}
-    with ready.reporter.phases.measure("checkpoint"):
-        checkpoints.save(int(state.step), state, {"history": history}, rank)
+def _is_measured(ready: Run) -> bool:
+    """Return whether there is anything to measure between steps."""
+    return "val" in ready.feed.eval_batches or ready.feed.target_batches is not None
 
 
 def _is_due(number: int, every: int, last: int = -1) -> bool:
