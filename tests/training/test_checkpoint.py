@@ -1,6 +1,6 @@
 import gc
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -51,13 +51,13 @@ def _open(folder: Path, *, is_maximized: bool = True) -> Checkpoints:
     return Checkpoints(folder, metric="accuracy", is_maximized=is_maximized)
 
 
-def _history(step: int, values: dict[int, float | None]) -> progress.History:
+def _history(step: int, values: Mapping[int, float | None]) -> progress.History:
     """The evaluations up to a step; where the value is None, there was none."""
     known = {each: value for each, value in values.items() if each <= step and value is not None}
     return [{"step": each, "accuracy": value} for each, value in known.items()]
 
 
-def _save(checkpoints: Checkpoints, step: int, values: dict[int, float | None]) -> None:
+def _save(checkpoints: Checkpoints, step: int, values: Mapping[int, float | None]) -> None:
     checkpoints.save(checkpoints.sound(_state(step)), _history(step, values))
 
 
