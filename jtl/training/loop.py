@@ -27,7 +27,7 @@ from jtl.strategies.contract import TRAIN
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
 from jtl.training.build import Built, Target
-from jtl.training.checkpoint import Checkpoints
+from jtl.training.checkpoint import Checkpoints, Sound
 from jtl.training.config import Config
 from jtl.training.state import State
 
@@ -107,7 +107,7 @@ def run(
     goes on from there, which makes it first.
 
     Raises:
-        UserError: the loss or a gradient is no longer finite.
+        UserError: the loss, a gradient or a parameter is no longer finite.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
     compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
@@ -118,7 +118,7 @@ def run(
         try:
             if _lacks_evaluation(ready, history, start):
                 history = _measured(ready, state, history, writer, stop)
-                _save(ready, state, history, checkpoints, is_again=True)
+                _save(ready, checkpoints.sound(state), history, checkpoints, is_again=True)
             for number in range(start, num_steps):
                 if _is_exhausted(ready, history):
                     status = "stopped_early"
@@ -135,10 +135,11 @@ def run(
                 if is_evaluated or _is_due(number + 1, ready.plan.settings.train.checkpoint_every):
                     with ready.reporter.phases.measure("step"):
                         reader.flush()
+                        sound = checkpoints.sound(state)
                     if is_evaluated and _is_measured(ready):
                         history = _measured(ready, state, history, writer, stop)
                         reader.history = history
-                    _save(ready, state, history, checkpoints)
+                    _save(ready, sound, history, checkpoints)
                     saved = number + 1
                 stop.check()
         except Stopped:
@@ -146,7 +147,7 @@ def run(
             with ready.reporter.phases.measure("step"):
                 reader.flush()
             if int(state.step) > saved:
-                _save(ready, state, history, checkpoints)
+                _save(ready, checkpoints.sound(state), history, checkpoints)
     return Ended(state, history, status, (int(state.step) - start) * ready.plan.settings.train.batch_size)
 
 
@@ -317,7 +318,7 @@ def _measured_target(ready: Run, state: State) -> dict[str, float]:
 
 def _save(
     ready: Run,
-    state: State,
+    sound: Sound,
     history: progress.History,
     checkpoints: Checkpoints,
     *,
@@ -327,15 +328,10 @@ def _save(
 
     With `is_again` it takes the place of what was saved at this step before it was measured.
     """
-    number = int(state.step)
-    last = history[-1] if history and history[-1]["step"] == number else None
-    rank = None
-    if last is not None and ready.plan.monitor in last:
-        rank = {"value": last[ready.plan.monitor], "loss": last.get("loss", 0.0)}
     with ready.reporter.phases.measure("checkpoint"):
         if is_again:
-            checkpoints.remove(number)
-        checkpoints.save(number, state, {"history": history}, rank)
+            checkpoints.remove(int(sound.state.step))
+        checkpoints.save(sound, history)
 
 
 def _is_due(number: int, every: int, last: int = -1) -> bool:
