@@ -135,7 +135,12 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
         state, history = _restored(ready, state, checkpoints)
     listening = StopRequest() if asked is None else nullcontext(asked)
-    with listening as stop, closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
+    with (
+        listening as stop,
+        closing(checkpoints),
+        closing(ready.feed),
+        closing(Writer(folder, int(state.step))) as writer,
+    ):
         ended = loop.run(ready, state, history, checkpoints, writer, stop)
         with phases.measure("checkpoint"):
             checkpoints.wait()
@@ -223,8 +228,15 @@ def _feed(
         splits=splits,
         streams=streams,
         target=target,
-        eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
-        target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
+        eval_batches={
+            # The loop measures on validation at every evaluation, on others the report alone.
+            name: batches_of(source, is_read_again=name == "val")
+            for name, source in splits.items()
+            if name != "train"
+        },
+        target_batches=(
+            batches_of(target.evaluation, is_read_again=True) if target is not None and is_measured else None
+        ),
     )
 
 
