@@ -155,7 +155,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with phases.measure("load"):
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
-    with at_end(checkpoints.close):
+    with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
         writer = Writer(folder, int(state.step))
@@ -281,8 +281,15 @@ def _feed(
         splits=splits,
         streams=streams,
         target=target,
-        eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
-        target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
+        eval_batches={
+            # The loop measures on validation at every evaluation, on others the report alone.
+            name: batches_of(source, is_read_again=name == "val")
+            for name, source in splits.items()
+            if name != "train"
+        },
+        target_batches=(
+            batches_of(target.evaluation, is_read_again=True) if target is not None and is_measured else None
+        ),
     )
 
 
