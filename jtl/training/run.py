@@ -25,6 +25,7 @@ from jtl.tasks import LabelStats
 from jtl.training import (
     adaptation,
     build,
+    choice,
     config,
     evaluate,
     loop,
@@ -56,11 +57,14 @@ def run_folder(settings: Config, spec: str, workdir: str) -> Path:
     return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
 
 
-def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
+def run(
+    settings: Config, folder: Path, stop: StopRequest | None = None, said: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train as configured, or resume what the folder holds, and return what summary.json says.
 
     With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
     compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
+    `said` are lines about how the settings were read, which the run folder keeps.
 
     Raises:
         UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
@@ -72,7 +76,7 @@ def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict
         )
     live = Live()
     live.log(f"run folder: {folder}")
-    result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
+    result = _finished(settings, folder, live) or _train(settings, folder, live, stop, said)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
     other = run(_scratch(settings), folder / "scratch", stop)
@@ -150,11 +154,13 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
     summary.write_json(folder / "meta.json", described)
 
 
-def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None) -> dict[str, Any]:
+def _train(
+    settings: Config, folder: Path, live: Live, asked: StopRequest | None, said: Sequence[str]
+) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = _prepare(settings, folder, live, phases)
+        ready, state, checkpoints = _prepare(settings, folder, said, live, phases)
     listening = StopRequest() if asked is None else nullcontext(asked)
     with listening as stop, at_end(checkpoints.close):
         with phases.measure("load"):
@@ -183,7 +189,9 @@ class _Opened(NamedTuple):
     notes: list[str]
 
 
-def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def _prepare(
+    settings: Config, folder: Path, said: Sequence[str], live: Live, phases: Phases
+) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
@@ -201,7 +209,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live)]
     monitor = choice.monitor(settings, built, splits, target)
-    decided = [*remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
     for line in decided:
         live.log(line)
     notes += decided

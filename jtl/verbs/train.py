@@ -29,7 +29,8 @@ def run(*, config: str, workdir: str = "", overrides: Overrides = ()) -> dict[st
     from jtl.training import run as train
 
     settings = configs.read(config, overrides, Path(workdir) if workdir else None)
-    return train.run(settings, train.run_folder(settings, config, workdir))
+    folder = train.run_folder(settings, config, workdir)
+    return train.run(settings, folder, said=configs.repeated(overrides))
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
