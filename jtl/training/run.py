@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import tree
+from jtl import files, owner, signals, tree
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import FINAL_PREFIX, Writer
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.tasks import LabelStats
 from jtl.training import (
@@ -48,26 +48,22 @@ from jtl.weights.run_folder import write_input_files, write_run_weights
 TARGET_TEST = "target_test"
 
 
-def run_folder(settings: Config, spec: str, workdir: str) -> Path:
-    """Return the run folder: `workdir`, or runs/CONFIG-DIGEST, which the same command finds again."""
-    if workdir:
-        return Path(workdir)
+def run_folder(settings: Config, spec: str) -> Path:
+    """Return the run folder where none is named: runs/CONFIG-DIGEST, which the same command finds again."""
     decisive = config.without_resumable(config.to_dict(settings))
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
 
 
-def run(
-    settings: Config, folder: Path, stop: StopRequest | None = None, said: Sequence[str] = ()
-) -> dict[str, Any]:
+def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
     """Train as configured, or resume what the folder holds, and return what summary.json says.
 
     With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
     compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
-    `said` are lines about how the settings were read, which the run folder keeps.
 
     Raises:
-        UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
+        UserError: another process owns the folder, it belongs to another configuration, or configuration,
+            data and weights do not fit.
     """
     if settings.baseline and settings.model.weights == NO_WEIGHTS:
         raise UserError(
@@ -75,8 +71,13 @@ def run(
             f"pretrained weights, or baseline=false"
         )
     live = Live()
+    with owner.owned(folder, live.log):
+        return _run(settings, folder, live, stop)
+
+
+def _run(settings: Config, folder: Path, live: Live, stop: StopRequest | None) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
-    result = _finished(settings, folder, live) or _train(settings, folder, live, stop, said)
+    result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
     other = run(_scratch(settings), folder / "scratch", stop)
@@ -97,31 +98,23 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     Raises:
         UserError: the folder holds something else.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not (folder / config.NAME).exists():
+        if folder.exists() and (not folder.is_dir() or not owner.is_free(folder)):
             raise UserError(
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
         return None
-    changed = config.conflicts(settings, _json(path))
+    changed = config.conflicts(settings, config.saved(folder))
     if changed:
         raise UserError(
             f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "
             f"give another --workdir, or repeat the command it was made with"
         )
-    result = _json(folder / "summary.json") if (folder / "summary.json").exists() else {}
-    if result.get("status") not in FINISHED:
+    result = summary.read(folder / "summary.json") if (folder / "summary.json").exists() else None
+    if result is None or result["status"] not in FINISHED:
         return None
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{str(path)!r} is damaged ({error}); give another --workdir") from error
 
 
 def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None:
@@ -133,8 +126,8 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
     folder, stats = plan.folder, plan.stats
     described = meta.describe(plan.settings, plan.built, stats, target, notes)
     if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
-        begun = _json(folder / "meta.json")
-        before = LabelStats.from_dict(begun["labels"])
+        begun = files.read_record(folder / "meta.json")
+        before = LabelStats.of_record(begun.below("labels"))
         # Runs once did not keep how their labels were read; the classes say whether it is the same.
         if (before if before.reading else before._replace(reading=stats.reading)) != stats:
             raise UserError(
@@ -142,7 +135,7 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
                 f"of {len(before.label_names)} classes, now {stats.num_examples} of "
                 f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
             )
-        ours, theirs = meta.target_of(described), meta.target_of(begun)
+        ours, theirs = meta.target_of(described), meta.target_of(begun.values)
         if ours != theirs:
             raise UserError(
                 f"the target's examples changed since run {str(folder)!r} began: {theirs}, now {ours}; "
@@ -154,30 +147,42 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
     summary.write_json(folder / "meta.json", described)
 
 
-def _train(
-    settings: Config, folder: Path, live: Live, asked: StopRequest | None, said: Sequence[str]
-) -> dict[str, Any]:
+def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = _prepare(settings, folder, said, live, phases)
-    listening = StopRequest() if asked is None else nullcontext(asked)
-    with listening as stop, at_end(checkpoints.close):
+        ready, state, checkpoints = _prepare(settings, folder, live, phases)
+    listening = signals.listening() if asked is None else nullcontext(asked)
+    with at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
         writer = Writer(folder, int(state.step))
         with at_end(writer.close):
-            ended = loop.run(ready, state, history, checkpoints, writer, stop)
-            with phases.measure("checkpoint"):
-                checkpoints.wait()
-            scores: dict[str, Any] = {}
-            if ended.status in FINISHED:
-                scores = _report(ready, ended, checkpoints, writer)
-            else:
-                live.log(f"stopped at step {int(ended.state.step)} and saved; repeat the command to go on")
+            with listening as stop, stop.deferred():
+                ended = loop.run(ready, state, history, checkpoints, writer, stop)
+                with phases.measure("checkpoint"):
+                    checkpoints.wait()
+                if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
+                    ended = ended._replace(status="preempted")
+                if ended.status not in FINISHED:
+                    return _stopped(ready, ended)
+            scores = _report(ready, ended, checkpoints, writer)
     result = _summarize(ready, ended, scores)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    return result
+
+
+def _stopped(ready: Run, ended: Ended) -> dict[str, Any]:
+    """Leave the summary of a run that is to go on."""
+    number = int(ended.state.step)
+    ready.reporter.live.log(
+        f"stopped at step {number} and saved; repeat the command to go on"
+        if number
+        else "stopped before the first step; repeat the command"
+    )
+    result = _summarize(ready, ended, {})
+    summary.write_json(ready.plan.folder / "summary.json", result)
     return result
 
 
@@ -189,9 +194,7 @@ class _Opened(NamedTuple):
     notes: list[str]
 
 
-def _prepare(
-    settings: Config, folder: Path, said: Sequence[str], live: Live, phases: Phases
-) -> tuple[Run, State, Checkpoints]:
+def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
@@ -207,9 +210,9 @@ def _prepare(
     build.check_streams(settings, built.parts, streams)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
-    notes = [*opened.notes, *_explained(built, splits, live)]
+    notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
-    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    decided = [*remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
     for line in decided:
         live.log(line)
     notes += decided
@@ -234,13 +237,16 @@ def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
         raise UserError(f"baseline, the same model from random weights, cannot be: {error}") from error
 
 
-def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]:
-    """Say what was loaded and how examples are read; return what of it the run folder keeps."""
+def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any) -> list[str]:
+    """Say what was loaded and how examples are read; return what of it the run folder keeps.
+
+    `changes` are the user's own to the pre-processing.
+    """
     parts = built.parts
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     notes = [
-        build.preprocess_text(parts.input, parts.preprocess, built.loaded),
+        build.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
         *parts.input.remarks(parts.model.preprocess, parts.preprocess),
         *preflight.survey(splits, parts.input, parts.preprocess),
     ]
