@@ -176,9 +176,7 @@ def test_a_metric_that_is_not_measured_of_so_few_classes_picks_no_step() -> None
     splits = build.open_splits(settings)
     few = TASKS["multiclass"].stats(np.arange(3), tuple("abc"))
     built = build.build(settings, few, 2)
-    with pytest.raises(
-        UserError, match=r"'top5_accuracy' is not measured: there are 3 classes; nearest"
-    ):
+    with pytest.raises(UserError, match=r"'top5_accuracy' is not measured: there are 3 classes; nearest"):
         choice.monitor(settings, built, splits, None)
     built = build.build(settings, build.label_stats(settings, splits["train"]), 2)
     assert choice.monitor(settings, built, splits, None) == "top5_accuracy"
