@@ -12,7 +12,7 @@ import numpy as np
 from jtl import predictor, tree
 from jtl.data import Source, preflight
 from jtl.data.files import unlabelled
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.metrics import Summary
 from jtl.models import MODELS
 from jtl.predictor import Predictor
@@ -128,11 +128,11 @@ def check_alike(members: Sequence[Member], *, is_one_model: bool) -> None:
         for fact in [*expected, *(name for name in found if name not in expected)]:
             ours, theirs = expected.get(fact, NOTHING), found.get(fact, NOTHING)
             if ours != theirs:
-                needed = "one model and the same classes" if is_one_model else "the same classes"
+                needed = "one model and the same classes" if is_one_model else "the same input and classes"
                 other_way = "; --method ensemble takes different models" if is_one_model else ""
                 raise UserError(
-                    f"run {other.folder!r} has {fact} {theirs!r}, run {first.folder!r} {ours!r}; expected "
-                    f"runs of {needed} in the same order: leave one out{other_way}"
+                    f"run {other.folder!r} has {fact} {shown(theirs)}, run {first.folder!r} {shown(ours)}; "
+                    f"expected runs of {needed} in the same order: leave one out{other_way}"
                 )
 
 
@@ -283,7 +283,8 @@ def _backbone(judge: Judge, candidate: Variables) -> dict[str, Any]:
 def _facts(member: Member, *, is_one_model: bool) -> dict[str, Any]:
     """Return what must be the same, by name, in the order in which people should hear of it."""
     settings, stats = member.found.settings, member.stats
-    facts: dict[str, Any] = {"task.name": settings.task.name, "number of classes": len(stats.label_names)}
+    facts: dict[str, Any] = {"input": MODELS[settings.model.name].input, "task.name": settings.task.name}
+    facts["number of classes"] = len(stats.label_names)
     facts |= {f"class {index}": name for index, name in enumerate(stats.label_names)}
     facts |= {"label mean": stats.mean, "label deviation": stats.std}
     if is_one_model:
