@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.inputs import Inputs, Transform, Unreadable
+from jtl.ranges import CountOr0, Fraction, Range, ReadIf, check
 
 IMAGE, TEXT = "image", "text"
 # How labels tell classes: by their names, by numbers, by places among them.
@@ -99,38 +100,29 @@ class Config:
 
     name: str = "image_folder"
     path: str = ""
-    val_fraction: float = 0.2
-    folds: int = 0
-    fold: int = 0
-    max_unreadable: int = 0
-    train_per_class: int = 0
-    train_fraction: float = 1.0
+    val_fraction: Fraction = 0.2
+    folds: CountOr0 = 0
+    fold: CountOr0 = 0
+    max_unreadable: CountOr0 = 0
+    train_per_class: CountOr0 = 0
+    train_fraction: Annotated[float, Range(above=0, high=1)] = 1.0
     target: str = ""
-    has_target_labels: bool = True
+    has_target_labels: Annotated[bool, ReadIf("target")] = True
     labels_are: str = ""
 
     def __post_init__(self) -> None:
+        check(self, "data")
         if self.labels_are not in ASKED:
             raise UserError(
-                f"data.labels_are is {self.labels_are!r}, expected one of {', '.join(map(repr, ASKED))}"
+                f"data.labels_are is {shown(self.labels_are)}, expected one of {', '.join(map(repr, ASKED))}"
             )
-        if not 0 <= self.val_fraction < 1:
-            raise UserError(
-                f"data.val_fraction is {self.val_fraction}, expected 0 (no split) or a number below 1"
-            )
-        if self.folds < 0 or self.folds == 1:
+        if self.folds == 1:
             raise UserError(f"data.folds is {self.folds}, expected 0 (none) or 2 or more")
         if not 0 <= self.fold < max(self.folds, 1):
             raise UserError(
                 f"data.fold is {self.fold}, expected 0 to {max(self.folds, 1) - 1} where data.folds is "
                 f"{self.folds}"
             )
-        if self.max_unreadable < 0:
-            raise UserError(f"data.max_unreadable is {self.max_unreadable}, expected 0 or more")
-        if self.train_per_class < 0:
-            raise UserError(f"data.train_per_class is {self.train_per_class}, expected 0 (all) or more")
-        if not 0 < self.train_fraction <= 1:
-            raise UserError(f"data.train_fraction is {self.train_fraction}, expected above 0 and at most 1")
         if self.train_per_class and self.train_fraction < 1:
             raise UserError("data.train_per_class and data.train_fraction are both set, expected one of them")
 
