@@ -22,7 +22,7 @@ from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
 from jtl.errors import UserError, nearest
 from jtl.inputs import INPUTS, Input
-from jtl.models import MODELS
+from jtl.models import MODELS, layers
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
 from jtl.training.optim import Config as Optim
@@ -68,6 +68,9 @@ OF_INPUT: dict[str, Callable[[Input], type]] = {
     "preprocess": lambda kind: kind.Changes,
     "augment": lambda kind: kind.Augment,
 }
+
+# What every saved section `weights` has, whenever it was saved.
+SAVED_BEFORE = {"head", "label_map", "position_embedding", "channels", "sha256", "cache_dir"}
 
 # Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices and
 # rules) the order in which float32 sums are added.
@@ -121,10 +124,14 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values of a run folder that was saved when `inputs` was called `input`, as they are now.
+    """Return the values of a run folder that was saved before, as they are written now.
 
-    Then 0 and "" in `preprocess` meant "as the weights say".
+    Before there was `weights.entry`, False and 0 of some settings of a model meant "as the size has it". When
+    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say".
     """
+    weights, model = values.get("weights"), values.get("model")
+    if isinstance(weights, Mapping) and isinstance(model, Mapping) and weights.keys() >= SAVED_BEFORE:
+        values = values if "entry" in weights else {**values, "model": layers.as_now_written(model)}
     if "input" not in values:
         return values
     found = {("inputs" if name == "input" else name): value for name, value in values.items()}
@@ -274,9 +281,9 @@ def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        model = json.loads(path.read_text())["model"]
+        model = _renamed(json.loads(path.read_text()))["model"]
         return model if model["weights"] == spec else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None  # a damaged folder is refused when it is opened
 
 

@@ -13,11 +13,13 @@ from safetensors.numpy import save_file
 from jtl import tree
 from jtl.errors import UserError
 from jtl.inputs import INPUTS
-from jtl.models import MODELS
+from jtl.models import MODELS, layers
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
 
 WEIGHTS_NAME, META_NAME = "model.safetensors", "meta.json"
+# What meta.json calls that a setting of the model is as its size has it: None. Before it did so, False or 0.
+UNSET = "unset"
 # What `jtl fuse` says of a folder it made; without weights, it is an ensemble.
 FUSION_NAME = "fuse.json"
 # What of a run's model settings is not about the model's shape.
@@ -52,7 +54,8 @@ def open_run(folder: Path) -> TensorFile:
     """
     meta = _meta(folder)
     try:
-        fields = {name: value for name, value in _tuples(meta["model"]).items() if name not in OTHER_FIELDS}
+        model = meta["model"] if UNSET in meta else layers.as_now_written(meta["model"])
+        fields = {name: value for name, value in _tuples(model).items() if name not in OTHER_FIELDS}
         kind = INPUTS[MODELS[meta["family"]].input]
         return open_safetensors(folder / WEIGHTS_NAME)._replace(
             format="jtl run",
