@@ -21,12 +21,16 @@ _NAMED = 5
 
 
 class Preflight(NamedTuple):
-    """What was found. `splits` are without the `unreadable` examples; `lines` are for people."""
+    """What was found. `splits` are without the `unreadable` examples; `lines` are for people.
+
+    `facts` are what the kind of input found of the examples that were read, for its `fitted`.
+    """
 
     splits: dict[str, Source]
     lines: list[str]
     unreadable: list[str]
     duplicates: list[tuple[str, str]]
+    facts: list[Any]
 
 
 def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight:
@@ -39,16 +43,20 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
         check_kind(source, kind)
     readable: dict[str, Source] = {}
     unreadable: list[str] = []
+    facts: list[Any] = []
     lines = list(dict.fromkeys(note for source in splits.values() for note in source.info.notes))
     for split, source in splits.items():
         rows = _rows_to_check(len(source), checks_all=config.max_unreadable > 0)
-        faults = _unreadable(source, rows, kind)
-        unreadable += faults.values()
+        faults, found = _checked(source, rows, kind)
+        unreadable += [_with_class(source, row, fault) for row, fault in faults.items()]
+        facts += found.values()
         good = np.setdiff1d(np.arange(len(source)), np.asarray(list(faults), np.int64))
         readable[split] = Subset(source, good) if faults else source
         lines.append(_describe(split, readable[split], kind.unit))
         if len(rows) < len(source):
             lines.append(f"{split}: read {len(rows):,} of {len(source):,} {kind.unit} to check them")
+        named = [(source.describe(row), each) for row, each in found.items()]
+        lines += [f"{split}: {line}" for line in kind.told(named)]
     if len(unreadable) > config.max_unreadable:
         raise UserError(
             f"{len(unreadable)} {kind.unit} are unreadable, expected at most {config.max_unreadable}: "
@@ -56,7 +64,7 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
             "to skip them"
         )
     if unreadable:
-        lines.append(f"skipped {len(unreadable)} unreadable {kind.unit}: {'; '.join(unreadable)}")
+        lines.append(f"skipped {len(unreadable)} unreadable {kind.unit}: {_few(unreadable)}")
     for split, source in readable.items():
         if len(source) == 0:
             raise UserError(f"the {split} split has no readable {kind.unit}")
@@ -64,7 +72,7 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
     if duplicates:
         pairs = [f"{first} = {second}" for first, second in duplicates]
         lines.append(f"{len(duplicates)} {kind.unit} are in two splits: {_few(pairs)}")
-    return Preflight(readable, lines, unreadable, duplicates)
+    return Preflight(readable, lines, unreadable, duplicates, facts)
 
 
 def check_kind(source: Source, kind: Input) -> None:
@@ -107,19 +115,27 @@ def _raws(source: Source, rows: list[int]) -> Iterator[Any]:
     return (source[row]["raw"] for row in rows)
 
 
-def _unreadable(source: Source, rows: np.ndarray, kind: Input) -> dict[int, str]:
-    """Return the fault of every row that cannot be read."""
+def _checked(source: Source, rows: np.ndarray, kind: Input) -> tuple[dict[int, str], dict[int, Any]]:
+    """Return the fault of every row that cannot be read, and the facts of every other one."""
 
-    def fault(row: int) -> str:
+    def check(row: int) -> tuple[str, Any]:
         try:
-            kind.check(source[row]["raw"])
+            return "", kind.check(source[row]["raw"])
         except Unreadable as error:
-            return f"cannot read {source.describe(row)}: {error}"
-        return ""
+            return f"cannot read {source.describe(row)}: {error}", None
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        faults = zip(rows.tolist(), pool.map(fault, rows.tolist()), strict=True)
-        return {row: message for row, message in faults if message}
+        found = dict(zip(rows.tolist(), pool.map(check, rows.tolist()), strict=True))
+    faults = {row: fault for row, (fault, _) in found.items() if fault}
+    return faults, {row: facts for row, (fault, facts) in found.items() if not fault}
+
+
+def _with_class(source: Source, row: int, fault: str) -> str:
+    """Return the fault with the example's class, where it has one."""
+    labels, names = source.labels(), source.info.label_names
+    if labels is None or labels.ndim != 1 or not names:
+        return fault
+    return f"{fault} (class {names[int(labels[row])]!r})"
 
 
 def _describe(split: str, source: Source, unit: str) -> str:

@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -248,6 +248,19 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         adapts_frozen_stats=config.train.batch_stats == "adapt",
     )
     return Built(parts, params, found.model_state, found.loaded)
+
+
+def fitted(built: Built, config: Config, facts: Sequence[Any]) -> tuple[Built, list[str]]:
+    """Return the parts with the pre-processing that the data asks for, and lines for people about that.
+
+    `facts` are what the kind of input found of the examples.
+
+    Raises:
+        UserError: the data does not fit what the user set.
+    """
+    parts = built.parts
+    preprocess, lines = parts.input.fitted(parts.preprocess, facts, config.preprocess, is_trained=False)
+    return built._replace(parts=parts._replace(preprocess=preprocess)), lines
 
 
 def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None) -> str:

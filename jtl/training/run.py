@@ -156,6 +156,7 @@ class _Opened(NamedTuple):
     splits: dict[str, Source]
     target: Target | None
     notes: list[str]
+    facts: list[Any]
 
 
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
@@ -170,9 +171,12 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built, said = build.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
-    notes = [*opened.notes, *_explained(built, splits, live)]
+    for line in said:
+        live.log(line)
+    notes = [*opened.notes, *said, *_explained(built, splits, live)]
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = loop.Plan(settings, folder, stats, built, _monitor(settings, built, splits, target))
     _claim(plan, target, notes)
@@ -248,7 +252,7 @@ def _open(settings: Config, live: Live) -> _Opened:
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, checked.lines)
+    return _Opened(found, target, checked.lines, checked.facts)
 
 
 def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:

@@ -68,7 +68,9 @@ def run(
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
-    opened = predictor.open(trained)
+    opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
+    for line in lines:
+        sys.stderr.write(f"{line}\n")
     sys.stderr.write(predictor.described(opened) + "\n")
     found = predictor.measure(opened, source, batch_size)
     names = opened.stats.label_names
