@@ -1,12 +1,12 @@
 """How an image becomes a model's input; travels with the weights to evaluation, export and serving."""
 
-import math
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
+from jtl.ranges import Number, Positive, Range, check
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-MAX_RESIZE_PX = 16_384
 
 
 @dataclass(frozen=True)
@@ -79,29 +79,19 @@ class Preprocess:
 class Changes:
     """Where the pre-processing differs from what the weights bring; None and () mean "as the weights say"."""
 
-    resize_px: int | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    resize_px: Annotated[int, Range(0, 2**16)] | None = None
+    mean: tuple[Number, ...] = ()
+    std: tuple[Positive, ...] = ()
     interpolation: str | None = None
-    white_level: float | None = None
-    background: int | None = None
+    white_level: Positive | None = None
+    background: Annotated[int, Range(0, 255)] | None = None
 
     def __post_init__(self) -> None:
-        if self.resize_px is not None and not 0 <= self.resize_px <= MAX_RESIZE_PX:
-            raise UserError(f"preprocess.resize_px is {self.resize_px}, expected 0 to {MAX_RESIZE_PX}")
-        if self.white_level is not None and not 0 < self.white_level < math.inf:
+        check(self, "preprocess")
+        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
+            known = nearest(self.interpolation, INTERPOLATIONS)
             raise UserError(
-                f"preprocess.white_level is {self.white_level}, expected the value of white, above 0: 4095 "
-                f"for 12 bits, 1.0 for floats from 0 to 1"
-            )
-        if self.background is not None and not 0 <= self.background <= 255:
-            raise UserError(f"preprocess.background is {self.background}, expected a grey from 0 to 255")
-        if not all(math.isfinite(each) for each in self.mean) or not all(
-            0 < each < math.inf for each in self.std
-        ):
-            raise UserError(
-                f"preprocess.mean is {self.mean} and preprocess.std {self.std}, expected numbers, and in std "
-                f"above 0"
+                f"preprocess.interpolation is {shown(self.interpolation)}; expected one of {known}"
             )
 
 
@@ -109,15 +99,11 @@ def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Pr
     """Return the weights' pre-processing (else the model's own) at the model's size, with the user's changes.
 
     Raises:
-        UserError: the changes are of an unknown interpolation, of another number of channels, or smaller than
-            the crop.
+        UserError: the changes are of another number of channels, or smaller than the crop.
     """
     base = own if brought is None else brought.at(own.image_px)
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
     preprocess = replace(base, **given)
-    if preprocess.interpolation not in INTERPOLATIONS:
-        known = nearest(preprocess.interpolation, INTERPOLATIONS)
-        raise UserError(f"preprocess.interpolation is {preprocess.interpolation!r}; expected one of {known}")
     if not len(preprocess.mean) == len(preprocess.std) == own.num_channels:
         raise UserError(
             f"preprocess.mean {preprocess.mean} and preprocess.std {preprocess.std} need "

@@ -1,6 +1,7 @@
 """Evaluation: every example once, sums added up, one division at the end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import metrics
+from jtl import metrics, signals
 from jtl.data import Source, pipeline
+from jtl.data.batch_size import check as check_batch_size
 from jtl.inputs import Input, Inputs
 from jtl.report import confusion, summary
 from jtl.strategies.contract import EXTRA
@@ -38,7 +40,10 @@ def measure(
     pending: list[metrics.Sums] = []
     totals: dict[str, np.ndarray] | None = None
     for batch in batches:
-        pending.append(eval_step(state, sharding.put_batch(fields_of(batch), mesh)))
+        signals.check()
+        given = state, sharding.put_batch(fields_of(batch), mesh)
+        # The first one compiles.
+        pending.append(eval_step(*given) if pending else signals.interruptibly(partial(eval_step, *given)))
         if len(pending) > MAX_PENDING:
             totals = metrics.merge(totals, pending.pop(0))
     for sums in pending:
@@ -61,11 +66,25 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
         batch_size=settings.train.batch_size,
         mesh=mesh,
         settings=settings.inputs,
+        setting="train.batch_size",
     )
     state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
     features, _, labels = collect(make_output_step(parts), state, batches, mesh=mesh)
     extra = parts.strategy.prepare(built.params[EXTRA], features, labels)
     return built._replace(params={**built.params, EXTRA: extra})
+
+
+def fitted(built: Built, settings: config.Config, facts: Sequence[Any]) -> tuple[Built, list[str]]:
+    """Return the parts with the pre-processing that the data asks for, and lines for people about that.
+
+    `facts` are what the kind of input found of the examples.
+
+    Raises:
+        UserError: the data does not fit what the user set.
+    """
+    parts = built.parts
+    preprocess, lines = parts.input.fitted(parts.preprocess, facts, settings.preprocess, is_trained=False)
+    return built._replace(parts=parts._replace(preprocess=preprocess)), lines
 
 
 def collect(
@@ -77,6 +96,7 @@ def collect(
     """
     found: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
+        signals.check()
         outputs = output_step(state, sharding.put_batch(fields_of(batch), mesh))
         mask = batch["mask"]
         labels = batch.get("label", batch["id"])
@@ -99,11 +119,16 @@ def batches_of(
     mesh: Mesh,
     settings: pipeline.Config,
     blank: Inputs | None = None,
+    setting: str = "--batch-size",
 ) -> pipeline.EvalBatches:
     """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices.
 
-    `blank` is as `pipeline.eval_batches` has it.
+    `blank` is as `pipeline.eval_batches` has it; `setting` is what gave the batch size.
+
+    Raises:
+        UserError: a batch cannot fit in memory.
     """
+    check_batch_size(kind, preprocess, batch_size, setting)
     size = -(-batch_size // mesh.size) * mesh.size
     transform = kind.transform(preprocess, None)
     return pipeline.eval_batches(

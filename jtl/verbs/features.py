@@ -64,7 +64,10 @@ def run(
     from jtl.training import build, config
 
     write = _writer(out, pool)
-    found = predictor.of_run(run_folder) if run_folder else predictor.of_backbone(weights)
+    if run_folder:
+        found = predictor.of_run(run_folder)
+    else:
+        found = predictor.of_backbone(weights, config.weights_of(overrides))
     settings = config.with_overrides(build.with_data(found.settings, data), overrides)
     opened_splits = _splits(settings)
     checked = preflight.inspect(opened_splits, settings.data, config.input_of(settings.model))

@@ -73,7 +73,7 @@ def run(
         raise UserError(f"--top is {top}; expected 1 or more")
     if out:
         written.check_writable(out, written.WRITERS)
-    found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes)
+    found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes, overrides)
     given = [path for path in inputs if Path(path).suffix.lower() in tables.READERS]
     settings = build.with_data(found.settings, given[0]) if given else found.settings
     settings = config.with_overrides(settings, overrides)
@@ -85,14 +85,15 @@ def run(
     kind = config.input_of(settings.model)
     sources = _sources(settings, inputs, texts)
     opened = predictor.open(found._replace(settings=settings))
-    sys.stderr.write(predictor.described(opened) + "\n")
+    notes = predictor.described(opened)
+    sys.stderr.write(notes + "\n")
     rows: list[dict[str, Any]] = []
     with written.writing(out, _names(sources)) as write:
         for row in _rows(opened, sources, batch_size, top):
             rows.append(row)
             write(row)
     sys.stderr.write(aligned(_table(rows, kind.holds), left=(0, 1)) + "\n")
-    return {"model": run_folder or weights, kind.unit: rows}
+    return {"model": run_folder or weights, "notes": notes.splitlines(), kind.unit: rows}
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -246,12 +247,14 @@ def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
     return {**dict(zip(("text", "text_pair"), texts, strict=False)), "source": source.describe(index)}
 
 
-def _of_weights(weights: str, classes: str) -> "jtl.predictor.Trained":
+def _of_weights(weights: str, classes: str, overrides: Overrides) -> "jtl.predictor.Trained":
     from jtl import predictor
+    from jtl.training import config
 
-    found = predictor.of_weights(weights, needs_head=not classes)
+    settings = config.weights_of(overrides)
+    found = predictor.of_weights(weights, settings, needs_head=not classes)
     if classes and not found.stats.label_names:
-        return predictor.of_classes(weights, class_names(classes))
+        return predictor.of_classes(weights, class_names(classes), settings)
     if classes:
         return predictor.with_names(found, class_names(classes))
     names = predictor.imagenet_names()

@@ -78,6 +78,7 @@ def open_folder(kind: Input, config: contract.Config, labels: Labels) -> dict[st
         labels,
         where=lambda split, row: os.path.join(roots[split], found[split].files[row]),
         own_names=own_names,
+        asked=config.labels_are,
     )
     passed = {split: [*_stray(root), *found[split].passed] for split, root in roots.items()}
     return subset.arrange(_sources(config.path, kind, roots, found, passed, encoded), config)
@@ -190,7 +191,7 @@ def _sources(
     notes = passed_note(path, [*beside, *names], kind)
     return {
         split: Files(
-            Info(printable(root), encoded[split].names, kind.holds, notes),
+            Info(printable(root), encoded[split].names, kind.holds, notes, encoded[split].reading),
             root,
             tuple(found[split].files),
             encoded[split].values,
