@@ -10,7 +10,7 @@ import numpy as np
 
 from jtl.data.contract import Info
 from jtl.data.walk import is_of_another, notes_of, passed_note, printable, walk
-from jtl.errors import UserError
+from jtl.errors import OF_MACHINE, UserError
 from jtl.inputs import Input, Unreadable
 
 # Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one
@@ -83,6 +83,8 @@ def file_fingerprint(path: str) -> bytes:
                 file.seek(-_FINGERPRINT_BYTES, os.SEEK_END)
                 digest.update(file.read())
     except OSError as error:
+        if error.errno in OF_MACHINE:
+            raise
         raise Unreadable(f"cannot read {printable(path)}: {error.strerror}") from error
     return digest.digest()
 
@@ -100,6 +102,9 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
+        # A disk that fails is no damage of a file: it is not skipped.
+        if error.errno in OF_MACHINE:
+            raise
         raise Unreadable(str(error.strerror)) from error
 
 

@@ -18,7 +18,7 @@ import PIL
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageCms, ImageOps
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shortened
 from jtl.inputs import formats
 from jtl.inputs.contract import Unreadable
 from jtl.inputs.preprocess import Changes, Preprocess
@@ -36,7 +36,6 @@ NO_PROFILE = (
     "carry a colour profile other than sRGB, which is not applied; convert them to sRGB where it matters"
 )
 CMYK = "are CMYK: converted to RGB without a colour profile; convert them to sRGB where it matters"
-_SHOWN_CHARS = 200
 _NAMED = 3
 _REDUCED = 1
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC = 254, 262
@@ -206,10 +205,10 @@ def _opened(data: bytes) -> Iterator[Any]:
         raise
     except Image.UnidentifiedImageError as error:
         raise formats.unknown(data) from error
-    except MemoryError as error:
-        raise Unreadable("there is not enough memory to decode it") from error
+    except MemoryError:
+        raise  # of the machine, not of the file
     except Exception as error:  # Pillow's decoders raise almost any type on damaged bytes
-        raise Unreadable(f"{error or type(error).__name__}"[:_SHOWN_CHARS]) from error
+        raise Unreadable(shortened(str(error)) or type(error).__name__) from error
 
 
 @cache

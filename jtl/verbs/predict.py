@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TOP = 5
 SHOWN_DIGITS, SHOWN_CHARACTERS = 4, 80
+# What the result says beside its rows.
+ABOUT = ("model", "notes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +117,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 def check_readable(result: dict[str, Any]) -> None:
     """Raise UserError if an input of the result could not be read."""
-    ((unit, rows),) = ((name, value) for name, value in result.items() if name != "model")
+    ((unit, rows),) = ((name, value) for name, value in result.items() if name not in ABOUT)
     if faults := [row["error"] for row in rows if "error" in row]:
         raise UserError(
             f"{len(faults)} of {len(rows)} {unit} cannot be read (the others are predicted): {faults[0]}"
