@@ -14,6 +14,7 @@ from jtl.report.summary import plain
 
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
+FINAL_PREFIX = "test/"
 
 
 class Writer:
@@ -50,10 +51,14 @@ class Writer:
 def kept_lines(path: Path, last_step: int) -> str:
     """Return the lines of a metrics file up to a step, without the unfinished one a killed process leaves.
 
+    Those of the final report are left out, too: a run that goes on comes to its report again.
+
     Raises:
         UserError: a line is no report.
     """
-    return "".join(line for line, report in reports(path) if report["step"] <= last_step)
+    return "".join(
+        line for line, report in reports(path) if report["step"] <= last_step and not is_final(report)
+    )
 
 
 def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -78,3 +83,13 @@ def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:
             )
         found.append((f"{text}\n", report))
     return found
+
+
+def is_final(line: Mapping[str, object]) -> bool:
+    """Return whether a line of a metrics file holds nothing but what the final report measured.
+
+    >>> is_final({"step": 9, "time": 1.5, "test/loss": 0.5}), is_final({"step": 9, "val/loss": 0.5})
+    (True, False)
+    """
+    names = line.keys() - {"step", "time"}
+    return bool(names) and all(name.startswith(FINAL_PREFIX) for name in names)

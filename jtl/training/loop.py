@@ -6,8 +6,8 @@ bookkeeping.
 
 import math
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jtl import metrics, signals
 from jtl.data import Source, pipeline
 from jtl.data.sampling import UNIFORM
-from jtl.errors import UserError
+from jtl.errors import UserError, at_end
 from jtl.metrics import Summary
 from jtl.report.console import Live
 from jtl.report.summary import Phases
@@ -112,7 +112,9 @@ def run(
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
     compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
     status, saved = "finished", start
-    with stop.deferred(), closing(_batches(ready, start)) as batches, _finishing(ready.reporter.live):
+    batches = _batches(ready, start)
+    # The live line ends whatever happens, so that an error starts on a line of its own.
+    with stop.deferred(), at_end(batches.close), at_end(ready.reporter.live.finish):
         try:
             if _lacks_evaluation(ready, history, start):
                 history = _measured(ready, state, history, writer, stop)
@@ -235,15 +237,6 @@ class _Reader:
         )
 
 
-@contextmanager
-def _finishing(live: Live) -> Iterator[None]:
-    """End the live line whatever happens, so that an error starts on a line of its own."""
-    try:
-        yield
-    finally:
-        live.finish()
-
-
 def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
     """Yield device batches of all streams from the step `start` on; only training examples bring labels."""
     settings, parts = ready.plan.settings, ready.plan.built.parts
@@ -265,7 +258,7 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
             for name in fields
         }
         for reader in readers.values():
-            stack.enter_context(closing(reader))
+            stack.enter_context(at_end(reader.close))
         while True:
             host = {name: next(reader) for name, reader in readers.items()}
             yield sharding.put_batch(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 
 from jtl import files, owner, signals, tree
 from jtl.data import Source, preflight
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, at_end, nearest
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
-from jtl.report.writer import Writer
+from jtl.report.writer import FINAL_PREFIX, Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.tasks import TASKS, LabelStats
@@ -106,7 +106,8 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
     if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
         begun = files.read_record(folder / "meta.json")
         before = LabelStats.of_record(begun.below("labels"))
-        if before != stats:
+        # Runs once did not keep how their labels were read; the classes say whether it is the same.
+        if (before if before.reading else before._replace(reading=stats.reading)) != stats:
             raise UserError(
                 f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
                 f"of {len(before.label_names)} classes, now {stats.num_examples} of "
@@ -129,18 +130,21 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     phases = Phases()
     with phases.measure("load"):
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
-        state, history = _restored(ready, state, checkpoints)
     listening = signals.listening() if asked is None else nullcontext(asked)
-    with closing(checkpoints), closing(Writer(folder, int(state.step))) as writer:
-        with listening as stop, stop.deferred():
-            ended = loop.run(ready, state, history, checkpoints, writer, stop)
-            with phases.measure("checkpoint"):
-                checkpoints.wait()
-            if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
-                ended = ended._replace(status="preempted")
-            if ended.status not in FINISHED:
-                return _stopped(ready, ended)
-        scores = _report(ready, ended, checkpoints, writer)
+    with at_end(checkpoints.close):
+        with phases.measure("load"):
+            state, history = _restored(ready, state, checkpoints)
+        writer = Writer(folder, int(state.step))
+        with at_end(writer.close):
+            with listening as stop, stop.deferred():
+                ended = loop.run(ready, state, history, checkpoints, writer, stop)
+                with phases.measure("checkpoint"):
+                    checkpoints.wait()
+                if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
+                    ended = ended._replace(status="preempted")
+                if ended.status not in FINISHED:
+                    return _stopped(ready, ended)
+            scores = _report(ready, ended, checkpoints, writer)
     result = _summarize(ready, ended, scores)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
@@ -209,7 +213,8 @@ def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]
     ]
     for line in notes:
         live.log(line)
-    return notes
+    # The report above says these too.
+    return [*([] if built.loaded is None else built.loaded.report.remarks()), *notes]
 
 
 def _feed(
@@ -228,6 +233,7 @@ def _feed(
         batch_size=settings.train.eval_batch_size or settings.train.batch_size,
         mesh=mesh,
         settings=settings.inputs,
+        setting="train.eval_batch_size" if settings.train.eval_batch_size else "train.batch_size",
     )
     return loop.Feed(
         splits=splits,
@@ -241,24 +247,25 @@ def _feed(
 def _open(settings: Config, live: Live) -> _Opened:
     """Open the data, and say what is in it."""
     splits = build.open_splits(settings)
-    names = next(iter(splits.values())).info.label_names
-    target = build.open_target(settings, names)
+    about = next(iter(splits.values())).info
+    target = build.open_target(settings, about.label_names, about.reading)
     others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
     if target is not None and target.evaluation is target.stream:
         del others[TARGET_TEST]
     kind = config.input_of(settings.model)
     checked = preflight.inspect({**splits, **others}, settings.data, kind)
-    for line in checked.lines:
-        live.log(line)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
         )
+    notes = [*checked.lines, *build.batch_remarks(settings, len(checked.splits["train"]))]
+    for line in notes:
+        live.log(line)
     found = dict(checked.splits)
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, checked.lines)
+    return _Opened(found, target, notes)
 
 
 def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:
@@ -339,9 +346,9 @@ def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) 
         )
         result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
         evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
-    writer.scalars(
-        int(state.step), {name: value for name, value in scores.items() if name.startswith("test/")}
-    )
+    final = {name: value for name, value in scores.items() if name.startswith(FINAL_PREFIX)}
+    if final:
+        writer.scalars(int(state.step), final)
     return scores
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,19 @@ def test_finished_run_is_not_run_again(finished: tuple[Path, dict[str, Any]]) ->
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+def test_run_killed_in_its_final_report_is_finished_by_the_same_command(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, result = finished
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    again = train.run(_settings(), tmp_path / "run")
+    same = ("status", "steps", "digest", "best", "final")
+    assert {name: again[name] for name in same} == {name: result[name] for name in same}
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_folder_of_another_configuration_is_refused_and_kept(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -170,8 +184,9 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_pat
     settings = _settings(
         optim__name="sgd", optim__learning_rate=1e38, optim__clip_norm=0.0, optim__warmup=0.0
     )
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) .* at step \d+; expected finite numbers"):
-        train.run(settings, tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"the loss is (nan|inf) .* at step \d+; expected finite numbers"):
+            train.run(settings, tmp_path / "run")
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
