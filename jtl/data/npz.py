@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jtl import memory
-from jtl.errors import OF_MACHINE, UserError, shortened
+from jtl.errors import UserError, shortened
 
 ENDING = ".npy"
 SINGLE = b"\x93NUMPY"
