@@ -5,7 +5,6 @@ it and puts its values on the devices. What every verb after training stands on.
 """
 
 import importlib.resources
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jtl import metrics
+from jtl import files, metrics
 from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
@@ -91,9 +90,9 @@ def of_run(run_folder: str) -> Trained:
         )
     if not (folder / "meta.json").is_file():
         raise UserError(f"run {str(folder)!r} has no meta.json yet; repeat its training command first")
-    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
-    meta = json.loads((folder / "meta.json").read_text())
-    return Trained(_with_own_head(settings, str(folder)), LabelStats.from_dict(meta["labels"]))
+    settings = config.of_folder(folder)
+    labels = LabelStats.of_record(files.read_record(folder / "meta.json").below("labels"))
+    return Trained(_with_own_head(settings, str(folder)), labels)
 
 
 def of_weights(spec: str, weights: Weights | None = None, *, needs_head: bool = True) -> Trained:
@@ -184,10 +183,10 @@ def placed(values: Values, mesh: Mesh) -> Values:
 
 def described(predictor: Predictor) -> str:
     """Return how the model sees its inputs, and what was decided about its weights; a line each."""
-    remarks = [] if predictor.loaded is None else predictor.loaded.report.remarks()
-    return "\n".join(
-        [*remarks, build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)]
-    )
+    loaded, changes = predictor.loaded, predictor.settings.preprocess
+    remarks = [] if loaded is None else loaded.report.remarks()
+    seen = build.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
+    return "\n".join([*remarks, seen])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:

@@ -19,7 +19,7 @@ from jtl.errors import UserError, nearest, shown
 from jtl.inputs import policy
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable
 from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
-from jtl.ranges import Range, Share
+from jtl.ranges import Range, ReadIf, Share
 from jtl.ranges import check as check_ranges
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -58,8 +58,8 @@ class Augment:
     flip: Share = 0.5
     color_jitter: Share = 0.0
     policy: str = "none"
-    policy_num_ops: Annotated[int, Range(1, 16)] = 2
-    policy_magnitude: Magnitude = 3.0
+    policy_num_ops: Annotated[int, Range(1, 16), ReadIf("policy", ("randaugment",))] = 2
+    policy_magnitude: Annotated[Magnitude, ReadIf("policy", ("randaugment",))] = 3.0
     mixup_alpha: Alpha = 0.0
     cutmix_alpha: Alpha = 0.0
     erase_probability: Share = 0.0

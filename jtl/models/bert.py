@@ -7,7 +7,7 @@ One family: what they differ in are settings. Inputs are {"ids": int32, "segment
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from jtl.inputs.tokens import Preprocess
 from jtl.models import bert_layers, head, initial, layers, linen, vit_layers
 from jtl.models.bert_layers import Mask, Tokens
 from jtl.models.contract import FEATURES, VOCABULARY, Family, Model
-from jtl.ranges import CountOr0, Depth, Fraction, WidthOr0
+from jtl.ranges import CountOr0, Depth, Fraction, ReadIf, WidthOr0
 
 INPUT = "tokens"
 NUM_TRACED = 4
@@ -104,7 +104,7 @@ class Config(head.Settings):
     pooler: str = ""
     layer_norm_epsilon: Fraction = 0.0
     num_prompts: WidthOr0 = 0
-    has_deep_prompts: bool = True
+    has_deep_prompts: Annotated[bool, ReadIf("num_prompts")] = True
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
     drop_path: Fraction = 0.0

@@ -7,7 +7,7 @@ DINOv2 and CLIP change are switches. Tokens = prefix (class token, distillation 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers, vit_layers
 from jtl.models.contract import Family, Model, TokenGrid
 from jtl.models.vit_layers import Tokens
-from jtl.ranges import Depth, Fraction, WidthOr0
+from jtl.ranges import Depth, Fraction, ReadIf, WidthOr0
 
 AllTokens: TypeAlias = Float[Array, "batch all_tokens dim"]
 Pool: TypeAlias = Callable[..., Float[Array, "batch pooled"]]
@@ -120,7 +120,7 @@ class Config(image.Settings):
     pool: str = ""
     num_registers: WidthOr0 = 0
     num_prompts: WidthOr0 = 0
-    has_deep_prompts: bool = True
+    has_deep_prompts: Annotated[bool, ReadIf("num_prompts")] = True
     has_class_token: bool = False
     is_distilled: bool = False
     has_class_position: bool = True

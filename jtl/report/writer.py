@@ -5,9 +5,12 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from jtl.errors import UserError
-from jtl.report.summary import plain, replace_text
+from jtl import files
+from jtl.errors import UserError, shortened
+from jtl.files import replace_text
+from jtl.report.summary import plain
 
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -53,20 +56,32 @@ def kept_lines(path: Path, last_step: int) -> str:
     Raises:
         UserError: a line is no report.
     """
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    kept = []
-    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
-        try:
-            values = json.loads(line)
-            step = values["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}:{number} is {line.strip()[:60]!r}; expected a JSON object with a step; remove it"
-            ) from error
-        if step <= last_step and not is_final(values):
-            kept.append(line)
+    kept = (line for line, report in reports(path) if report["step"] <= last_step and not is_final(report))
     return "".join(kept)
+
+
+def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the whole lines of a metrics file, each with what it reports: a step, and numbers by name.
+
+    Raises:
+        UserError: a line is no report.
+    """
+    content = path.read_bytes()
+    found = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
+        try:
+            text = line.decode()
+            report = files.parsed(text)
+            is_right = files.NUMBERS[1](report) and files.COUNT[1](report.get("step"))
+        except (ValueError, RecursionError):
+            text, report, is_right = repr(line), {}, False
+        if not is_right:
+            raise UserError(
+                f"{path}:{number} is {shortened(text)!r}; expected a JSON object with a step and numbers; "
+                f"remove the line"
+            )
+        found.append((f"{text}\n", report))
+    return found
 
 
 def is_final(line: Mapping[str, object]) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jtl import metrics
 from jtl.errors import UserError, shown
-from jtl.ranges import Fraction, NotNegative, Positive, check
+from jtl.ranges import Fraction, NotNegative, Positive, ReadIf, check
 from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 SMALLEST_REST = 1e-12
@@ -34,7 +34,7 @@ class Config:
     name: str = "multiclass"
     label_smoothing: Fraction = 0.0
     class_weights: tuple[Positive | str, ...] = ()
-    effective_beta: Fraction = 0.999
+    effective_beta: Annotated[Fraction, ReadIf("class_weights", (("effective",),))] = 0.999
     focal_gamma: NotNegative = 0.0
     logit_adjustment: NotNegative = 0.0
 

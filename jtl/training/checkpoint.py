@@ -68,6 +68,11 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(sealed))
         self._manager.save(step, args=items, metrics=None if rank is None else dict(rank), force=True)
 
+    def remove(self, step: int) -> None:
+        """Remove the checkpoint of one step, if there is one."""
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
+
     def restore(self, like: Any, warn: Callable[[str], None]) -> Restored | None:
         """Return the newest checkpoint that verifies, or None where there is none.
 

@@ -6,7 +6,6 @@ are put together. An unknown key is an error, from the file and from the command
 
 import importlib.util
 import inspect
-import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jtl import files
 from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
 from jtl.errors import UserError, nearest, shown
@@ -54,7 +54,7 @@ class Config:
     baseline: bool = False
 
 
-AUTO = "auto"
+AUTO, NAME = "auto", "config.json"
 CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "model": ("vit", MODELS),
     "data": ("image_folder", SOURCES),
@@ -119,6 +119,28 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return Config(**sections)
 
 
+def saved(folder: Path) -> dict[str, Any]:
+    """Return the settings in a run folder's config.json as they stand.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    return files.read_record(folder / NAME).values
+
+
+def of_folder(folder: Path) -> Config:
+    """Return the configuration of a run folder.
+
+    Raises:
+        UserError: its config.json says none.
+    """
+    record = files.read_record(folder / NAME)
+    try:
+        return from_dict(record.values)
+    except (UserError, TypeError, OverflowError, RecursionError) as error:
+        raise record.wrong(str(error)) from error
+
+
 def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the values of a run folder that was saved when `inputs` was called `input`, as they are now.
 
@@ -127,7 +149,8 @@ def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if "input" not in values:
         return values
     found = {("inputs" if name == "input" else name): value for name, value in values.items()}
-    changes = {name: value for name, value in found.get("preprocess", {}).items() if value}
+    given = found.get("preprocess", {})
+    changes = {name: value for name, value in given.items() if value} if isinstance(given, Mapping) else given
     return {**found, "preprocess": changes}
 
 
@@ -150,7 +173,7 @@ def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Conf
 def weights_of(overrides: Sequence[tuple[str, str]]) -> Weights:
     """Return the section `weights` of overrides, to open weights by before there is a whole configuration."""
     values = _overridden({}, [each for each in overrides if each[0].startswith("weights.")])
-    return _section(Weights, values.get("weights", {}), "weights")
+    return reading.section(Weights, values.get("weights", {}), "weights")
 
 
 def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
@@ -269,13 +292,13 @@ def _with_told_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     """Return the model's settings in a run folder that began with these weights."""
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / NAME).is_file():
         return None
     try:
-        model = json.loads(path.read_text())["model"]
-        return model if model["weights"] == spec else None
-    except (ValueError, KeyError, TypeError):
+        model = files.read_record(folder / NAME).below("model")
+        model.get("name", files.TEXT)
+        return model.values if model.get("weights", files.TEXT) == spec else None
+    except UserError:
         return None  # a damaged folder is refused when it is opened
 
 

@@ -85,12 +85,13 @@ def run(
     kind = config.input_of(settings.model)
     sources = _sources(settings, inputs, texts)
     opened = predictor.open(found._replace(settings=settings))
-    sys.stderr.write(predictor.described(opened) + "\n")
+    notes = predictor.described(opened)
+    sys.stderr.write(notes + "\n")
     rows = list(_rows(opened, sources, batch_size, top))
     if write is not None:
         write(rows)
     sys.stderr.write(aligned(_table(rows, kind.holds), left=(0, 1)) + "\n")
-    return {"model": run_folder or weights, kind.unit: rows}
+    return {"model": run_folder or weights, "notes": notes.splitlines(), kind.unit: rows}
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

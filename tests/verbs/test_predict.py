@@ -204,7 +204,7 @@ def test_how_images_are_seen_is_said(weights: str, photos: Path, capsys: pytest.
     _predict(weights, str(photos / "ants" / "1.png"))
     shown = capsys.readouterr().err
     assert "pre-processing: short side to 16 px (bicubic), centre 16x16" in shown
-    assert "(the family's own: the weights came without any)" in shown
+    assert "(a guess, the family's own, as the weights came without any; to change it: preprocess." in shown
 
 
 def test_files_in_a_folder_that_are_no_images_are_named(
