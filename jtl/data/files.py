@@ -11,6 +11,7 @@ import numpy as np
 from jtl.data.contract import Info
 from jtl.errors import UserError
 from jtl.inputs import Input, Unreadable
+from jtl.names import as_unicode
 
 # Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one
 # seek a file, and two different photos never share all three in practice (a JPEG's tail is entropy-coded).
@@ -32,19 +33,23 @@ class Files:
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         label = None if self.values is None else self.values[index]
-        return {"raw": _read(self.describe(index)), "label": label, "id": index}
+        return {"raw": _read(self.path(index)), "label": label, "id": index}
 
     def labels(self) -> np.ndarray | None:
         """Return the labels of all examples."""
         return self.values
 
-    def describe(self, index: int) -> str:
-        """Return the path."""
+    def path(self, index: int) -> str:
+        """Return the path as the system knows it."""
         return os.path.join(self.root, self.paths[index])
+
+    def describe(self, index: int) -> str:
+        """Return the path, as any text can hold it."""
+        return as_unicode(self.path(index))
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
-        return file_fingerprint(self.describe(index)) if raw is None else bytes_fingerprint(raw)
+        return file_fingerprint(self.path(index)) if raw is None else bytes_fingerprint(raw)
 
 
 def unlabelled(paths: Iterable[str], kind: Input, name: str = "files") -> Files:

@@ -16,7 +16,7 @@ from jtl.data import SOURCES, Labels, Source, batch_size, sampling
 from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
 from jtl.data.preflight import check_holds, check_kind
-from jtl.data.sources.table import tables_in
+from jtl.data.shards import tables_in
 from jtl.data.tell import kind_of
 from jtl.errors import UserError
 from jtl.inputs import Input

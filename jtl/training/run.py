@@ -14,15 +14,28 @@ from jax.sharding import Mesh
 
 from jtl import files, owner, signals, tree
 from jtl.data import Source, preflight
-from jtl.errors import UserError, at_end, nearest
+from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import FINAL_PREFIX, Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
-from jtl.tasks import TASKS, LabelStats
-from jtl.training import adaptation, build, config, evaluate, loop, meta, progress, remarks, sharding, step
+from jtl.tasks import LabelStats
+from jtl.training import (
+    adaptation,
+    build,
+    choice,
+    config,
+    evaluate,
+    loop,
+    meta,
+    progress,
+    rehearsal,
+    remarks,
+    sharding,
+    step,
+)
 from jtl.training import state as states
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
@@ -52,6 +65,11 @@ def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict
         UserError: another process owns the folder, it belongs to another configuration, or configuration,
             data and weights do not fit.
     """
+    if settings.baseline and settings.model.weights == NO_WEIGHTS:
+        raise UserError(
+            f"baseline is true and model.weights is {NO_WEIGHTS!r}: both runs would be the same; expected "
+            f"pretrained weights, or baseline=false"
+        )
     live = Live()
     with owner.owned(folder, live.log):
         return _run(settings, folder, live, stop)
@@ -62,12 +80,16 @@ def _run(settings: Config, folder: Path, live: Live, stop: StopRequest | None) -
     result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    scratch = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
-    other = run(scratch, folder / "scratch", stop)
+    other = run(_scratch(settings), folder / "scratch", stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
     return result
+
+
+def _scratch(settings: Config) -> Config:
+    """Return the settings of the run beside it, of the same model from random weights."""
+    return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
 
 
 def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
@@ -186,8 +208,10 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+    if settings.baseline:
+        _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
-    monitor = _monitor(settings, built, splits, target)
+    monitor = choice.monitor(settings, built, splits, target)
     decided = [*remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
     for line in decided:
         live.log(line)
@@ -204,6 +228,13 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     programs = loop.Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
     feed = _feed(plan, mesh, splits, streams, target)
     return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
+
+
+def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
+    try:
+        rehearsal.check(_scratch(settings), opened.splits, opened.target)
+    except UserError as error:
+        raise UserError(f"baseline, the same model from random weights, cannot be: {error}") from error
 
 
 def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any) -> list[str]:
@@ -274,46 +305,6 @@ def _open(settings: Config, live: Live) -> _Opened:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
     return _Opened(found, target, notes)
-
-
-def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:
-    """Return the metric that picks the best step: one without labels where the run adapts to a target.
-
-    Raises:
-        UserError: there is no metric of the name the settings give, nothing to measure it on, or it would
-            choose by labels of the target.
-    """
-    kind = TASKS[settings.task.name]
-    criteria = adaptation.CRITERIA if target is not None and build.has_classes(settings) else ()
-    is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
-    chosen = settings.train.monitor or (adaptation.IM if is_adapting else kind.monitor)
-    if chosen in criteria:
-        _check_criterion(chosen, target)
-        return chosen
-    if chosen.startswith(adaptation.PREFIX):
-        raise UserError(
-            f"train.monitor is {chosen!r}; expected a metric of the validation split, or of a target "
-            f"(config.data.target) with classes one that needs no labels: {', '.join(adaptation.CRITERIA)}"
-        )
-    if "val" not in splits and (settings.train.patience or settings.train.monitor):
-        raise UserError(
-            "train.patience and train.monitor need a validation split; set data.val_fraction above 0"
-        )
-    if chosen not in kind.maximized:
-        raise UserError(
-            f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, kind.maximized)}"
-        )
-    return chosen
-
-
-def _check_criterion(chosen: str, target: Target | None) -> None:
-    assert target is not None, "criteria are of a target"
-    if chosen == adaptation.SND and len(target.evaluation) < adaptation.MIN_NEIGHBOURS:
-        raise UserError(
-            f"train.monitor is {chosen!r} and config.data.target has {len(target.evaluation)} example to "
-            f"measure, which has no neighbours; expected {adaptation.MIN_NEIGHBOURS} or more: add some, or "
-            f"set train.monitor={adaptation.IM!r}"
-        )
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:

@@ -19,6 +19,7 @@ from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.data.sources.folder import SPLITS
 from jtl.errors import UserError, nearest
 from jtl.inputs import Unreadable
+from jtl.names import as_unicode
 
 INFO_FILE = "dataset_info.json"
 
@@ -68,7 +69,7 @@ class Records:
 
     def describe(self, index: int) -> str:
         """Name the folder, the split and the record."""
-        return f"{self.info.name}[{index}]"
+        return as_unicode(f"{self.info.name}[{index}]")
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
