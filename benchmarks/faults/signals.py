@@ -1,8 +1,8 @@
 """Runs that are asked to go (SIGTERM, SIGINT, SIGHUP) at all moments of the command, and then repeated.
 
 Right is exit code 75, or 0 of a run that came to its end, within `LIMIT_SECONDS` of the signal, without a
-process left, and the same outcome after the repeat. Seconds in which the run waited for a processor that other
-programs had do not count, so that a busy machine may try it; the record has both.
+process left, and the same outcome after the repeat. Seconds in which the run waited for a processor that
+other programs had do not count, so that a busy machine may try it; the record has both.
 """
 
 import os
