@@ -53,6 +53,15 @@ def kind_of(path: str) -> str:
     return FOLDERS[counts.most_common(1)[0][0]]
 
 
+def is_of_files(path: str) -> bool:
+    """Return whether a folder holds its examples as files, one each, rather than in tables or archives.
+
+    Raises:
+        UserError: it holds none.
+    """
+    return kind_of(path) in FOLDERS.values()
+
+
 def name_of(path: str, kind: Input) -> str:
     """Return the name of the kind of source at a path; of one that is not there, the likeliest name."""
     if os.path.exists(path):

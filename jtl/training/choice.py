@@ -37,6 +37,13 @@ def monitor(settings: Config, built: Built, splits: Mapping[str, Source], target
         raise UserError(
             f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, kind.maximized)}"
         )
+    unmeasured = built.parts.task.unmeasured
+    if chosen in unmeasured:
+        known = [name for name in kind.maximized if name not in unmeasured]
+        raise UserError(
+            f"train.monitor {chosen!r} is not measured: {unmeasured[chosen]}; nearest: "
+            f"{nearest(chosen, known)}"
+        )
     return chosen
 
 

@@ -144,6 +144,12 @@ WRITERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep what is kept between runs out of the user's folder."""
+    monkeypatch.setenv("JTL_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, str]]]:
     """Return a function: kind of source → (its folder, its settings), written once a session."""

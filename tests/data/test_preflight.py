@@ -119,6 +119,24 @@ def test_a_split_without_readable_images_is_an_error(tmp_path: Path) -> None:
         inspect(splits, config, image.INPUT)
 
 
+def test_targets_that_do_not_differ_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for rows, line in (
+        (
+            "a,3,1\nb,3,2",
+            "train: 2 texts, 2 values each; values 1 are the same in all of them (3): nothing to learn",
+        ),
+        (
+            "a,3,2\nb,3,2",
+            "train: 2 texts, 2 values each; values 1, 2 are the same in all of them (3, 2): nothing to l",
+        ),
+    ):
+        path.write_text(f"text,x,y\n{rows}\n")
+        config = SOURCES["table"].Config(path=str(path), val_fraction=0.0, label_column="x;y")
+        found = inspect(SOURCES["table"].open(config, Labels("regression")), config, INPUTS["tokens"])
+        assert found.lines[1].startswith(line)
+
+
 def test_the_same_image_in_two_splits_is_named(tmp_path: Path) -> None:
     folder(tmp_path, {"train/ant": 3, "train/bee": 1, "val/ant": 2, "val/bee": 1})
     (tmp_path / "val/ant/copy.png").write_bytes((tmp_path / "train/ant/1.png").read_bytes())
