@@ -12,6 +12,7 @@ import numpy as np
 
 from jtl import memory
 from jtl.errors import UserError, shortened
+from jtl.faults import OF_MACHINE
 
 ENDING = ".npy"
 SINGLE = b"\x93NUMPY"
