@@ -5,8 +5,7 @@ it and puts its values on the devices. What every verb after training stands on.
 """
 
 import importlib.resources
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jtl import metrics
+from jtl import files, metrics
 from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
@@ -27,6 +26,7 @@ from jtl.tasks import TASKS, LabelStats, Task
 from jtl.training import build, config, evaluate, sharding, step
 from jtl.training.config import Config
 from jtl.training.step import Batch
+from jtl.weights import Config as Weights
 from jtl.weights import zero_shot
 from jtl.weights.contract import Loaded
 from jtl.weights.recognise import recognise
@@ -90,61 +90,65 @@ def of_run(run_folder: str) -> Trained:
         )
     if not (folder / "meta.json").is_file():
         raise UserError(f"run {str(folder)!r} has no meta.json yet; repeat its training command first")
-    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
-    meta = json.loads((folder / "meta.json").read_text())
-    return Trained(_with_own_head(settings, str(folder)), LabelStats.from_dict(meta["labels"]))
+    settings = config.of_folder(folder)
+    labels = LabelStats.of_record(files.read_record(folder / "meta.json").below("labels"))
+    return Trained(_with_own_head(settings, str(folder)), labels)
 
 
-def of_weights(spec: str, *, needs_head: bool = True) -> Trained:
+def of_weights(spec: str, weights: Weights | None = None, *, needs_head: bool = True) -> Trained:
     """Return the model of pretrained weights; its classes are numbers where they have no names.
 
-    Without a head of their own, where that is allowed, it is the backbone, which has no classes.
+    Without a head of their own, where that is allowed, it is the backbone, which has no classes. `weights`
+    are settings of how they are read.
 
     Raises:
         UserError: the weights are of no model jtl knows, or have no head and need one.
     """
-    found = recognise(spec)
+    found = recognise(spec, weights)
     if found.num_outputs < build.MIN_OUTPUTS:
         if needs_head:
             raise UserError(
                 f"{spec!r} has no classification head; give a run folder with --run instead, or ask for "
                 f"zero-shot classification (CLIP, SigLIP): predict --classes NAMES, evaluate --zero-shot"
             )
-        return of_backbone(spec)
+        return of_backbone(spec, weights)
     settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
+    settings = replace(settings, weights=weights or settings.weights)
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
     return _of_names(_with_own_head(settings, spec), names)
 
 
-def of_backbone(spec: str) -> Trained:
-    """Return the model of pretrained weights without a head.
+def of_backbone(spec: str, weights: Weights | None = None) -> Trained:
+    """Return the model of pretrained weights, read by the settings `weights`, without a head.
 
     Raises:
         UserError: the weights are of no model jtl knows.
     """
-    found = recognise(spec)
+    found = recognise(spec, weights)
     fields = {**found.config_fields, "name": found.family, "weights": spec}
-    return Trained(config.from_dict({"model": fields, "weights": {"head": "new"}}), LabelStats((), 0))
+    settings = config.from_dict({"model": fields})
+    return Trained(replace(settings, weights=_with_head(weights, "new")), LabelStats((), 0))
 
 
-def of_classes(spec: str, names: tuple[str, ...]) -> Trained:
+def of_classes(spec: str, names: tuple[str, ...], weights: Weights | None = None) -> Trained:
     """Return a CLIP or SigLIP whose head is made of class names.
 
     Raises:
         UserError: the weights are of no model jtl knows.
     """
-    return _of_names(zero_shot_settings(spec), names)
+    return _of_names(zero_shot_settings(spec, weights), names)
 
 
-def zero_shot_settings(spec: str) -> Config:
+def zero_shot_settings(spec: str, weights: Weights | None = None) -> Config:
     """Return the settings of a CLIP or SigLIP whose head is made of class names.
 
     Raises:
         UserError: the weights are of no model jtl knows.
     """
-    found = recognise(spec)
+    found = recognise(spec, weights)
     fields = {**found.config_fields, **zero_shot.MODEL_FIELDS, "name": found.family, "weights": spec}
-    return config.from_dict({"model": fields, "weights": {"head": zero_shot.HEAD}})
+    settings = config.from_dict({"model": fields})
+    return replace(settings, weights=_with_head(weights, zero_shot.HEAD))
 
 
 def open(trained: Trained, *, has_head: bool = True) -> Predictor:
@@ -177,9 +181,24 @@ def placed(values: Values, mesh: Mesh) -> Values:
     return jax.device_put(dict(values), NamedSharding(mesh, PartitionSpec()))
 
 
+def fitted(predictor: Predictor, facts: Sequence[Any]) -> tuple[Predictor, list[str]]:
+    """Return the predictor reading examples of which the kind of input found these facts, and lines on that.
+
+    Raises:
+        UserError: they do not fit what the model was trained with.
+    """
+    preprocess, lines = predictor.input.fitted(
+        predictor.preprocess, facts, predictor.settings.preprocess, is_trained=True
+    )
+    return predictor._replace(preprocess=preprocess), lines
+
+
 def described(predictor: Predictor) -> str:
-    """Return how the model sees its inputs, in one line."""
-    return build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)
+    """Return how the model sees its inputs, and what was decided about its weights; a line each."""
+    loaded, changes = predictor.loaded, predictor.settings.preprocess
+    remarks = [] if loaded is None else loaded.report.remarks()
+    seen = build.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
+    return "\n".join([*remarks, seen])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
@@ -291,6 +310,11 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
+def _with_head(weights: Weights | None, head: str) -> Weights:
+    """Return the settings with that kind of head, which needs no map of labels."""
+    return replace(weights or Weights(), head=head, label_map={})
+
+
 def _of_names(settings: Config, names: tuple[str, ...]) -> Trained:
     """Return the model of classes of which there are no examples but the names."""
     return Trained(settings, TASKS[settings.task.name].stats(np.arange(len(names)), names))
@@ -301,7 +325,7 @@ def _with_own_head(settings: Config, spec: str) -> Config:
         settings,
         model=replace(settings.model, weights=spec),
         # A run's own map of labels led to the head it has now.
-        weights=replace(settings.weights, head="load", label_map={}, sha256=""),
+        weights=_with_head(replace(settings.weights, sha256=""), "load"),
         preprocess=config.input_of(settings.model).remaining(settings.preprocess),
         # What a run writes has its strategy's additions folded in.
         strategy=STRATEGIES["full"].Config(),

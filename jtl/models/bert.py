@@ -6,8 +6,8 @@ One family: what they differ in are settings. Inputs are {"ids": int32, "segment
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ from jtl.inputs.tokens import Preprocess
 from jtl.models import bert_layers, head, initial, layers, linen, vit_layers
 from jtl.models.bert_layers import Mask, Tokens
 from jtl.models.contract import FEATURES, VOCABULARY, Family, Model
+from jtl.ranges import CountOr0, Depth, Fraction, ReadIf, WidthOr0
 
 INPUT = "tokens"
 NUM_TRACED = 4
@@ -62,7 +63,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "e5_small": {**BERT, **MINI, "depth": 12, "vocabulary": 250037, "pool": "mean"},
 }
 PROMPTS = "encoder/prompts"
-DEFAULTS = {"gelu": "exact"}
+DEFAULTS = {"gelu": "exact", "num_segments": 0, "position_offset": 0}
 
 # As transformers begins, but not cut off at two standard deviations.
 RULES: initial.Rules = (
@@ -75,7 +76,7 @@ RULES: initial.Rules = (
 
 @dataclass(frozen=True)
 class Config(head.Settings):
-    """Settings of a BERT beside those of every family; 0 and "" mean "as the size has it".
+    """Settings of a BERT beside those of every family; None, 0 and "" mean "as the size has it".
 
     `vocabulary` counts the ids, `num_positions` the rows of the table of positions, of which the first token
     takes the one at `position_offset` (RoBERTa: 2), `num_segments` the kinds of segments (DistilBERT: none).
@@ -90,23 +91,23 @@ class Config(head.Settings):
 
     name: str = "bert"
     size: str = "bert_base"
-    vocabulary: int = 0
-    dim: int = 0
-    depth: int = 0
-    heads: int = 0
-    mlp_dim: int = 0
-    num_positions: int = 0
-    num_segments: int = 0
-    position_offset: int = 0
+    vocabulary: CountOr0 = 0
+    dim: WidthOr0 = 0
+    depth: Depth = 0
+    heads: WidthOr0 = 0
+    mlp_dim: WidthOr0 = 0
+    num_positions: WidthOr0 = 0
+    num_segments: WidthOr0 | None = None
+    position_offset: WidthOr0 | None = None
     gelu: str = ""
     pool: str = ""
     pooler: str = ""
-    layer_norm_epsilon: float = 0.0
-    num_prompts: int = 0
-    has_deep_prompts: bool = True
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    drop_path: float = 0.0
+    layer_norm_epsilon: Fraction = 0.0
+    num_prompts: WidthOr0 = 0
+    has_deep_prompts: Annotated[bool, ReadIf("num_prompts")] = True
+    dropout: Fraction = 0.1
+    attention_dropout: Fraction = 0.1
+    drop_path: Fraction = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
@@ -114,17 +115,7 @@ class Config(head.Settings):
         for name, known in choices.items():
             if getattr(self, name):
                 layers.check_choice(f"model.{name}", getattr(self, name), known)
-        for name in ("dropout", "attention_dropout", "drop_path"):
-            layers.check_fraction(f"model.{name}", getattr(self, name))
         head.check(self)
-        for name in COUNTS:
-            if getattr(self, name) < 0:
-                raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
-        if not 0 <= self.layer_norm_epsilon < 1:
-            raise UserError(
-                f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number, "
-                f"or 0 for the size's own"
-            )
 
 
 def resolve(config: Config) -> Config:
@@ -133,11 +124,10 @@ def resolve(config: Config) -> Config:
     Raises:
         UserError: width and heads, or positions and their offset, do not go together.
     """
-    full = layers.fill(config, SIZES)
-    full = replace(full, **{name: value for name, value in DEFAULTS.items() if not getattr(full, name)})
+    full = layers.fill(config, SIZES, DEFAULTS)
     if full.dim % full.heads:
         raise UserError(f"model.dim is {full.dim}; expected a multiple of model.heads, {full.heads}")
-    if full.position_offset >= full.num_positions:
+    if (full.position_offset or 0) >= full.num_positions:
         raise UserError(
             f"model.position_offset is {full.position_offset}; expected fewer than model.num_positions, "
             f"{full.num_positions}"
@@ -149,7 +139,7 @@ def build(config: Config, num_outputs: int, reads: str = FEATURES) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head, unless it reads the vocabulary."""
     full = resolve(config)
     has_pooler = POOLS[full.pool] is _pool_pooler and reads == FEATURES
-    max_tokens = full.num_positions - full.position_offset
+    max_tokens = full.num_positions - (full.position_offset or 0)
     blocks = [f"encoder/layer/{index}" for index in range(full.depth)]
 
     def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
@@ -183,7 +173,7 @@ def build(config: Config, num_outputs: int, reads: str = FEATURES) -> Model:
         check=check,
         pool=pool,
         preprocess=Preprocess(
-            max_tokens=max_tokens, vocabulary=full.vocabulary, pad_id=max(full.position_offset - 1, 0)
+            max_tokens=max_tokens, vocabulary=full.vocabulary, pad_id=max((full.position_offset or 0) - 1, 0)
         ),
     )
 
@@ -302,10 +292,6 @@ def _pool_pooler(config: Config, x: Tokens, mask: Mask) -> Float[Array, "batch d
     return bert_layers.Pooler(config, name="pooler")(_pool_cls(config, x, mask))
 
 
-COUNTS = (
-    *("vocabulary", "dim", "depth", "heads", "mlp_dim"),
-    *("num_positions", "num_segments", "position_offset", "num_prompts"),
-)
 POOLS: dict[str, Callable[..., Float[Array, "batch dim"]]] = {
     "cls": _pool_cls,
     "mean": _pool_mean,

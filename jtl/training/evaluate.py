@@ -1,7 +1,8 @@
 """Evaluation: every example once, sums added up, one division at the end."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import metrics
+from jtl import metrics, signals
 from jtl.data import Source, pipeline
+from jtl.data.batch_size import check as check_batch_size
 from jtl.inputs import Input, Inputs
 from jtl.report import confusion, summary
 from jtl.strategies.contract import EXTRA
@@ -72,8 +74,13 @@ def ahead(
     As `begin` does not wait for the devices, these work while the host does something with their results.
     """
     begun: deque[tuple[Batch, Any]] = deque()
+    is_compiled = False
     for batch in batches:
-        begun.append((batch, begin(batch)))
+        signals.check()
+        # The first one compiles.
+        found = begin(batch) if is_compiled else signals.interruptibly(partial(begin, batch))
+        is_compiled = True
+        begun.append((batch, found))
         if len(begun) > num_ahead:
             yield begun.popleft()
     while begun:
@@ -92,11 +99,25 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
         batch_size=settings.train.batch_size,
         mesh=mesh,
         settings=settings.inputs,
+        setting="train.batch_size",
     )
     state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
     outputs, labels = collect(make_output_step(parts), state, batches, ("features", "logits"), mesh=mesh)
     extra = parts.strategy.prepare(built.params[EXTRA], outputs["features"], labels)
     return built._replace(params={**built.params, EXTRA: extra})
+
+
+def fitted(built: Built, settings: config.Config, facts: Sequence[Any]) -> tuple[Built, list[str]]:
+    """Return the parts with the pre-processing that the data asks for, and lines for people about that.
+
+    `facts` are what the kind of input found of the examples.
+
+    Raises:
+        UserError: the data does not fit what the user set.
+    """
+    parts = built.parts
+    preprocess, lines = parts.input.fitted(parts.preprocess, facts, settings.preprocess, is_trained=False)
+    return built._replace(parts=parts._replace(preprocess=preprocess)), lines
 
 
 def collect(
@@ -141,11 +162,16 @@ def batches_of(
     settings: pipeline.Config,
     blank: Inputs | None = None,
     is_read_again: bool = False,
+    setting: str = "--batch-size",
 ) -> pipeline.EvalBatches:
     """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices.
 
-    `blank` and `is_read_again` are as `pipeline.eval_batches` has them.
+    `blank` and `is_read_again` are as `pipeline.eval_batches` has them; `setting` gave the batch size.
+
+    Raises:
+        UserError: a batch cannot fit in memory.
     """
+    check_batch_size(kind, preprocess, batch_size, setting)
     size = -(-batch_size // mesh.size) * mesh.size
     transform = kind.transform(preprocess, None)
     return pipeline.eval_batches(

@@ -7,28 +7,28 @@ bookkeeping; before anything is evaluated or saved, all are.
 import math
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from jtl import metrics
+from jtl import metrics, signals
 from jtl.data import Source, pipeline
 from jtl.data.sampling import UNIFORM
-from jtl.errors import UserError
+from jtl.errors import UserError, at_end
 from jtl.metrics import Summary
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import Writer
-from jtl.runtime import StopRequest
+from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
 from jtl.training.build import Built, Target
-from jtl.training.checkpoint import Checkpoints
+from jtl.training.checkpoint import Checkpoints, Sound
 from jtl.training.config import Config
 from jtl.training.state import State
 
@@ -114,40 +114,51 @@ def run(
 ) -> Ended:
     """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
 
+    Asked to stop it saves at once: an evaluation under way, or due at that step, is left to the run that
+    goes on from there, which makes it first.
+
     Raises:
-        UserError: the loss or a gradient is no longer finite.
+        UserError: the loss, a gradient or a parameter is no longer finite.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
-    status = "stopped_early" if _is_exhausted(ready, history) else "finished"
-    numbers = range(start, start) if status == "stopped_early" else range(start, num_steps)
-    compiled, reader = _CompiledSteps(ready), _Reader(ready, writer, history)
-    with closing(_batches(ready, start)) as batches, _finishing(ready.reporter.live):
-        for number in numbers:
-            with ready.reporter.phases.measure("data_wait"):
-                batch = next(batches)
-            train_step = compiled.at(number, state, batch)
-            with ready.reporter.phases.measure("step"):
-                state, values = train_step(state, batch)
-                reader.push(number + 1, values)
-            is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
-            must_stop = stop.is_set
-            is_saved = (
-                is_evaluated or must_stop or _is_due(number + 1, ready.plan.settings.train.checkpoint_every)
-            )
-            if is_saved:
+    compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
+    status, saved = "finished", start
+    batches = _batches(ready, start)
+    # The live line ends whatever happens, so that an error starts on a line of its own.
+    with stop.deferred(), at_end(batches.close), at_end(ready.reporter.live.finish):
+        try:
+            if _lacks_evaluation(ready, history, start):
+                history = _measured(ready, state, history, writer, stop)
+                _save(ready, checkpoints.sound(state), history, checkpoints, is_again=True)
+            for number in range(start, num_steps):
+                if _is_exhausted(ready, history):
+                    status = "stopped_early"
+                    break
+                with stop.raising(), ready.reporter.phases.measure("data_wait"):
+                    batch = next(batches)
+                train_step = compiled.at(number, state, batch)
                 with ready.reporter.phases.measure("step"):
-                    reader.flush()
-            if is_evaluated and ("val" in ready.feed.eval_batches or ready.feed.target_batches is not None):
-                history = [*history, _evaluate(ready, state, writer)]
-                reader.measured(history)
-            if is_saved:
-                _save(ready, state, history, checkpoints, is_evaluated=is_evaluated)
-            if _is_exhausted(ready, history) and number + 1 < num_steps:
-                status = "stopped_early"
-                break
-            if must_stop and number + 1 < num_steps:
-                status = "preempted"
-                break
+                    state, values = train_step(state, batch)
+                    reader.push(number + 1, values)
+                if stop.is_set:
+                    raise Stopped(stop.number)
+                is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
+                if is_evaluated or _is_due(number + 1, ready.plan.settings.train.checkpoint_every):
+                    with ready.reporter.phases.measure("step"):
+                        reader.flush()
+                        sound = checkpoints.sound(state)
+                    if is_evaluated and _is_measured(ready):
+                        history = _measured(ready, state, history, writer, stop)
+                        reader.measured(history)
+                    _save(ready, sound, history, checkpoints)
+                    saved = number + 1
+                stop.check()
+        except Stopped:
+            status = "preempted"
+            with ready.reporter.phases.measure("step"):
+                reader.flush()
+            if int(state.step) > saved:
+                _save(ready, checkpoints.sound(state), history, checkpoints)
     return Ended(state, history, status, (int(state.step) - start) * ready.plan.settings.train.batch_size)
 
 
@@ -167,8 +178,8 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
 class _CompiledSteps:
     """The compiled step of each phase and each shape of a batch, made when the first such batch comes."""
 
-    def __init__(self, ready: Run) -> None:
-        self._ready = ready
+    def __init__(self, ready: Run, stop: StopRequest) -> None:
+        self._ready, self._stop = ready, stop
         self._phases = optim.phases(ready.plan.built.parts.groups)
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
@@ -180,7 +191,9 @@ class _CompiledSteps:
             with self._ready.reporter.phases.measure("compile"):
                 place = (self._ready.programs.state_sharding, sharding.of_batch(self._ready.programs.mesh))
                 jitted = step.make_train_step(self._ready.plan.built.parts, phase, *place)
-                self._compiled[key] = jitted.lower(state, batch).compile()
+                lowered = jitted.lower(state, batch)
+                with self._stop.raising():
+                    self._compiled[key] = signals.interruptibly(lowered.compile)
         return self._compiled[key]
 
 
@@ -280,15 +293,6 @@ class _Reader:
         )
 
 
-@contextmanager
-def _finishing(live: Live) -> Iterator[None]:
-    """End the live line whatever happens, so that an error starts on a line of its own."""
-    try:
-        yield
-    finally:
-        live.finish()
-
-
 def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
     """Yield device batches of all streams from the step `start` on; only training examples bring labels."""
     settings, parts = ready.plan.settings, ready.plan.built.parts
@@ -310,7 +314,7 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
             for name in fields
         }
         for reader in readers.values():
-            stack.enter_context(closing(reader))
+            stack.enter_context(at_end(reader.close))
         while True:
             host = {name: next(reader) for name, reader in readers.items()}
             yield sharding.put_batch(
@@ -323,15 +327,35 @@ def _stream_seed(seed: int, stream: str) -> int:
     return seed if stream == TRAIN else seed + zlib.crc32(stream.encode())
 
 
-def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
+def _is_measured(ready: Run) -> bool:
+    """Return whether there is anything to measure between steps."""
+    return "val" in ready.feed.eval_batches or ready.feed.target_batches is not None
+
+
+def _lacks_evaluation(ready: Run, history: progress.History, number: int) -> bool:
+    """Return whether the run was stopped at this step before the evaluation that was due."""
+    is_due = number > 0 and _is_due(number, _eval_every(ready), ready.plan.built.parts.num_steps)
+    return is_due and _is_measured(ready) and all(entry["step"] != number for entry in history)
+
+
+def _measured(
+    ready: Run, state: State, history: progress.History, writer: Writer, stop: StopRequest
+) -> progress.History:
+    """Return the history with an evaluation of the state, and report it.
+
+    Raises:
+        Stopped: a signal came meanwhile; nothing is reported.
+    """
     number = int(state.step)
-    entry = evaluated(ready, state, "val").scalars if "val" in ready.feed.eval_batches else {}
-    entry = {"step": number, **entry, **_measured_target(ready, state)}
+    with stop.raising():
+        entry = evaluated(ready, state, "val").scalars if "val" in ready.feed.eval_batches else {}
+        entry = {"step": number, **entry, **_measured_target(ready, state)}
+    stop.check()
     found = adaptation.scalars(entry)
     writer.scalars(number, found)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
     ready.reporter.live.log(f"step {number}: {shown}")
-    return entry
+    return [*history, entry]
 
 
 def _measured_target(ready: Run, state: State) -> dict[str, float]:
@@ -350,14 +374,21 @@ def _measured_target(ready: Run, state: State) -> dict[str, float]:
 
 
 def _save(
-    ready: Run, state: State, history: progress.History, checkpoints: Checkpoints, *, is_evaluated: bool
+    ready: Run,
+    sound: Sound,
+    history: progress.History,
+    checkpoints: Checkpoints,
+    *,
+    is_again: bool = False,
 ) -> None:
-    last = history[-1] if is_evaluated and history else None
-    rank = None
-    if last is not None and ready.plan.monitor in last:
-        rank = {"value": last[ready.plan.monitor], "loss": last.get("loss", 0.0)}
+    """Save the state; what was measured of it makes it one of those that may be the best.
+
+    With `is_again` it takes the place of what was saved at this step before it was measured.
+    """
     with ready.reporter.phases.measure("checkpoint"):
-        checkpoints.save(int(state.step), state, {"history": history}, rank)
+        if is_again:
+            checkpoints.remove(int(sound.state.step))
+        checkpoints.save(sound, history)
 
 
 def _is_due(number: int, every: int, last: int = -1) -> bool:

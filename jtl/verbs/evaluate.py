@@ -68,8 +68,9 @@ def run(
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
-    opened = predictor.open(trained)
-    sys.stderr.write(predictor.described(opened) + "\n")
+    opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
+    notes = "\n".join([*lines, predictor.described(opened)])
+    sys.stderr.write(notes + "\n")
     found = predictor.measure(opened, source, batch_size)
     names = opened.stats.label_names
     sys.stderr.write(tables.final_table(found, names) + "\n")
@@ -81,6 +82,7 @@ def run(
         "metrics": found.scalars,
         "per_class": {name: values.tolist() for name, values in found.per_class.items()},
         "label_names": list(names),
+        "notes": notes.splitlines(),
     }
     if out:
         evaluate.write(Path(out), result, found, names)
@@ -111,12 +113,16 @@ def _with_head(
 
     if not run_folder and not data:
         raise UserError("--weights needs --data: a folder, a table or a .npz file to evaluate on")
-    found = predictor.of_run(run_folder) if run_folder else predictor.of_weights(weights)
+    found = (
+        predictor.of_run(run_folder)
+        if run_folder
+        else predictor.of_weights(weights, config.weights_of(overrides))
+    )
     if not run_folder and not predictor.has_names(found):
         sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
     settings = build.with_data(found.settings, data) if data else found.settings
     found = found._replace(settings=config.with_overrides(settings, overrides))
-    return found, build.open_splits(found.settings, found.stats.label_names)
+    return found, build.open_splits(found.settings, found.stats)
 
 
 def _zero_shot(
@@ -128,7 +134,8 @@ def _zero_shot(
 
     if not weights or not data:
         raise UserError("--zero-shot needs --weights of CLIP or SigLIP, and --data whose classes have names")
-    settings = build.with_data(predictor.zero_shot_settings(weights), data)
+    settings = predictor.zero_shot_settings(weights, config.weights_of(overrides))
+    settings = build.with_data(settings, data)
     settings = config.with_overrides(settings, overrides)
     splits = build.open_splits(settings)
     stats = build.label_stats(settings, next(iter(splits.values())))

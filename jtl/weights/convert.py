@@ -1,6 +1,5 @@
 """Writing weights under the names that other libraries read; the way back of `load`, bit for bit."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from jtl import tree
 from jtl.errors import UserError, nearest
+from jtl.files import replaced
 from jtl.models import MODELS
 from jtl.models.contract import FEATURES, build
 from jtl.models.head import Settings
@@ -19,7 +19,8 @@ from jtl.weights.head import PREFIX
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign, pattern
 from jtl.weights.open import open_path
-from jtl.weights.recognise import described, of_file, origins_of
+from jtl.weights.origins import origins_of
+from jtl.weights.recognise import described, of_file
 from jtl.weights.report import shorten
 
 SHOWN = 4
@@ -74,13 +75,12 @@ def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Co
         raise UserError(f"--out {str(out)!r} is there already; give another path, or remove it")
     if not out.parent.is_dir():
         raise UserError(f"--out {str(out)!r}: folder {str(out.parent)!r} is not there; make it first")
-    file = open_path(hub.resolve(spec, settings or Config()).path)
+    _, file = hub.opened(spec, settings or Config())
     source = described(file, spec)
     leaves, left_out = read_leaves(file, source, spec)
     title, arrays = named(source.family, TARGETS[to].libraries, leaves, source.config_fields)
-    partial_path = out.with_name(f".{out.name}.{os.getpid()}.part")
-    TARGETS[to].write(partial_path, arrays)
-    partial_path.replace(out)
+    with replaced(out) as part:
+        TARGETS[to].write(part, arrays)
     num_values = sum(array.size for array in leaves.values())
     return Converted(out, source, title, len(arrays), num_values, left_out, _lost(file, source, out))
 
@@ -141,7 +141,7 @@ def read_leaves(
     model = build(MODELS[family], config, source.num_outputs, reads=source.reads)
     params, model_state = model.shapes()
     shapes = tree.flatten({"params": params, "model_state": model_state})
-    origins = origins_of(file, family)
+    origins = origins_of(file.tensors, family)
     best = assign.best_origin(origins, file.tensors)
     assert best is not None, "a recognised file has an origin"
     origin, assignment = origins[best[0]], best[1]
@@ -155,7 +155,7 @@ def read_leaves(
         expected = tuple(tuple(shapes[leaf].shape) for leaf in fill.assigned.targets)
         parts = fill.assigned.row.op.forward(file.tensors[name].read(), expected)
         leaves.update(zip(fill.assigned.targets, parts, strict=True))
-    return leaves, dict(planned.left_out)
+    return leaves, {**planned.left_out, **file.reasons}
 
 
 def named(
@@ -247,7 +247,6 @@ def _is_left_out(origin: Origin, name: str) -> bool:
 def _write_safetensors(path: Path, arrays: Arrays) -> None:
     from safetensors.numpy import save_file
 
-    path.touch()
     save_file(arrays, path, metadata={"format": "pt"})
 
 
@@ -261,6 +260,7 @@ def _write_orbax(path: Path, arrays: Arrays) -> None:
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
+        path.unlink()  # a folder takes its place
         checkpointer.save(path.absolute(), tree.unflatten(arrays))
 
 

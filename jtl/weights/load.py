@@ -13,10 +13,11 @@ from jtl.models import MODELS
 from jtl.models.head import Settings
 from jtl.weights import FAMILIES, plan, problems
 from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
+from jtl.weights.hub import named
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
-from jtl.weights.open import open_path
-from jtl.weights.recognise import of_family, of_file, origins_of
+from jtl.weights.origins import origins_of
+from jtl.weights.recognise import of_family, of_file
 from jtl.weights.report import LoadReport
 
 MAX_EPSILON = 1e-6
@@ -46,13 +47,12 @@ def load(
     Raises:
         UserError: the weights cannot be had or read, or are not of this model.
     """
-    found = hub.resolve(spec, settings)
-    file = open_path(found.path)
+    found, file = hub.opened(spec, settings)
     if file.stated and family not in file.stated:
         of_file(file)  # raises where the config.json beside it is of another model than the tensors
     names = FAMILIES[family]
     leaves = tree.flatten({"params": model_params, "model_state": model_state})
-    origins = origins_of(file, family)
+    origins = origins_of(file.tensors, family)
     best = assign.best_origin(origins, file.tensors)
     if best is None:
         raise UserError(problems.wrong_family(spec, file, family))
@@ -63,17 +63,19 @@ def load(
         raise UserError(problems.misfit(spec, file, MODELS[family].resolve(config), origin, planned))
     if differing := differing_settings(family, config, _described(file, family, origin)):
         raise UserError(problems.other_settings(spec, differing))
+    preprocess, guessed = _preprocess(spec, file, family, leaves)
     fitted = tree.unflatten(
         {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | read(file, planned, leaves)).items()}
     )
     return Loaded(
         params=fitted.get("params", {}),
         model_state=fitted.get("model_state", {}),
-        report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves)),
-        preprocess=_preprocess(file, family),
+        report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves), file.notes),
+        preprocess=preprocess,
         label_names=file.label_names,
         source=spec,
         sha256=found.sha256,
+        guessed=guessed,
     )
 
 
@@ -100,10 +102,21 @@ def read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dic
     return filled
 
 
-def _preprocess(file: TensorFile, family: str) -> Any | None:
-    """Return what came with the weights of pre-processing, if it is of the kind of input the model reads."""
+def _preprocess(
+    spec: str, file: TensorFile, family: str, leaves: Mapping[str, Any]
+) -> tuple[Any | None, str]:
+    """Return what came with the weights of pre-processing, else what their name tells and what told it.
+
+    What came is of use if it is of the kind of input that the model reads.
+    """
     kind = INPUTS[MODELS[family].input]
-    return file.preprocess if isinstance(file.preprocess, kind.Preprocess) else None
+    if isinstance(file.preprocess, kind.Preprocess):
+        return file.preprocess, ""
+    guess = named.guess(spec, file, family)
+    if guess is None:
+        return None, ""
+    num_channels = leaves[FAMILIES[family].input_kernel].shape[2]
+    return guess.preprocess.with_channels(num_channels), guess.why
 
 
 def _described(file: TensorFile, family: str, origin: Origin) -> Mapping[str, Any]:

@@ -288,7 +288,7 @@ def test_ensemble_of_families_predicts_the_mean_of_the_members(
         ("whole", "wise", {}, "chooses on validation images, and the data of run .* has none"),
         ("a r", "uniform", {}, "has model.name 'cifar_resnet', run .*a' 'vit'; .*ensemble takes different"),
         ("a wide", "greedy", {}, "has model.mlp_dim 32, run .*a' 16"),
-        ("a other", "ensemble", {}, "has class 0 'a', run .*a' '0'; expected runs of the same classes"),
+        ("a other", "ensemble", {}, "has class 0 'a', run .*a' '0'; expected runs of the same input"),
         ("a", "uniform", {"statistics_of": "."}, r"needs BatchNorm: .*a' is of family 'vit', which keeps no"),
         ("a b", "uniform", {"overrides": [("model.depth", "2")]}, "--config.model.depth is given, but what"),
         (
