@@ -77,6 +77,7 @@ RESUMABLE = (
     "inputs.threads",
     "inputs.workers",
     "inputs.prefetch",
+    "inputs.prefetch_bytes",
     "inputs.cache_bytes",
     "train.log_every",
     "weights.cache_dir",

@@ -1,9 +1,11 @@
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
+from jtl.data import pipeline
 from jtl.errors import UserError
 from jtl.strategies import STRATEGIES
 from jtl.training import config, optim
@@ -207,6 +209,11 @@ def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
     assert config.conflicts(faster, old) == []
     other = config.read(SMOKE, [("optim.learning_rate", "1"), ("train.seed", "3")])
     assert config.conflicts(other, old) == ["optim.learning_rate: 0.003 -> 1.0", "train.seed: 0 -> 3"]
+
+
+def test_how_batches_are_read_may_change_but_for_what_is_in_them() -> None:
+    names = {f"inputs.{field.name}" for field in fields(pipeline.Config)}
+    assert names - set(config.RESUMABLE) == {"inputs.buckets"}
 
 
 def test_settings_newer_than_a_saved_run_count_at_their_defaults() -> None:
