@@ -110,6 +110,13 @@ def choose(table: Table, config: Any, labels: Labels) -> Chosen:
     return chosen if labels.kind == NO_LABELS else chosen._replace(labels=_labels(table, config, labels))
 
 
+def has_labels(table: Table, config: Any) -> bool:
+    """Return whether a table has the columns of labels that the user names, or one of a customary name."""
+    wanted = [tables.plain(each) for each in config.label_column.split(SEPARATOR) if each]
+    names = {tables.plain(name) for name in table.header}
+    return set(wanted) <= names if wanted else bool(names & set(LABEL_COLUMNS))
+
+
 def label_cells(table: Table, chosen: Chosen, labels: Labels) -> tuple[list[str], tuple[str, ...] | None]:
     """Return the label cell of every row, and the classes that the columns are (None: they are none).
 

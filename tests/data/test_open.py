@@ -269,6 +269,28 @@ def test_arrays_are_found_by_their_customary_names(
         assert source[0]["raw"].ndim == 3
 
 
+def test_labels_of_arrays_may_be_large_have_gaps_and_be_kept_secret(tmp_path: Path) -> None:
+    large = np.array([7, 2**40, 7, 12, 2**40, 12])
+    np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=large, x_test=IMAGES, y_test=np.full(6, -1))
+    splits = open_kind("arrays", tmp_path / "set.npz", val_fraction=0.0)
+    assert splits.keys() == {"train"}
+    assert splits["train"].info.label_names == ("7", "12", str(2**40))
+    assert splits["train"].labels().tolist() == [0, 2, 0, 1, 2, 1]
+    assert splits["train"].info.notes[0] == "test: left out, none of its 6 examples has a label"
+
+
+def test_numbers_in_arrays_are_places_among_their_label_names(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "set.npz", label_names=["1", "0"], x_train=IMAGES, y_train=INTEGERS.astype(np.float32)
+    )
+    source = open_kind("arrays", tmp_path / "set.npz", val_fraction=0.0)["train"]
+    assert source.labels().tolist() == INTEGERS.tolist()
+    assert source.info.label_names == ("1", "0")
+    np.savez(tmp_path / "set.npz", x_train=IMAGES[:0], y_train=INTEGERS[:0])
+    with pytest.raises(UserError, match="the train split has no examples"):
+        open_kind("arrays", tmp_path / "set.npz")
+
+
 def test_arrays_are_found_by_given_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", train_a=IMAGES, train_b=INTEGERS)
     splits = open_kind("arrays", tmp_path / "set.npz", image_keys="{split}_a", label_keys="{split}_b")

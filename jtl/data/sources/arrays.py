@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 
 from jtl.data import contract, subset
 from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
-from jtl.data.labels import SEPARATOR, encode_splits
+from jtl.data.labels import SEPARATOR, encode_splits, unlabelled
 from jtl.errors import UserError, nearest
 from jtl.names import as_unicode
 
@@ -142,6 +142,8 @@ def build(
         are_words |= targets.dtype.kind not in NUMBER_KINDS
         if labels.kind == "multilabel" and targets.ndim == 2 and own_names is None:
             own_names = labels.names or tuple(str(place) for place in range(targets.shape[1]))
+    secret = unlabelled(cells, labels)
+    cells = {split: each for split, each in cells.items() if split not in secret}
     encoded = encode_splits(
         cells,
         labels,
@@ -152,7 +154,9 @@ def build(
     )
     splits: dict[str, Source] = {
         split: Arrays(
-            Info(f"{name}:{split}", found.names, notes=found.notes, reading=found.reading),
+            Info(
+                f"{name}:{split}", found.names, notes=(*secret.values(), *found.notes), reading=found.reading
+            ),
             images[split],
             found.values,
         )
