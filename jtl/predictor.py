@@ -5,7 +5,7 @@ it and puts its values on the devices. What every verb after training stands on.
 """
 
 import importlib.resources
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,6 +179,18 @@ def open(trained: Trained, *, has_head: bool = True) -> Predictor:
 def placed(values: Values, mesh: Mesh) -> Values:
     """Return the values on the devices, whole on each."""
     return jax.device_put(dict(values), NamedSharding(mesh, PartitionSpec()))
+
+
+def fitted(predictor: Predictor, facts: Sequence[Any]) -> tuple[Predictor, list[str]]:
+    """Return the predictor reading examples of which the kind of input found these facts, and lines on that.
+
+    Raises:
+        UserError: they do not fit what the model was trained with.
+    """
+    preprocess, lines = predictor.input.fitted(
+        predictor.preprocess, facts, predictor.settings.preprocess, is_trained=True
+    )
+    return predictor._replace(preprocess=preprocess), lines
 
 
 def described(predictor: Predictor) -> str:

@@ -1,7 +1,7 @@
 """Evaluation: every example once, sums added up, one division at the end."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,19 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
     outputs, labels = collect(make_output_step(parts), state, batches, ("features", "logits"), mesh=mesh)
     extra = parts.strategy.prepare(built.params[EXTRA], outputs["features"], labels)
     return built._replace(params={**built.params, EXTRA: extra})
+
+
+def fitted(built: Built, settings: config.Config, facts: Sequence[Any]) -> tuple[Built, list[str]]:
+    """Return the parts with the pre-processing that the data asks for, and lines for people about that.
+
+    `facts` are what the kind of input found of the examples.
+
+    Raises:
+        UserError: the data does not fit what the user set.
+    """
+    parts = built.parts
+    preprocess, lines = parts.input.fitted(parts.preprocess, facts, settings.preprocess, is_trained=False)
+    return built._replace(parts=parts._replace(preprocess=preprocess)), lines
 
 
 def collect(

@@ -195,6 +195,7 @@ class _Opened(NamedTuple):
     splits: dict[str, Source]
     target: Target | None
     notes: list[str]
+    facts: list[Any]
 
 
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
@@ -209,13 +210,14 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
-    decided = [*remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
     for line in decided:
         live.log(line)
     notes += decided
@@ -314,7 +316,7 @@ def _open(settings: Config, live: Live) -> _Opened:
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, notes)
+    return _Opened(found, target, notes, checked.facts)
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:

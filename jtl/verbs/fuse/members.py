@@ -181,7 +181,8 @@ def make_judge(
     if statistics_of:
         source = unlabelled((statistics_of,), model.input, statistics_of)
         checked = preflight.inspect({MOMENTS: source}, model.settings.data, model.input)
-        say(*checked.lines)
+        model, lines = predictor.fitted(model, checked.facts)
+        say(*checked.lines, *lines)
         sources |= checked.splits
     if beside is not None:
         model = model._replace(mesh=beside.predictor.mesh)
