@@ -155,6 +155,21 @@ def test_classes_in_two_unicode_forms_are_one(tmp_path: Path) -> None:
     assert source.info.label_names == ("caf\u00e9 0", "caf\u00e9 1")
 
 
+def test_folders_of_classes_in_two_unicode_forms_are_one(tmp_path: Path) -> None:
+    places = iter(range(20))
+    for split, form in (("train", "NFC"), ("train", "NFD"), ("val", "NFD")):
+        for name in ("\u00e9tude", "fugue"):
+            folder = tmp_path / split / unicodedata.normalize(form, name)
+            write(folder / f"{next(places)}.png", png(pixels(next(places))))
+    splits = open_kind(tmp_path, name="image_folder")
+    assert splits["train"].info.label_names == ("fugue", "\u00e9tude")
+    assert splits["train"].labels().tolist() == [0, 0, 1, 1]
+    assert splits["val"].labels().tolist() == [0, 1]
+    assert {len(each["raw"]) > 0 for each in map(splits["train"].__getitem__, range(4))} == {True}
+    again = open_kind(tmp_path, Labels(names=("fugue", "e\u0301tude"), reading="names"), "image_folder")
+    assert again["val"].labels().tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("cell", ["nan", "", "<NA>"])
 def test_missing_label_names_its_row(tmp_path: Path, cell: str) -> None:
     rows = [*pictures(tmp_path), ("img/0.png", cell)]
