@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jtl.data import contract, npz, subset
+from jtl.data.classes import few
 from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits, unlabelled
 from jtl.errors import UserError, nearest
@@ -159,7 +160,7 @@ def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
             pair = (images.format(split=split), targets.format(split=split))
             if pair[0] in found and pair[1] not in found:
                 raise UserError(
-                    f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {', '.join(found)}"
+                    f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {few(found, 20)}"
                 )
             if pair[0] in found:
                 keys[split] = pair
@@ -167,7 +168,7 @@ def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
             return keys
     wanted = patterns[0][0].format(split="train")
     raise UserError(
-        f"{config.path} holds {', '.join(found)}; expected images as {wanted!r} (nearest: "
+        f"{config.path} holds {few(found, 20)}; expected images as {wanted!r} (nearest: "
         f"{nearest(wanted, found)}); "
         "set data.image_keys and data.label_keys"
     )
