@@ -17,7 +17,6 @@ from jtl.data.labels import Encoded, encode_splits
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
 
-ORDER = ("train", "val", "test")
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -138,7 +137,7 @@ def _split_roots(path: str, is_root: Callable[[str], bool], *, needs_train: bool
             "expected train, val (or valid, validation) and test; "
             "rename it, move it, or hide it with a leading dot"
         )
-    return {split: roots[split] for split in ORDER if split in roots}
+    return {split: roots[split] for split in contract.SPLIT_ORDER if split in roots}
 
 
 def _classes(root: str, contents: Contents) -> dict[str, list[str]]:

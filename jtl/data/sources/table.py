@@ -11,7 +11,7 @@ from jtl.data import contract, subset, tables
 from jtl.data.contract import IMAGE, NO_LABELS, TEXT, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
 from jtl.data.labels import SEPARATOR, Encoded, encode_splits
-from jtl.data.sources.folder import ORDER, SPLITS
+from jtl.data.sources.folder import SPLITS
 from jtl.data.tables import Table
 from jtl.data.texts import Texts
 from jtl.errors import UserError
@@ -111,7 +111,11 @@ def open_table(config: Config, labels: Labels) -> dict[str, Source]:
     )
     notes = tuple(dict.fromkeys(_note(found[split], chosen[split]) for split in found))
     make = SOURCES[holds[0]]
-    splits = {split: make(split, rows[split], encoded[split], notes) for split in ORDER if split in rows}
+    splits = {
+        split: make(split, rows[split], encoded[split], notes)
+        for split in contract.SPLIT_ORDER
+        if split in rows
+    }
     return subset.arrange(splits, config)
 
 
