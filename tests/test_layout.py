@@ -204,7 +204,7 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot"))
+    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot", "heif"))
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
     return {name.lower().replace("_", "-") for name in names}

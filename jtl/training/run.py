@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,22 +12,22 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import files, owner, signals, tree
+from jtl import files, owner, signals
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
-from jtl.report.writer import FINAL_PREFIX, Writer
+from jtl.report.writer import Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.tasks import LabelStats
 from jtl.training import (
-    adaptation,
     build,
     choice,
     config,
     evaluate,
+    finish,
     loop,
     meta,
     progress,
@@ -36,14 +36,13 @@ from jtl.training import (
     sharding,
     step,
 )
-from jtl.training import state as states
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
 from jtl.training.loop import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import write_input_files, write_run_weights
+from jtl.weights.run_folder import write_input_files
 
 TARGET_TEST = "target_test"
 
@@ -135,6 +134,9 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
                 f"of {len(before.label_names)} classes, now {stats.num_examples} of "
                 f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
             )
+        # What was found of its checkpoints is said once, by the process that found it.
+        said = begun.get("notes", files.TEXTS, ())
+        described["notes"] += [text for text in said if text.startswith("checkpoint ")]
         ours, theirs = meta.target_of(described), meta.target_of(begun.values)
         if ours != theirs:
             raise UserError(
@@ -153,7 +155,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with phases.measure("load"):
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
-    with at_end(checkpoints.close):
+    with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
         writer = Writer(folder, int(state.step))
@@ -166,8 +168,9 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended)
-            scores = _report(ready, ended, checkpoints, writer)
-    result = _summarize(ready, ended, scores)
+            digest = finish.digest(ended.state)
+            scores = finish.report(ready, ended, checkpoints, writer)
+    result = finish.summarize(ready, ended, scores, digest)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
     return result
@@ -181,7 +184,7 @@ def _stopped(ready: Run, ended: Ended) -> dict[str, Any]:
         if number
         else "stopped before the first step; repeat the command"
     )
-    result = _summarize(ready, ended, {})
+    result = finish.summarize(ready, ended, {}, finish.digest(ended.state))
     summary.write_json(ready.plan.folder / "summary.json", result)
     return result
 
@@ -192,6 +195,7 @@ class _Opened(NamedTuple):
     splits: dict[str, Source]
     target: Target | None
     notes: list[str]
+    facts: list[Any]
 
 
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
@@ -206,13 +210,14 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
-    decided = [*remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
     for line in decided:
         live.log(line)
     notes += decided
@@ -220,7 +225,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     plan = loop.Plan(settings, folder, stats, built, monitor)
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(folder / "checkpoints", is_maximized=is_maximized)
+    checkpoints = Checkpoints(folder / "checkpoints", metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
@@ -278,8 +283,15 @@ def _feed(
         splits=splits,
         streams=streams,
         target=target,
-        eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
-        target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
+        eval_batches={
+            # The loop measures on validation at every evaluation, on others the report alone.
+            name: batches_of(source, is_read_again=name == "val")
+            for name, source in splits.items()
+            if name != "train"
+        },
+        target_batches=(
+            batches_of(target.evaluation, is_read_again=True) if target is not None and is_measured else None
+        ),
     )
 
 
@@ -304,12 +316,12 @@ def _open(settings: Config, live: Live) -> _Opened:
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, notes)
+    return _Opened(found, target, notes, checked.facts)
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
     """Return the newest sound checkpoint's state and history, or those of a new run."""
-    restored = checkpoints.restore(_like(state), ready.reporter.live.log)
+    restored = checkpoints.restore(_like(state), partial(finish.say, ready))
     if restored is None:
         return state, []
     ready.reporter.live.log(f"resumed at step {restored.step} of {ready.plan.built.parts.num_steps}")
@@ -320,57 +332,3 @@ def _like(state: State) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
-
-
-def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
-    """Measure the best step on every split that is not for training; write weights, tables and plots."""
-    best = progress.best(
-        ended.history, ready.plan.monitor, is_maximized=ready.plan.task_kind.is_maximized(ready.plan.monitor)
-    )
-    state = ended.state
-    if best is not None and best["step"] != int(state.step):
-        try:
-            state = checkpoints.restore_step(int(best["step"]), _like(state)).state
-        except UserError as error:
-            ready.reporter.live.log(f"{error}; the last step is reported and exported in its place")
-    params = jax.device_get(states.params_for_evaluation(state))
-    merged = ready.plan.built.parts.strategy.merged(params)
-    write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
-    scores: dict[str, Any] = {"step": int(state.step)}
-    for split in ready.feed.eval_batches:
-        found = loop.evaluated(ready, state, split)
-        scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
-        ready.reporter.live.log(
-            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.plan.stats.label_names)}"
-        )
-        result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
-        evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
-    final = {name: value for name, value in scores.items() if name.startswith(FINAL_PREFIX)}
-    if final:
-        writer.scalars(int(state.step), final)
-    return scores
-
-
-def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, Any]:
-    last = ended.history[-1] if ended.history else {}
-    return summary.build(
-        status=ended.status,
-        steps=int(ended.state.step),
-        final=adaptation.scalars(last),
-        best=dict(best),
-        phases=ready.reporter.phases,
-        num_examples=ended.num_examples,
-        unit=ready.plan.built.parts.input.unit,
-        parameters=meta.parameters(ready.plan.built),
-        weights=meta.source(ready.plan.built),
-        digest=tree.sha256(jax.device_get(tree.merge(ended.state.trainable, ended.state.frozen))),
-        peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
-        target=None if ready.feed.target is None else _outcome(ready, ended),
-    )
-
-
-def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:
-    found = adaptation.outcome(ended.history, ready.plan.monitor, ready.plan.task_kind)
-    if ended.status in FINISHED and found:
-        ready.reporter.live.log(adaptation.table(found))
-    return found

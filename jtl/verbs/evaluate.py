@@ -68,8 +68,8 @@ def run(
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
-    opened = predictor.open(trained)
-    notes = predictor.described(opened)
+    opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
+    notes = "\n".join([*lines, predictor.described(opened)])
     sys.stderr.write(notes + "\n")
     found = predictor.measure(opened, source, batch_size)
     names = opened.stats.label_names

@@ -19,6 +19,7 @@ from jtl.predictor import Predictor
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import build, config, evaluate, sharding
 from jtl.training.config import Config
+from jtl.training.step import Batch
 from jtl.verbs.fuse import fusion
 from jtl.weights.contract import TensorFile
 from jtl.weights.open import open_path
@@ -180,7 +181,8 @@ def make_judge(
     if statistics_of:
         source = unlabelled((statistics_of,), model.input, statistics_of)
         checked = preflight.inspect({MOMENTS: source}, model.settings.data, model.input)
-        say(*checked.lines)
+        model, lines = predictor.fitted(model, checked.facts)
+        say(*checked.lines, *lines)
         sources |= checked.splits
     if beside is not None:
         model = model._replace(mesh=beside.predictor.mesh)
@@ -188,7 +190,10 @@ def make_judge(
         member=member,
         predictor=model._replace(values={}),
         splits=splits,
-        batches={name: predictor.batches(model, source, batch_size) for name, source in sources.items()},
+        batches={
+            name: predictor.batches(model, source, batch_size, is_read_again=True)
+            for name, source in sources.items()
+        },
         eval_step=predictor.make_eval_step(model),
         moments_step=_moments_step(model),
         moments_source=MOMENTS if statistics_of else TRAINING,
@@ -241,10 +246,13 @@ def statistics(judge: Judge, candidate: Variables) -> tree.Tree:
     the batches' moments are pooled exactly, by their numbers of examples: no momentum, no padding counts.
     """
     values = predictor.placed(candidate, judge.predictor.mesh)
-    pooled: fusion.Moments | None = None
-    for batch in judge.batches[judge.moments_source]:
+
+    def begin(batch: Batch) -> Any:
         on_device = sharding.put_batch(evaluate.fields_of(batch), judge.predictor.mesh)
-        measured = judge.moments_step(values, on_device)
+        return judge.moments_step(values, on_device)
+
+    pooled: fusion.Moments | None = None
+    for batch, measured in evaluate.ahead(begin, judge.batches[judge.moments_source]):
         found = fusion.moments(int(batch["mask"].sum()), jax.device_get(measured))
         pooled = found if pooled is None else fusion.pool(pooled, found)
     assert pooled is not None, "statistics of no batch"
