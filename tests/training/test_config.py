@@ -273,6 +273,9 @@ def test_model_auto_of_a_run_that_began_is_what_it_was_then(tmp_path: Path) -> N
     gone = str(tmp_path / "gone.safetensors")
     stored = config.to_dict(config.read("configs/ft.py", [("model.name", "vit"), ("model.weights", gone)]))
     (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="are not there"):
+        config.read("configs/ft.py", [("model.weights", gone)], tmp_path)
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     read = config.read("configs/ft.py", [("model.weights", gone)], tmp_path)
     assert read.model == config.from_dict(stored).model
     with pytest.raises(UserError, match="are not there"):
