@@ -230,11 +230,17 @@ def make_predict_step(predictor: Predictor) -> Callable[[Values, Inputs], Array]
 
 
 def batches(
-    predictor: Predictor, source: Source, batch_size: int, *, marks_unreadable: bool = False
+    predictor: Predictor,
+    source: Source,
+    batch_size: int,
+    *,
+    marks_unreadable: bool = False,
+    is_read_again: bool = False,
 ) -> pipeline.EvalBatches:
     """Return padded batches of the examples as the model sees them, in order, again each time.
 
     With `marks_unreadable` the batches' "fault" says why an example cannot be read, which stops nothing.
+    `is_read_again` is as `pipeline.eval_batches` has it.
     """
     spec = predictor.input.spec(predictor.preprocess)
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), spec)
@@ -246,6 +252,7 @@ def batches(
         mesh=predictor.mesh,
         settings=predictor.settings.inputs,
         blank=blank if marks_unreadable else None,
+        is_read_again=is_read_again,
     )
 
 
@@ -265,9 +272,13 @@ def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Su
 def stepped(
     predictor: Predictor, compiled: Callable[[Values, Inputs], Any], batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, Any]]:
-    """Yield each batch with what a compiled step gives of (values, inputs)."""
-    for batch in batches:
-        yield batch, compiled(predictor.values, sharding.put_batch(batch["inputs"], predictor.mesh))
+    """Yield each batch with what a compiled step gives of (values, inputs), the next one's begun before."""
+
+    def begin(batch: Batch) -> Any:
+        return compiled(predictor.values, sharding.put_batch(batch["inputs"], predictor.mesh))
+
+    # Whole maps of several batches would fill the devices.
+    yield from evaluate.ahead(begin, batches, num_ahead=1)
 
 
 def shapes(predictor: Predictor) -> Outputs:

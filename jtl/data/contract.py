@@ -57,7 +57,7 @@ class Source(Protocol):
         ...
 
     def describe(self, index: int) -> str:
-        """Name the example for people: its path, or its place in a file."""
+        """Name the example for people, in Unicode: its path, or its place in a file."""
         ...
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:

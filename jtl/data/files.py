@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jtl.data.contract import Info
-from jtl.data.walk import is_of_another, notes_of, passed_note, printable, walk
+from jtl.data.walk import is_of_another, notes_of, passed_note, walk
 from jtl.errors import OF_MACHINE, UserError
 from jtl.inputs import Input, Unreadable
+from jtl.names import as_unicode
 
 # Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one
 # seek a file, and two different photos never share all three in practice (a JPEG's tail is entropy-coded).
@@ -45,7 +46,7 @@ class Files:
 
     def describe(self, index: int) -> str:
         """Return the path, as any text can hold it."""
-        return printable(self.path(index))
+        return as_unicode(self.path(index))
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
@@ -66,7 +67,7 @@ def unlabelled(paths: Iterable[str], kind: Input, name: str = "files") -> Files:
         files, passed = _files(path, kind)
         found += files
         notes += passed_note(path, passed, kind)
-    return Files(Info(printable(name), (), kind.holds, notes), "", tuple(found), None)
+    return Files(Info(as_unicode(name), (), kind.holds, notes), "", tuple(found), None)
 
 
 def file_fingerprint(path: str) -> bytes:
@@ -85,7 +86,7 @@ def file_fingerprint(path: str) -> bytes:
     except OSError as error:
         if error.errno in OF_MACHINE:
             raise
-        raise Unreadable(f"cannot read {printable(path)}: {error.strerror}") from error
+        raise Unreadable(f"cannot read {as_unicode(path)}: {error.strerror}") from error
     return digest.digest()
 
 
@@ -113,14 +114,14 @@ def _files(path: str, kind: Input) -> tuple[list[str], list[str]]:
     if os.path.isdir(path):
         found = walk(path, kind)
         if all(is_of_another(each, kind) for each in found.files):
-            held = f"; it holds {printable(found.files[0])!r}" if found.files else ""
+            held = f"; it holds {as_unicode(found.files[0])!r}" if found.files else ""
             raise UserError(
-                f"folder {printable(path)!r} holds no {kind.unit}{held}; expected files ending in "
+                f"folder {as_unicode(path)!r} holds no {kind.unit}{held}; expected files ending in "
                 f"{', '.join(kind.suffixes)}, or in anything but {', '.join(notes_of(kind))}"
             )
         return sorted(os.path.join(path, each) for each in found.files), found.passed
     if os.path.isfile(path):
         return [path], []
     if os.path.lexists(path) and not os.path.islink(path):
-        raise UserError(f"{printable(path)!r} is neither a file nor a folder; expected one of {kind.unit}")
-    raise UserError(f"{printable(path)!r} is not there; expected a file, or a folder of {kind.unit}")
+        raise UserError(f"{as_unicode(path)!r} is neither a file nor a folder; expected one of {kind.unit}")
+    raise UserError(f"{as_unicode(path)!r} is not there; expected a file, or a folder of {kind.unit}")

@@ -192,7 +192,7 @@ def _describe(split: str, source: Source, unit: str) -> str:
     """
     names, labels = source.info.label_names, source.labels()
     if labels is None or not names:
-        values = ", no labels" if labels is None else f", {labels.shape[1]} values each"
+        values = ", no labels" if labels is None else f", {labels.shape[1]} values each{_constant(labels)}"
         return f"{split}: {len(source):,} {unit}{values}"
     counts = (
         np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(axis=0).astype(np.int64)
@@ -209,6 +209,14 @@ def _describe(split: str, source: Source, unit: str) -> str:
         absent = [names[place] for place in np.flatnonzero(counts == 0)]
         line += f"; without {unit}: {few(absent)}"
     return line
+
+
+def _constant(labels: np.ndarray) -> str:
+    """Return the words about targets that do not differ, of which nothing can be learned."""
+    same = np.flatnonzero((labels == labels[:1]).all(axis=0)) if len(labels) > 1 else ()
+    shown = few((f"{labels[0, place]:g}" for place in same), 3)
+    which = "the value is" if labels.shape[1] == 1 else f"values {few(str(place + 1) for place in same)} are"
+    return f"; {which} the same in all of them ({shown}): nothing to learn" if len(same) else ""
 
 
 def _repeated(source: Source) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

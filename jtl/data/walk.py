@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
+from jtl.names import as_unicode
 
 # Files that people and systems leave between examples. Any other file counts as an example, and one that is
 # none is reported as unreadable: a photo in a format that cannot be read is never passed over in silence.
@@ -69,7 +70,7 @@ def visible(folder: str) -> list[str]:
         return sorted(name for name in os.listdir(folder) if not name.startswith(HIDDEN))
     except OSError as error:
         raise UserError(
-            f"cannot list folder {printable(folder)}: {error.strerror}; let this user read it, or "
+            f"cannot list folder {as_unicode(folder)}: {error.strerror}; let this user read it, or "
             f"move it away"
         ) from error
 
@@ -103,19 +104,10 @@ def passed_note(folder: str, passed: list[str], kind: Input) -> tuple[str, ...]:
     """Return the line that says for people what of a folder is passed over; () where that is nothing."""
     if not passed:
         return ()
-    shown = ", ".join(map(printable, passed[:_NAMED]))
+    shown = ", ".join(map(as_unicode, passed[:_NAMED]))
     more = f" and {len(passed) - _NAMED} more" if len(passed) > _NAMED else ""
     files = "1 file" if len(passed) == 1 else f"{len(passed):,} files"
-    return (f"passed over {files} in {printable(folder)}, by their endings no {kind.unit}: {shown}{more}",)
-
-
-def printable(path: str) -> str:
-    r"""Return a path that any text can hold: bytes of it that are no UTF-8 as \xNN.
-
-    >>> printable("caf\udce9.png")
-    'caf\\xe9.png'
-    """
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return (f"passed over {files} in {as_unicode(folder)}, by their endings no {kind.unit}: {shown}{more}",)
 
 
 def _about(path: str) -> os.stat_result | None:

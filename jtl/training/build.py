@@ -16,8 +16,7 @@ from jtl.data import SOURCES, Labels, Source, batch_size, sampling
 from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
 from jtl.data.preflight import check_holds, check_kind
-from jtl.data.sources.table import tables_in
-from jtl.data.tell import kind_of
+from jtl.data.tell import is_of_files, kind_of
 from jtl.errors import UserError
 from jtl.inputs import Input
 from jtl.models import MODELS, Model
@@ -121,7 +120,7 @@ def open_target(config: Config, names: tuple[str, ...], reading: str = "") -> Ta
         each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()
     )
     try:
-        if folder is not None and not tables_in(path) and not (has_folders and is_labelled):
+        if folder is not None and is_of_files(path) and not (has_folders and is_labelled):
             found = unlabelled((path,), input_of(config.model), path)
             return Target(found, found, is_labelled=False)
         settings = with_data(config, path)

@@ -3,8 +3,10 @@
 They are printed before training and kept in meta.json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+
+import numpy as np
 
 from jtl import ranges, tree
 from jtl.data import Source
@@ -54,6 +56,7 @@ def of_run(config: Config, built: Built, splits: Mapping[str, Source], monitor: 
         *_random(config, built),
         *_rates(config, built),
         *_statistics(config, built),
+        *_measured(config, built, splits),
         *built.parts.strategy.remarks,
     ]
 
@@ -138,6 +141,33 @@ def _rates(config: Config, built: Built) -> list[str]:
     ]
 
 
+def _measured(config: Config, built: Built, splits: Mapping[str, Source]) -> list[str]:
+    """Say where a split's labels leave metrics without a value, or without a meaning."""
+    about = ABOUT_LABELS.get(TASKS[config.task.name].label_kind)
+    found = []
+    for name, source in splits.items():
+        labels = source.labels()
+        if about is not None and labels is not None and len(labels):
+            line = about(labels)
+            found += [f"{name}: {line}"] if line else []
+    return found
+
+
+def _of_several(labels: np.ndarray) -> str:
+    if labels.any():
+        return ""
+    return "no example has any label: average precision and F1 have no value (nan)"
+
+
+def _of_numbers(labels: np.ndarray) -> str:
+    constant = np.flatnonzero(labels.min(0) == labels.max(0))
+    if not constant.size:
+        return ""
+    column = int(constant[0])
+    which = f"target {column + 1} of {labels.shape[1]}" if labels.shape[1] > 1 else "the target"
+    return f"{which} is {labels[0, column]:g} in all {len(labels):,} examples: R² has no value (nan)"
+
+
 def _statistics(config: Config, built: Built) -> list[str]:
     parts = built.parts
     if not parts.adapts_frozen_stats:
@@ -149,3 +179,9 @@ def _statistics(config: Config, built: Built) -> list[str]:
         f"train.batch_stats is {config.train.batch_stats!r}, which has no effect: no batch normalisation of "
         f"this model is frozen"
     ]
+
+
+ABOUT_LABELS: dict[str, Callable[[np.ndarray], str]] = {
+    "multilabel": _of_several,
+    "regression": _of_numbers,
+}

@@ -44,7 +44,7 @@ def writing(out: str, names: Sequence[str]) -> Iterator[Callable[[Row], None]]:
         yield lambda row: None
         return
     try:
-        # Names of files need not be text; those of the result are (see `data.walk.printable`).
+        # Names of files need not be text; those of the result are (see `names.as_unicode`).
         with Path(out).open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
             yield WRITERS[Path(out).suffix.lower()](stream, names)
     except OSError as error:

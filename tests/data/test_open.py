@@ -184,7 +184,15 @@ def test_a_table_gives_several_labels_or_numbers(tmp_path: Path) -> None:
     assert source.labels().tolist() == [[1, 1], [0, 0]]
     assert source.info.label_names == ("x", "y")
     (tmp_path / "numbers.csv").write_text("path,label_x,label_y\na.png,1,2\nb.png,3,4\n")
-    source = open_kind("table", tmp_path / "numbers.csv", Labels("regression"), val_fraction=0.0)["train"]
+    with pytest.raises(UserError, match=r"expected one of label, .*label_column='label_x;label_y'"):
+        open_kind("table", tmp_path / "numbers.csv", Labels("regression"))
+    source = open_kind(
+        "table",
+        tmp_path / "numbers.csv",
+        Labels("regression"),
+        val_fraction=0.0,
+        label_column="label_x;label_y",
+    )["train"]
     assert source.labels().tolist() == [[1, 2], [3, 4]]
     assert source.labels().dtype == np.float32
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jtl.data import SOURCES, Labels, Source, preflight
+from jtl.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, TEXT_PAIRS
 from jtl.data.contract import NO_LABELS
-from jtl.data.sources.table import LABEL_COLUMNS, TEXT_COLUMNS, TEXT_PAIRS
 from jtl.data.texts import fingerprint
 from jtl.errors import UserError
 from jtl.inputs import INPUTS
@@ -208,7 +208,7 @@ def test_unlabelled_texts_are_split_by_content(tmp_path: Path) -> None:
     [
         (
             "id,words,label\n1,a,0\n",
-            "a.csv begins with id, words, label, which neither .*; set config.data.t",
+            "a.csv begins with id, words, label, which neither .*; set config.data.p",
         ),
         (
             "a,b,c,d\n1,a,0,1\n",

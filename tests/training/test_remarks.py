@@ -4,12 +4,14 @@ import re
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jtl import ranges
 from jtl.errors import UserError
 from jtl.strategies import STRATEGIES
-from jtl.training import build, config, optim, remarks
+from jtl.tasks import TASKS
+from jtl.training import build, choice, config, optim, remarks
 from jtl.training.optim import OPTIMIZERS, SCHEDULES
 
 SMOKE = "configs/smoke.py"
@@ -149,3 +151,32 @@ def test_what_a_run_decides_is_said(overrides: dict[str, str], expected: list[st
     assert len(rest) == len(expected), rest
     for line, pattern in zip(rest, expected, strict=True):
         assert re.search(pattern, line), line
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "line"),
+    [
+        ("multilabel", np.zeros((4, 3)), "no example has any label: average precision and F1 have no value"),
+        ("multilabel", np.eye(3), ""),
+        ("regression", np.full((4, 1), 2.5), "the target is 2.5 in all 4 examples: R² has no value"),
+        ("regression", np.array([[1.0, 7.0], [2.0, 7.0]]), "target 2 of 2 is 7 in all 2 examples"),
+        ("regression", np.array([[1.0], [2.0]]), ""),
+    ],
+)
+def test_labels_that_leave_a_metric_without_a_value_are_said(
+    kind: str, labels: np.ndarray, line: str
+) -> None:
+    found = remarks.ABOUT_LABELS[kind](labels)
+    assert found.startswith(line)
+    assert bool(found) == bool(line)
+
+
+def test_a_metric_that_is_not_measured_of_so_few_classes_picks_no_step() -> None:
+    settings = config.read(SMOKE, [("train.monitor", "top5_accuracy")])
+    splits = build.open_splits(settings)
+    few = TASKS["multiclass"].stats(np.arange(3), tuple("abc"))
+    built = build.build(settings, few, 2)
+    with pytest.raises(UserError, match=r"'top5_accuracy' is not measured: there are 3 classes; nearest"):
+        choice.monitor(settings, built, splits, None)
+    built = build.build(settings, build.label_stats(settings, splits["train"]), 2)
+    assert choice.monitor(settings, built, splits, None) == "top5_accuracy"

@@ -12,6 +12,7 @@ from jtl.data import contract, npz, subset
 from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.errors import UserError, nearest
+from jtl.names import as_unicode
 
 SPLITS = ("train", "val", "test")
 # NumPy's kinds of numbers: signed, unsigned, float.
@@ -67,7 +68,7 @@ class Arrays:
 
     def describe(self, index: int) -> str:
         """Name the file and the row."""
-        return f"{self.info.name}[{index}]"
+        return as_unicode(f"{self.info.name}[{index}]")
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""

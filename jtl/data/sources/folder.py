@@ -13,9 +13,10 @@ from jtl.data import contract, subset
 from jtl.data.contract import NO_LABELS, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
 from jtl.data.labels import Encoded, encode_splits
-from jtl.data.walk import Walked, is_example, passed_note, printable, visible, walk
+from jtl.data.walk import Walked, is_example, passed_note, visible, walk
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
+from jtl.names import as_unicode
 
 ORDER = ("train", "val", "test")
 SPLITS = {
@@ -69,7 +70,7 @@ def open_folder(kind: Input, config: contract.Config, labels: Labels) -> dict[st
         _check_classes(roots, classes)
     found = {split: _joined(each) for split, each in classes.items()}
     cells = {
-        split: [printable(name) for name, each in classes[split].items() for _ in each.files]
+        split: [as_unicode(name) for name, each in classes[split].items() for _ in each.files]
         for split in classes
     }
     own_names = tuple(sorted({name for each in cells.values() for name in each}))
@@ -139,7 +140,7 @@ def _classes(root: str, kind: Input, *, is_alone: bool) -> dict[str, Walked]:
     ]
     if stray:
         raise UserError(
-            f"{root} holds {len(stray)} {kind.unit} outside a class folder ({printable(stray[0])!r}, …); "
+            f"{root} holds {len(stray)} {kind.unit} outside a class folder ({as_unicode(stray[0])!r}, …); "
             "put each in the folder of its class"
         )
     classes = {
@@ -153,7 +154,7 @@ def _classes(root: str, kind: Input, *, is_alone: bool) -> dict[str, Walked]:
         if not found.files:
             cure = "remove the folder" if is_alone else "remove the class from every split"
             raise UserError(
-                f"class folder {printable(os.path.join(root, name))} is empty; add {kind.unit} or {cure}"
+                f"class folder {as_unicode(os.path.join(root, name))} is empty; add {kind.unit} or {cure}"
             )
     return classes
 
@@ -191,7 +192,7 @@ def _sources(
     notes = passed_note(path, [*beside, *names], kind)
     return {
         split: Files(
-            Info(printable(root), encoded[split].names, kind.holds, notes, encoded[split].reading),
+            Info(as_unicode(root), encoded[split].names, kind.holds, notes, encoded[split].reading),
             root,
             tuple(found[split].files),
             encoded[split].values,
