@@ -20,7 +20,7 @@ from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
 from jtl.errors import UserError, nearest, shown
 from jtl.inputs import INPUTS, Input
-from jtl.models import MODELS
+from jtl.models import MODELS, layers
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
 from jtl.training import reading
@@ -67,6 +67,9 @@ OF_INPUT: dict[str, Callable[[Input], type]] = {
     "preprocess": lambda kind: kind.Changes,
     "augment": lambda kind: kind.Augment,
 }
+
+# What every saved section `weights` has, whenever it was saved.
+SAVED_BEFORE = {"head", "label_map", "position_embedding", "channels", "sha256", "cache_dir"}
 
 # Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices and
 # rules) the order in which float32 sums are added.
@@ -142,10 +145,14 @@ def of_folder(folder: Path) -> Config:
 
 
 def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values of a run folder that was saved when `inputs` was called `input`, as they are now.
+    """Return the values of a run folder that was saved before, as they are written now.
 
-    Then 0 and "" in `preprocess` meant "as the weights say".
+    Before there was `weights.entry`, False and 0 of some settings of a model meant "as the size has it". When
+    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say".
     """
+    weights, model = values.get("weights"), values.get("model")
+    if isinstance(weights, Mapping) and isinstance(model, Mapping) and weights.keys() >= SAVED_BEFORE:
+        values = values if "entry" in weights else {**values, "model": layers.as_now_written(model)}
     if "input" not in values:
         return values
     found = {("inputs" if name == "input" else name): value for name, value in values.items()}
@@ -321,7 +328,8 @@ def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     if not (folder / NAME).is_file():
         return None
     try:
-        model = files.read_record(folder / NAME).below("model")
+        record = files.read_record(folder / NAME)
+        model = files.Record(record.path, _renamed(record.values).get("model"), "model")
         model.get("name", files.TEXT)
         return model.values if model.get("weights", files.TEXT) == spec else None
     except UserError:

@@ -11,7 +11,6 @@ from jtl.weights.contract import Config, Recognised, Tensor, TensorFile
 from jtl.weights.hub import named
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
-from jtl.weights.open import open_path
 from jtl.weights.origins import origins_of
 from jtl.weights.prefixes import SEPARATOR
 from jtl.weights.recognise import of_file
@@ -40,8 +39,7 @@ def inspect(spec: str, settings: Config | None = None) -> Inspection:
     Raises:
         UserError: the weights cannot be had or read.
     """
-    found = hub.resolve(spec, settings or Config())
-    file = open_path(found.path, settings)
+    found, file = hub.opened(spec, settings or Config())
     recognised = of_file(file)
     places = dict.fromkeys(file.tensors, UNKNOWN)
     if recognised is not None:

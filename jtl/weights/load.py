@@ -16,7 +16,6 @@ from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
 from jtl.weights.hub import named
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
-from jtl.weights.open import open_path
 from jtl.weights.origins import origins_of
 from jtl.weights.recognise import of_family, of_file
 from jtl.weights.report import LoadReport
@@ -48,8 +47,7 @@ def load(
     Raises:
         UserError: the weights cannot be had or read, or are not of this model.
     """
-    found = hub.resolve(spec, settings)
-    file = open_path(found.path, settings)
+    found, file = hub.opened(spec, settings)
     if file.stated and family not in file.stated:
         of_file(file)  # raises where the config.json beside it is of another model than the tensors
     names = FAMILIES[family]

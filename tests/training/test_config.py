@@ -270,3 +270,16 @@ def test_model_auto_of_a_run_that_began_is_what_it_was_then(tmp_path: Path) -> N
     assert read.model == config.from_dict(stored).model
     with pytest.raises(UserError, match="are not there"):
         config.read("configs/ft.py", [("model.weights", str(tmp_path / "other"))], tmp_path)
+
+
+def test_runs_saved_before_false_could_be_chosen_keep_their_models() -> None:
+    now = config.read(SMOKE, [("model.size", "clip_b32")])
+    old = json.loads(json.dumps(config.to_dict(now)))
+    for name in ("entry", "prefix", "leave_out"):
+        del old["weights"][name]
+    old["model"] |= {"has_pre_norm": False, "has_patch_bias": True}
+    assert config.from_dict(old).model == now.model
+    assert config.conflicts(now, old) == []
+    chosen = config.read(SMOKE, [("model.size", "clip_b32"), ("model.has_pre_norm", "false")])
+    saved = json.loads(json.dumps(config.to_dict(chosen)))
+    assert config.from_dict(saved).model.has_pre_norm is False

@@ -47,11 +47,18 @@ def member(path: Path, name: str) -> bytes:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
+            content, expected = archive.read(name), archive.getinfo(name).file_size
     except FAULTS as error:
         raise UserError(
             f"entry {name!r} of {str(path)!r} is damaged: {one_line(error)}; get it again"
         ) from error
+    # A directory that says an entry is compressed to nothing gives nothing, and no checksum is looked at.
+    if len(content) != expected:
+        raise UserError(
+            f"entry {name!r} of {str(path)!r} has {len(content)} bytes; its directory says {expected}: "
+            f"get it again"
+        )
+    return content
 
 
 def called(about: Any) -> tuple[str, ...]:
