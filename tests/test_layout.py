@@ -24,7 +24,7 @@ MAX_TYPE_IGNORES = 10
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "names", "runtime", "signals", "output"),
-    ("files", "ranges", "memory"),
+    ("files", "faults", "ranges", "memory"),
     ("owner", "tree", "rng", "metrics"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
