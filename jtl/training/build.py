@@ -33,6 +33,7 @@ from jtl.training.state import State
 from jtl.training.step import Parts
 from jtl.weights import zero_shot
 from jtl.weights.contract import NO_WEIGHTS, Loaded
+from jtl.weights.hub import resolve as hub
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 
@@ -207,9 +208,18 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     model, params, model_state, loaded = _model(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
-    preprocess = source.settled(model.preprocess, brought, config.preprocess)
+    preprocess = source.settled(model.preprocess, brought, fetched_changes(config))
     task = kind.build(config.task, drawn, preprocess) if has_head else None
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
+
+
+def fetched_changes(config: Config) -> Any:
+    """Return the changes of the pre-processing with files of a hub or an address as paths on this machine."""
+    changes = config.preprocess
+    specs = {name: value for name, value in vars(changes).items() if "://" in str(value)}
+    return replace(
+        changes, **{name: str(hub.tokenizer(spec, config.weights)) for name, spec in specs.items()}
+    )
 
 
 def build(config: Config, stats: LabelStats, steps: int) -> Built:
