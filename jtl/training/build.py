@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -348,9 +348,20 @@ def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Mo
     options = input_of(config.model).model_options(config.preprocess)
     family = MODELS[config.model.name]
     model = build_model(family, config.model, head.num_outputs, reads=head.reads, **options)
-    params, model_state = model.init(rng.key(config.train.seed, "init"))
+    key = rng.key(config.train.seed, "init")
     if config.model.weights == NO_WEIGHTS:
+        params, model_state = model.init(key)
         return model, params, model_state, None
+
+    def draw(names: Sequence[str]) -> dict[str, Any]:
+        """Return fresh leaves by full name: what weights fill is never drawn."""
+        # Every leaf's values depend on the key and its name alone.
+        inner = {name.partition("/")[2] for name in names}
+        params, model_state = model.init(key, inner)
+        drawn = tree.flatten({"params": params, "model_state": model_state})
+        return {name: drawn[name] for name in names}
+
+    params, model_state = model.shapes()
     loaded = load(
         config.model.weights,
         family=config.model.name,
@@ -359,6 +370,7 @@ def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Mo
         model_state=model_state,
         settings=config.weights,
         label_names=label_names,
+        draw=draw,
     )
     if config.weights.head in MADE_HEADS:
         loaded = MADE_HEADS[config.weights.head](loaded, config.model, label_names, config.weights)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -331,3 +332,24 @@ def test_no_setting_is_advised_that_the_model_has_already(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"1 leaves of the model are not filled: .*bn1/bias") as refused:
         load_into(writing.save_safetensors(tmp_path / "x.safetensors", arrays), "cifar_resnet")
     assert "(set " not in str(refused.value)
+
+
+def test_leaves_that_weights_fill_are_never_drawn(tmp_path: Path) -> None:
+    config = MODELS["vit"].tiny()
+    spec = writing.save_safetensors(tmp_path / "x", writing.named(TIMM, writing.leaves_of("vit")))
+    model = MODELS["vit"].build(config, 5)
+    whole, asked = model.init(jax.random.key(3)), []
+
+    def draw(names: Any) -> dict[str, Any]:
+        asked.extend(names)
+        params, model_state = model.init(jax.random.key(3), {name.partition("/")[2] for name in names})
+        drawn = tree.flatten({"params": params, "model_state": model_state})
+        return {name: drawn[name] for name in names}
+
+    shapes = model.shapes()
+    settings = {"family": "vit", "config": config, "settings": Config()}
+    found = load(spec, model_params=shapes[0], model_state=shapes[1], draw=draw, **settings)
+    expected = load(spec, model_params=whole[0], model_state=whole[1], **settings)
+    assert set(asked) == set(HEAD)
+    assert_equal_leaves(leaves_of(found), leaves_of(expected))
+    assert found.report == expected.report
