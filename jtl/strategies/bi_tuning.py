@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jtl.errors import UserError
+from jtl.models import room
 from jtl.strategies.contract import (
     EXTRA,
     TRAIN,
@@ -78,6 +79,8 @@ def build(config: Config, context: Context) -> Strategy:
 
     def extra(key: Key[Array, ""], params: Any, model_state: Any) -> dict[str, Any]:
         del params, model_state
+        size = jax.ShapeDtypeStruct((width, config.projection_dim), np.float32)
+        room.check(size, "the projection of bi_tuning", f"strategy.projection_dim={config.projection_dim}")
         kernel = jax.random.normal(key, (width, config.projection_dim)) / np.sqrt(width)
         return {OWN: {"kernel": np.asarray(kernel), "bias": np.zeros(config.projection_dim, np.float32)}}
 

@@ -92,6 +92,8 @@ def build(config: Config, context: Context) -> Strategy:
 
 def draw_projections(key: Key[Array, ""], dims: tuple[int, int], projected_dim: int) -> dict[str, Any]:
     """Return a fixed matrix of normal numbers for features and one for classes."""
+    shapes = [jax.ShapeDtypeStruct((dim, projected_dim), np.float32) for dim in dims]
+    room.check(shapes, "the projections of cdan", f"strategy.projected_dim={projected_dim}")
     random = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key))])
     return {
         name: random.standard_normal((dim, projected_dim), np.float32)

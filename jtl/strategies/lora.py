@@ -18,7 +18,7 @@ from jaxtyping import Array, Key
 from jtl import tree
 from jtl.errors import UserError
 from jtl.inputs import Inputs
-from jtl.models import Outputs
+from jtl.models import Outputs, room
 from jtl.models.layers import layer_of
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group, Strategy, StrategyKind, without_extra
 
@@ -82,6 +82,8 @@ def _adapters(
     }
     matches = tree.first_match(config.targets, linear, "strategy.targets")
     chosen = [name for name, target in matches.items() if target is not None]
+    shapes = [shape for name in chosen for shape in _shapes(linear[name], config.rank)]
+    room.check(shapes, f"strategy lora of rank {config.rank}", f"strategy.rank={config.rank}")
     adapters: dict[str, Any] = {}
     for index, name in enumerate(chosen):
         inputs, outputs = linear[name]
@@ -90,6 +92,16 @@ def _adapters(
         adapters[f"{OWN}/{name}/down"] = np.asarray(down)
         adapters[f"{OWN}/{name}/up"] = np.zeros((config.rank, *outputs), np.float32)
     return tree.unflatten(adapters)
+
+
+def _shapes(
+    kernel: tuple[tuple[int, ...], tuple[int, ...]], rank: int
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Return the shapes of `down` and `up` of a kernel."""
+    inputs, outputs = kernel
+    return jax.ShapeDtypeStruct((*inputs, rank), np.float32), jax.ShapeDtypeStruct(
+        (rank, *outputs), np.float32
+    )
 
 
 def _forward(

@@ -20,7 +20,7 @@ from jtl.data.sources.table import tables_in
 from jtl.data.tell import kind_of
 from jtl.errors import UserError
 from jtl.inputs import Input
-from jtl.models import MODELS, Model
+from jtl.models import MODELS, Model, room
 from jtl.models.contract import build as build_model
 from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Classifier, Context
@@ -40,6 +40,11 @@ from jtl.weights.recognise import recognise
 # Settings of data that hold for other data too.
 KEPT = ("_column", "columns")
 MIN_OUTPUTS = 2
+# Settings that most of a model's bytes come from.
+SIZE_SETTINGS = (
+    *("size", "image_px", "patch_px", "dim", "depth", "mlp_dim", "width", "widths", "units", "vocabulary"),
+    *("num_positions", "num_registers", "num_prompts", "projection_dim", "head_widths", "final_channels"),
+)
 # Kinds of head that are made of what was loaded.
 MADE_HEADS = {zero_shot.HEAD: zero_shot.start}
 
@@ -316,6 +321,13 @@ def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]
 
     shapes = jax.eval_shape(create, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)
+    room.check_on_devices(
+        shapes,
+        placement,
+        f"the state of training (parameters, {config.optim.name}"
+        f"{', average' if optim.has_average(config.optim) else ''})",
+        f"{_sizes(config.model)}, a strategy that trains less, or sharding.rules over more devices",
+    )
     # Host copies: a buffer of the initial parameters must not be donated with the first step.
     host = jax.device_get((built.params, built.model_state))
     return jax.jit(create, out_shardings=placement)(*host), placement
@@ -344,10 +356,17 @@ def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
     return stats._replace(counts=tuple(counts.tolist()), num_examples=int(counts.sum()))
 
 
+def _sizes(model: Any) -> str:
+    """Return the settings of a model's size, for people."""
+    numbers = {name: value for name, value in vars(model).items() if name in SIZE_SETTINGS and value}
+    return ", ".join(f"model.{name}={value!r}" for name, value in numbers.items())
+
+
 def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Model, Any, Any, Loaded | None]:
     options = input_of(config.model).model_options(config.preprocess)
     family = MODELS[config.model.name]
     model = build_model(family, config.model, head.num_outputs, reads=head.reads, **options)
+    room.check(model.shapes(), f"model {config.model.name!r} of these settings", _sizes(config.model))
     key = rng.key(config.train.seed, "init")
     if config.model.weights == NO_WEIGHTS:
         params, model_state = model.init(key)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jtl.errors import UserError
-from jtl.models import initial
+from jtl.models import initial, room
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Group
 
 RULES: initial.Rules = ((r"/kernel$", initial.xavier_uniform), (r"/bias$", initial.zeros))
@@ -82,6 +82,7 @@ def draw_network(
         }
         for name, width, following in zip(names, widths, widths[1:], strict=False)
     }
+    room.check(shapes, f"a network of widths {widths}", f"strategy.hidden_widths={tuple(hidden_widths)}")
     return initial.draw(key, shapes, RULES)
 
 
