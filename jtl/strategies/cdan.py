@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jtl.errors import UserError
+from jtl.models import room
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
