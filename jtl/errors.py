@@ -1,10 +1,15 @@
-"""The one error type that means "the user can mend this", and the sentence parts its messages share."""
+"""The one error type that means "the user can mend this", its messages' sentence parts, and what closes.
+
+The first error is the one that is shown: what is closed after it may fail as well, and must not replace it.
+"""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-MAX_FAULT_CHARS = 200
+# What of a value, or a name, a message shows; what of another's text.
+MAX_SHOWN = 120
 
 
 class UserError(ValueError):
@@ -18,8 +23,58 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     "'learning_rate'"
     """
     names = sorted(known)
+    # Of a long text the beginning tells.
+    name = name[:MAX_SHOWN]
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
     return ", ".join(repr(each) for each in close)
+
+
+def shown(value: Any) -> str:
+    """Return the value as Python writes it, for a message: a long one is cut.
+
+    >>> shown((0.5, "a"))
+    "(0.5, 'a')"
+    >>> len(shown("x" * 5000))
+    140
+    """
+    try:
+        text = repr(value if not isinstance(value, str) else value[: 2 * MAX_SHOWN])
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return f"a {type(value).__name__} too long to show"
+    except RecursionError:
+        return f"a {type(value).__name__} too deep to show"
+    length = len(value) if isinstance(value, str) else len(text)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({length:,} characters)"
+
+
+def shortened(text: str) -> str:
+    """Return a text for an error message: one line, and cut where it is long.
+
+    >>> shortened("a" * 200).count("a"), shortened("a\\n b")
+    (119, 'a b')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_SHOWN else f"{line[: MAX_SHOWN - 1]}…"
+
+
+@contextmanager
+def at_end(close: Callable[[], object]) -> Iterator[None]:
+    """Call `close` at the end of the block; where an error ended the block, that is the one that is raised.
+
+    >>> with at_end([].clear):
+    ...     raise UserError("the cause")
+    Traceback (most recent call last):
+    jtl.errors.UserError: the cause
+    """
+    try:
+        yield
+    except BaseException as error:
+        try:
+            close()
+        except Exception as other:
+            error.add_note(f"and then closing failed: {type(other).__name__}: {other}")
+        raise
+    close()
 
 
 @contextmanager
@@ -43,4 +98,4 @@ def reading(what: str, cure: str = "get it again") -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:MAX_FAULT_CHARS]
+    return str(error).partition("\n")[0][: 2 * MAX_SHOWN]

@@ -5,8 +5,7 @@ it and puts its values on the devices. What every verb after training stands on.
 """
 
 import importlib.resources
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jtl import metrics
+from jtl import files, metrics
 from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
@@ -24,7 +23,7 @@ from jtl.models import Model, Outputs
 from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Strategy
 from jtl.tasks import TASKS, LabelStats, Task
-from jtl.training import build, config, evaluate, sharding, step
+from jtl.training import build, config, evaluate, seen, sharding, step
 from jtl.training.config import Config
 from jtl.training.step import Batch
 from jtl.weights import Config as Weights
@@ -91,9 +90,9 @@ def of_run(run_folder: str) -> Trained:
         )
     if not (folder / "meta.json").is_file():
         raise UserError(f"run {str(folder)!r} has no meta.json yet; repeat its training command first")
-    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
-    meta = json.loads((folder / "meta.json").read_text())
-    return Trained(_with_own_head(settings, str(folder)), LabelStats.from_dict(meta["labels"]))
+    settings = config.of_folder(folder)
+    labels = LabelStats.of_record(files.read_record(folder / "meta.json").below("labels"))
+    return Trained(_with_own_head(settings, str(folder)), labels)
 
 
 def of_weights(spec: str, weights: Weights | None = None, *, needs_head: bool = True) -> Trained:
@@ -182,12 +181,24 @@ def placed(values: Values, mesh: Mesh) -> Values:
     return jax.device_put(dict(values), NamedSharding(mesh, PartitionSpec()))
 
 
+def fitted(predictor: Predictor, facts: Sequence[Any]) -> tuple[Predictor, list[str]]:
+    """Return the predictor reading examples of which the kind of input found these facts, and lines on that.
+
+    Raises:
+        UserError: they do not fit what the model was trained with.
+    """
+    preprocess, lines = predictor.input.fitted(
+        predictor.preprocess, facts, predictor.settings.preprocess, is_trained=True
+    )
+    return predictor._replace(preprocess=preprocess), lines
+
+
 def described(predictor: Predictor) -> str:
     """Return how the model sees its inputs, and what was decided about its weights; a line each."""
     loaded, changes = predictor.loaded, predictor.settings.preprocess
     remarks = [] if loaded is None else loaded.report.remarks()
-    seen = build.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
-    return "\n".join([*remarks, seen])
+    text = seen.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
+    return "\n".join([*remarks, text])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
@@ -219,11 +230,17 @@ def make_predict_step(predictor: Predictor) -> Callable[[Values, Inputs], Array]
 
 
 def batches(
-    predictor: Predictor, source: Source, batch_size: int, *, marks_unreadable: bool = False
+    predictor: Predictor,
+    source: Source,
+    batch_size: int,
+    *,
+    marks_unreadable: bool = False,
+    is_read_again: bool = False,
 ) -> pipeline.EvalBatches:
     """Return padded batches of the examples as the model sees them, in order, again each time.
 
     With `marks_unreadable` the batches' "fault" says why an example cannot be read, which stops nothing.
+    `is_read_again` is as `pipeline.eval_batches` has it.
     """
     spec = predictor.input.spec(predictor.preprocess)
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), spec)
@@ -235,6 +252,7 @@ def batches(
         mesh=predictor.mesh,
         settings=predictor.settings.inputs,
         blank=blank if marks_unreadable else None,
+        is_read_again=is_read_again,
     )
 
 
@@ -254,9 +272,13 @@ def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Su
 def stepped(
     predictor: Predictor, compiled: Callable[[Values, Inputs], Any], batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, Any]]:
-    """Yield each batch with what a compiled step gives of (values, inputs)."""
-    for batch in batches:
-        yield batch, compiled(predictor.values, sharding.put_batch(batch["inputs"], predictor.mesh))
+    """Yield each batch with what a compiled step gives of (values, inputs), the next one's begun before."""
+
+    def begin(batch: Batch) -> Any:
+        return compiled(predictor.values, sharding.put_batch(batch["inputs"], predictor.mesh))
+
+    # Whole maps of several batches would fill the devices.
+    yield from evaluate.ahead(begin, batches, num_ahead=1)
 
 
 def shapes(predictor: Predictor) -> Outputs:

@@ -6,27 +6,40 @@ running across the ends of epochs. Grain supplies the permutation, threads and w
 built whole by one thread, so none of them changes a bit.
 """
 
+import itertools
 import math
+import multiprocessing
 import os
+import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from jtl import signals
 from jtl.data.contract import Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.inputs import Input, Inputs, Transform, Unreadable
 from jtl.inputs.contract import leaves_of, map_leaves
+from jtl.ranges import Range, Width, check
 
 Batch = dict[str, Any]
 
 PADDING_ID = -1
 PARENT_CHECK_SECONDS = 0.5
+# How long the end of a stopped process waits for its readers; Grain itself gives them 25 s.
+CLOSING_SECONDS = 1.0
+# Grain 0.8, of a worker process that ended by itself.
+DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+OUT_OF_MEMORY = {signal.Signals(9): "the memory", signal.Signals(7): "the shared memory (/dev/shm)"}
+# What the process that keeps count of shared memory says after it has removed what a killed worker left.
+LEFT_SHARED_MEMORY = "ignore:resource_tracker"
 
 
 @dataclass(frozen=True)
@@ -34,23 +47,23 @@ class Config:
     """How batches are read; no value here but `buckets` changes their content.
 
     `threads` decode in parallel (0: one a core) in each of `workers` processes (0: in this one); `prefetch`
-    batches are kept ready, and at least one a thread. Evaluation inputs of a split that fit in `cache_bytes`
-    are transformed once and kept. Where examples differ in length, a batch is padded to the smallest of
-    `buckets` that holds them all, so that few shapes, and few programs, come about.
+    batches are kept ready, and at least one a thread, but no more than fit in `prefetch_bytes`, all processes
+    together (one in each always). Evaluation inputs of a split that is read again and again are transformed
+    once and kept if they fit in `cache_bytes`. Where examples differ in length, a batch is padded to the
+    smallest of `buckets` that holds them all, so that few shapes, and few programs, come about.
     """
 
-    threads: int = 0
-    workers: int = 0
-    prefetch: int = 4
-    cache_bytes: int = 1 << 30
-    buckets: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+    threads: Annotated[int, Range(0, 1024)] = 0
+    workers: Annotated[int, Range(0, 1024)] = 0
+    prefetch: Annotated[int, Range(1, 1024)] = 4
+    prefetch_bytes: Annotated[int, Range(0, 2**62)] = 2 << 30
+    cache_bytes: Annotated[int, Range(0, 2**62)] = 1 << 30
+    buckets: tuple[Width, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
     def __post_init__(self) -> None:
-        if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
-            raise UserError(f"inputs.buckets is {self.buckets}, expected lengths from short to long")
-        for name, low in (("threads", 0), ("workers", 0), ("prefetch", 1), ("cache_bytes", 0)):
-            if getattr(self, name) < low:
-                raise UserError(f"inputs.{name} is {getattr(self, name)}, expected {low} or more")
+        check(self, "inputs")
+        if not self.buckets or list(self.buckets) != sorted(set(self.buckets)):
+            raise UserError(f"inputs.buckets is {shown(self.buckets)}, expected lengths from short to long")
 
 
 def train_batches(
@@ -85,7 +98,7 @@ def train_batches(
         stride=batch_size,
         rows=batch_size // num_shards,
     )
-    return _read(batches, config)
+    return _read(batches, config, _num_bytes(kind, preprocess, batches.rows))
 
 
 def eval_batches(
@@ -97,6 +110,7 @@ def eval_batches(
     batch_size: int,
     config: Config,
     blank: Inputs | None = None,
+    is_read_again: bool = False,
     shard_index: int = 0,
     num_shards: int = 1,
 ) -> "EvalBatches":
@@ -104,20 +118,31 @@ def eval_batches(
 
     Arguments and batches are as in training; rows past the end are zeros with mask False and id -1. With
     `blank`, the inputs of some example, those stand in for an example that cannot be read, and every batch
-    has "fault": why, by row ("" where it was read).
+    has "fault": why, by row ("" where it was read). With `is_read_again`, what a later pass can use is kept
+    (see `EvalBatches`).
     """
     rows = batch_size // num_shards
     first_row = _first_row(batch_size, shard_index, num_shards)
     collate = partial(kind.collate, buckets=config.buckets, preprocess=preprocess)
-    return EvalBatches(_EvalBatches(source, transform, collate, batch_size, first_row, rows, blank), config)
+    batches = _EvalBatches(source, transform, collate, batch_size, first_row, rows, blank)
+    num_bytes = _num_bytes(kind, preprocess, rows)
+    return EvalBatches(batches, config, num_bytes=num_bytes, is_read_again=is_read_again)
 
 
 class EvalBatches:
-    """The evaluation batches of one split; iterating again gives the same ones, from memory if they fit."""
+    """The evaluation batches of one split; iterating again gives the same ones.
 
-    def __init__(self, batches: "_EvalBatches", config: Config) -> None:
-        self._batches, self._config = batches, config
+    Of a split that is read again the first whole pass keeps the batches, where they fit in `cache_bytes`;
+    where they do not, worker processes stay for the next pass, as starting them takes seconds.
+    """
+
+    def __init__(
+        self, batches: "_EvalBatches", config: Config, *, num_bytes: int, is_read_again: bool
+    ) -> None:
+        self._batches, self._config, self._num_bytes = batches, config, num_bytes
+        self._is_read_again = is_read_again
         self._kept: list[Batch] = []
+        self._reader: Generator[Batch, None, None] | None = None
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -126,12 +151,40 @@ class EvalBatches:
         if len(self._kept) == len(self):
             yield from self._kept
             return
+        reader, self._reader = self._reader or self._opened(), None
         kept: list[Batch] = []
-        for batch in _read(self._batches, self._config):
-            if sum(array.nbytes for array in leaves_of(batch)) * len(self) <= self._config.cache_bytes:
-                kept.append(batch)
-            yield batch
-        self._kept = kept  # only a pass that came to its end gets here
+        is_whole = False
+        try:
+            for batch in itertools.islice(reader, len(self)):
+                if self._is_read_again and self._fits(batch):
+                    kept.append(batch)
+                yield batch
+            is_whole = True
+        finally:
+            # Only a pass that came to its end leaves anything.
+            if is_whole:
+                self._kept = kept
+            if is_whole and self._keeps_workers() and len(kept) < len(self) and self._reader is None:
+                self._reader = reader
+            else:
+                reader.close()
+
+    def close(self) -> None:
+        """End the processes that wait for another pass, and forget what was kept."""
+        self._kept = []
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _opened(self) -> Generator[Batch, None, None]:
+        batches = _Repeated(self._batches) if self._keeps_workers() else self._batches
+        return _read(batches, self._config, self._num_bytes)
+
+    def _keeps_workers(self) -> bool:
+        return self._is_read_again and self._config.workers > 0
+
+    def _fits(self, batch: Batch) -> bool:
+        return sum(array.nbytes for array in leaves_of(batch)) * len(self) <= self._config.cache_bytes
 
 
 def num_cores() -> int:
@@ -202,6 +255,19 @@ class _EvalBatches:
             return Example(self.blank, None, row), str(error)
 
 
+@dataclass(frozen=True)
+class _Repeated:
+    """The batches of pass after pass."""
+
+    batches: _EvalBatches
+
+    def __len__(self) -> int:
+        return 2**62 // len(self.batches) * len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index % len(self.batches)]
+
+
 def _batch(
     examples: Sequence[Example],
     collate: Callable[[list[Inputs]], Inputs],
@@ -237,22 +303,90 @@ def _first_row(batch_size: int, shard_index: int, num_shards: int) -> int:
     return shard_index * (batch_size // num_shards)
 
 
-def _read(batches: Any, config: Config) -> Generator[Batch, None, None]:
+def _num_bytes(kind: Input, preprocess: Any, rows: int) -> int:
+    """Return what a batch's inputs take, as the kind's spec has them; 0 where there is none to ask."""
+    if preprocess is None:
+        return 0
+    leaves = leaves_of(kind.spec(preprocess))
+    return rows * sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def _ahead(config: Config, num_bytes: int) -> tuple[int, int]:
+    """Return threads and batches read ahead, of so many bytes, in each process."""
+    threads = config.threads or num_cores()
+    buffered = max(config.prefetch, threads)
+    if num_bytes:
+        buffered = min(buffered, config.prefetch_bytes // (num_bytes * max(1, config.workers)))
+    return min(threads, max(1, buffered)), max(1, buffered)
+
+
+def _read(batches: Any, config: Config, num_bytes: int) -> Generator[Batch, None, None]:
     """Yield `batches[0], batches[1], …`, read ahead in threads or worker processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
 
-    threads = config.threads or num_cores()
-    options = ReadOptions(num_threads=threads, prefetch_buffer_size=max(config.prefetch, threads))
+    threads, buffered = _ahead(config, num_bytes)
+    options = ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     dataset = MapDataset.source(batches).to_iter_dataset(options)
     if config.workers:
         _mark_flags_as_parsed()
+        _keep_tracker_quiet()
         options = MultiprocessingOptions(num_workers=config.workers)
         dataset = dataset.mp_prefetch(options, worker_init_fn=partial(_end_with_parent, os.getpid()))
     iterator = iter(dataset)
     try:
+        if config.workers:
+            yield from _first_of_workers(iterator)
         yield from iterator
+    except RuntimeError as error:
+        found = DEAD_WORKER.search(str(error))
+        if found is None:
+            raise
+        raise UserError(_dead_worker(int(found.group(1)), config.workers)) from error
     finally:
+        _close(iterator)
+
+
+def _first_of_workers(iterator: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the first batch: it starts the workers, which inherit that the terminal's signals are not theirs.
+
+    Those reach the whole group; what becomes of the workers is for this process to say.
+    """
+
+    def first() -> list[Batch]:
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+        return [batch for batch in (next(iterator, None),) if batch is not None]
+
+    yield from signals.interruptibly(first)
+
+
+def _close(iterator: Any) -> None:
+    """Release threads and workers; of a process that is asked to stop, at once."""
+    if not signals.is_asked():
         iterator.close()
+        return
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    closing = threading.Thread(target=iterator.close, daemon=True)
+    closing.start()
+    closing.join(CLOSING_SECONDS)
+
+
+def _dead_worker(code: int, workers: int) -> str:
+    """Return what became of a worker process, and what to change."""
+    cure = f"lower inputs.workers ({workers}) or inputs.prefetch, or set inputs.workers=0"
+    if code >= 0:
+        return f"a reader process ended by itself (exit code {code}; its own lines are above); {cure}"
+    name = signal.Signals(-code).name
+    what = OUT_OF_MEMORY.get(signal.Signals(-code))
+    guess = f": {what} may not suffice" if what else ""
+    return f"a reader process was killed (signal {-code}, {name}){guess}; {cure}"
+
+
+def _keep_tracker_quiet() -> None:
+    found = os.environ.get("PYTHONWARNINGS", "")
+    if LEFT_SHARED_MEMORY not in found:
+        os.environ["PYTHONWARNINGS"] = ",".join(each for each in (found, LEFT_SHARED_MEMORY) if each)
 
 
 def _end_with_parent(parent: int, worker: int, num_workers: int) -> None:

@@ -52,7 +52,7 @@ class Live:
         self._progress: Progress | None = None
         self._parts: dict[str, str] = {}
         self._drawn_at = -float("inf")
-        self._updated_at = 0.0
+        self._updated_at = -float("inf")
         self._started: tuple[float, int] | None = None
         self._intervals: deque[float] = deque(maxlen=RATE_WINDOW)
 
@@ -75,8 +75,8 @@ class Live:
         self._write(f"{ERASE}{text}\n{self._row()}")
 
     def finish(self) -> None:
-        """Show the last state, if it is not on the screen yet, and leave the line for good."""
-        if self._updated_at > self._drawn_at:
+        """Show the last state, if there is one that is not on the screen yet, and leave the line for good."""
+        if self._progress is not None and self._updated_at > self._drawn_at:
             self._draw()
         if self._is_terminal and self._parts:
             self._write("\n")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from jtl import files
+
 PHASES = ("load", "compile", "step", "data_wait", "evaluate", "checkpoint")
 STATUSES = ("finished", "stopped_early", "preempted")
+# What those who read a summary count on.
+KINDS = {
+    "steps": files.COUNT,
+    "final": files.NUMBERS,
+    "best": files.NUMBERS,
+    "seconds": files.NUMBERS,
+    "parameters": files.NUMBERS,
+    "weights": files.OBJECT,
+    "digest": files.TEXT,
+}
 
 
 class Phases:
@@ -93,19 +104,33 @@ def build(
     )
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Return what a summary.json says, as `build` made it.
+
+    Raises:
+        UserError: it says something else.
+    """
+    record = files.read_record(path)
+    if record.get("status", files.TEXT) not in STATUSES:
+        raise record.wrong(f"status is {record.values['status']!r}; expected one of {', '.join(STATUSES)}")
+    for name, kind in KINDS.items():
+        record.get(name, kind)
+    for name in ("total", "trainable"):
+        record.below("parameters").get(name, files.COUNT)
+    if "step" in record.values["best"]:
+        record.below("best").get("step", files.COUNT)
+    if "target" in record.values:
+        record.below("target")
+    return record.values
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON; a reader finds the old file or the new one, never a part."""
-    replace_text(path, json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write a value as indented JSON; a reader finds the old file or the new one, never a part.
 
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one move, as `write_json` does."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    What is no Unicode in a name, such as a path of bytes that are no UTF-8, is escaped, and comes back.
+    """
+    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    files.replace_text(path, text)
 
 
 def plain(value: Any) -> Any:

@@ -5,12 +5,16 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from jtl.errors import UserError
-from jtl.report.summary import plain, replace_text
+from jtl import files
+from jtl.errors import UserError, shortened
+from jtl.files import replace_text
+from jtl.report.summary import plain
 
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
+FINAL_PREFIX = "test/"
 
 
 class Writer:
@@ -47,19 +51,44 @@ class Writer:
 def kept_lines(path: Path, last_step: int) -> str:
     """Return the lines of a metrics file up to a step, without the unfinished one a killed process leaves.
 
+    Those of the final report are left out, too: a run that goes on comes to its report again.
+
     Raises:
         UserError: a line is no report.
     """
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    kept = []
-    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}:{number} is {line.strip()[:60]!r}; expected a JSON object with a step; remove it"
-            ) from error
-        if step <= last_step:
-            kept.append(line)
+    kept = (line for line, report in reports(path) if report["step"] <= last_step and not is_final(report))
     return "".join(kept)
+
+
+def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the whole lines of a metrics file, each with what it reports: a step, and numbers by name.
+
+    Raises:
+        UserError: a line is no report.
+    """
+    content = path.read_bytes()
+    found = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
+        try:
+            text = line.decode()
+            report = files.parsed(text)
+            is_right = files.NUMBERS[1](report) and files.COUNT[1](report.get("step"))
+        except (ValueError, RecursionError):
+            text, report, is_right = repr(line), {}, False
+        if not is_right:
+            raise UserError(
+                f"{path}:{number} is {shortened(text)!r}; expected a JSON object with a step and numbers; "
+                f"remove the line"
+            )
+        found.append((f"{text}\n", report))
+    return found
+
+
+def is_final(line: Mapping[str, object]) -> bool:
+    """Return whether a line of a metrics file holds nothing but what the final report measured.
+
+    >>> is_final({"step": 9, "time": 1.5, "test/loss": 0.5}), is_final({"step": 9, "val/loss": 0.5})
+    (True, False)
+    """
+    names = line.keys() - {"step", "time"}
+    return bool(names) and all(name.startswith(FINAL_PREFIX) for name in names)

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jtl.errors import UserError
-from jtl.models import room
+from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -47,17 +46,15 @@ class Config:
     """
 
     name: str = "cdan"
-    max_lambda: float = 0.03
-    gamma: float = 10.0
+    max_lambda: NotNegative = 0.03
+    gamma: Positive = 10.0
     has_entropy_weights: bool = True
-    projected_dim: int = 1024
-    hidden_widths: tuple[int, ...] = (256, 256)
-    multiplier: float = 10.0
+    projected_dim: Width = 1024
+    hidden_widths: tuple[Width, ...] = (256, 256)
+    multiplier: Positive = 10.0
 
     def __post_init__(self) -> None:
-        adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)
-        if self.projected_dim < 1:
-            raise UserError(f"strategy.projected_dim is {self.projected_dim}; expected 1 or more")
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:
@@ -93,8 +90,6 @@ def build(config: Config, context: Context) -> Strategy:
 
 def draw_projections(key: Key[Array, ""], dims: tuple[int, int], projected_dim: int) -> dict[str, Any]:
     """Return a fixed matrix of normal numbers for features and one for classes."""
-    shapes = [jax.ShapeDtypeStruct((dim, projected_dim), np.float32) for dim in dims]
-    room.check(shapes, "the projections of cdan", f"strategy.projected_dim={projected_dim}")
     random = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key))])
     return {
         name: random.standard_normal((dim, projected_dim), np.float32)

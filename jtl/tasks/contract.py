@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from jtl import files
 from jtl.errors import UserError, nearest
 from jtl.inputs import Inputs
 from jtl.metrics import TARGET_PREFIX, Summary
@@ -32,7 +33,8 @@ class LabelStats(NamedTuple):
     """What a task needs to know of the training labels; saved in the run folder for evaluation.
 
     `counts` are training examples a class (multiclass, multilabel); `mean` and `std` one per target
-    (regression).
+    (regression). `reading` is how the labels told their classes (see `data.contract`), as all later ones of
+    this run are read; "" where there is none, or the run did not keep it.
     """
 
     label_names: tuple[str, ...]
@@ -40,14 +42,33 @@ class LabelStats(NamedTuple):
     counts: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    reading: str = ""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LabelStats":
-        """Rebuild from the JSON form (`_asdict`)."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**fields)
+    def of_record(cls, record: files.Record) -> "LabelStats":
+        """Rebuild from the JSON form (`_asdict`).
+
+        Raises:
+            UserError: it is of another form, and the record says where.
+        """
+        for name in record.values:
+            if name not in cls._fields:
+                raise record.wrong(f"{record.where}.{name} is unknown")
+        found = cls(
+            label_names=tuple(record.get("label_names", files.TEXTS)),
+            num_examples=record.get("num_examples", files.COUNT),
+            counts=tuple(record.get("counts", files.COUNTS, ())),
+            mean=tuple(record.get("mean", files.FINITE, ())),
+            std=tuple(record.get("std", files.FINITE, ())),
+            reading=record.get("reading", files.TEXT, ""),
+        )
+        if found.counts and len(found.counts) != len(found.label_names):
+            raise record.wrong(
+                f"{record.where} has {len(found.label_names)} names, {len(found.counts)} counts"
+            )
+        if len(found.mean) != len(found.std):
+            raise record.wrong(f"{record.where} has {len(found.mean)} means, {len(found.std)} deviations")
+        return found
 
 
 def as_they_are(inputs: Inputs, targets: Any) -> Inputs:
@@ -74,7 +95,7 @@ class Task(NamedTuple):
     `predictions(logits)` → what people read of them: probabilities, or
     values in the labels' unit. `averaged(logits [members, batch, outputs])` → logits of which the
     predictions are the mean of the members' predictions. `can_blend` is whether mixup may average two
-    targets.
+    targets. `unmeasured` are the metrics of its kind that mean nothing for these labels, and why.
     """
 
     head: Head
@@ -85,6 +106,7 @@ class Task(NamedTuple):
     predictions: Callable[[Array], Array]
     averaged: Callable[[Array], Array]
     can_blend: bool = True
+    unmeasured: Mapping[str, str] = {}
     weights: Callable[[Any], Array] = one_each
     shown: Callable[[Inputs, Any], Inputs] = as_they_are
 

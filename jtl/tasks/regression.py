@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jtl import metrics
-from jtl.errors import UserError
+from jtl.ranges import NotNegative, check
 from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
+
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,10 @@ class Config:
     """
 
     name: str = "regression"
-    huber_delta: float = 0.0
+    huber_delta: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        if self.huber_delta < 0:
-            raise UserError(
-                f"task.huber_delta is {self.huber_delta}; expected 0 (squared loss) or a positive number"
-            )
+        check(self, "task")
 
 
 def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
@@ -94,11 +93,17 @@ def sums(
 
 
 def summarize(sums: Mapping[str, np.ndarray], *, std: np.ndarray) -> metrics.Summary:
-    """Return errors in the labels' unit and R² (1 - squared error / variance around this split's mean)."""
+    """Return errors in the labels' unit and R² (1 - squared error / variance around this split's mean).
+
+    R² has no value (nan) where all labels of the split are equal.
+    """
     count = float(sums["count"])
     squared = sums["squared_error"] / count
     absolute = sums["absolute_error"] / count * std
-    variance = sums["squared_label"] / count - np.square(sums["label"] / count)
+    mean_square = sums["squared_label"] / count
+    variance = mean_square - np.square(sums["label"] / count)
+    # Of equal labels the float32 sums leave a rest of this size, and no variance.
+    variance = np.where(variance > ROUNDING * mean_square, variance, 0.0)
     r2 = 1.0 - metrics.ratio(squared, variance)
     mse = squared * np.square(std)
     scalars = {

@@ -11,40 +11,36 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import rng, tree
-from jtl.data import SOURCES, Labels, Source, sampling
+from jtl import memory, rng, tree
+from jtl.data import SOURCES, Labels, Source, batch_size, sampling
 from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
 from jtl.data.preflight import check_holds, check_kind
-from jtl.data.sources.table import tables_in
-from jtl.data.tell import kind_of
+from jtl.data.tell import is_of_files, kind_of
 from jtl.errors import UserError
 from jtl.inputs import Input
-from jtl.models import MODELS, Model, room
+from jtl.models import MODELS, Model
 from jtl.models.contract import build as build_model
 from jtl.models.shapes import output_shapes
+from jtl.ranges import INT32_MAX
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
-from jtl.training import optim, sharding
+from jtl.training import optim, seen, sharding
 from jtl.training import state as states
 from jtl.training.config import Config, from_dict, input_of
 from jtl.training.state import State
 from jtl.training.step import Parts
 from jtl.weights import zero_shot
 from jtl.weights.contract import NO_WEIGHTS, Loaded
-from jtl.weights.hub import resolve as hub
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 
 # Settings of data that hold for other data too.
 KEPT = ("_column", "columns")
 MIN_OUTPUTS = 2
-# Settings that most of a model's bytes come from.
-SIZE_SETTINGS = (
-    *("size", "image_px", "patch_px", "dim", "depth", "mlp_dim", "width", "widths", "units", "vocabulary"),
-    *("num_positions", "num_registers", "num_prompts", "projection_dim", "head_widths", "final_channels"),
-)
+# A batch whose inputs are more than this part of the memory is looked at closely.
+LARGE_PART = 100
 # Kinds of head that are made of what was loaded.
 MADE_HEADS = {zero_shot.HEAD: zero_shot.start}
 
@@ -73,9 +69,11 @@ class Built(NamedTuple):
     loaded: Loaded | None
 
 
-def open_splits(config: Config, names: tuple[str, ...] | None = None) -> dict[str, Source]:
-    """Open the data's splits; `names` fixes the classes and their order."""
-    return open_source(config, Labels(TASKS[config.task.name].label_kind, names))
+def open_splits(config: Config, known: LabelStats | None = None) -> dict[str, Source]:
+    """Open the data's splits; a run's `known` labels fix the classes, their order, and how they are told."""
+    kind = TASKS[config.task.name].label_kind
+    labels = Labels(kind) if known is None else Labels(kind, known.label_names, known.reading)
+    return open_source(config, labels)
 
 
 def open_source(config: Config, labels: Labels) -> dict[str, Source]:
@@ -102,8 +100,10 @@ class Target(NamedTuple):
     is_labelled: bool
 
 
-def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
-    """Open the examples of `data.target`, None where there are none; `names` are the classes of the task.
+def open_target(config: Config, names: tuple[str, ...], reading: str = "") -> Target | None:
+    """Open the examples of `data.target`, None where there are none.
+
+    `names` are the classes of the task, `reading` how the run's labels tell them (`Info.reading`).
 
     A folder without folders (hidden ones do not count) and without tables has no labels. What has a test
     split is measured on that.
@@ -120,12 +120,12 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
         each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()
     )
     try:
-        if folder is not None and not tables_in(path) and not (has_folders and is_labelled):
+        if folder is not None and is_of_files(path) and not (has_folders and is_labelled):
             found = unlabelled((path,), input_of(config.model), path)
             return Target(found, found, is_labelled=False)
         settings = with_data(config, path)
         kind = TASKS[config.task.name].label_kind if is_labelled else NO_LABELS
-        splits = open_source(settings, Labels(kind, names if is_labelled else None))
+        splits = open_source(settings, Labels(kind, names if is_labelled else None, reading))
     except UserError as error:
         raise UserError(
             f"config.data.target: {error}; where its labels are of no use: data.has_target_labels=false"
@@ -172,17 +172,27 @@ def label_stats(config: Config, source: Source) -> LabelStats:
     sampling.check_source(config.train.sampling, source)
     labels = source.labels()
     labels = np.zeros(len(source), np.int64) if labels is None else labels
-    return TASKS[config.task.name].stats(labels, source.info.label_names)
+    stats = TASKS[config.task.name].stats(labels, source.info.label_names)
+    return stats._replace(reading=source.info.reading)
 
 
 def num_steps(config: Config, num_examples: int) -> int:
     """Return the steps of the run: `train.steps`, or `train.epochs` passes over the examples, rounded up.
 
     Never less than one step.
+
+    Raises:
+        UserError: there are more than can be counted in int32.
     """
-    return config.train.steps or max(
-        1, math.ceil(config.train.epochs * num_examples / config.train.batch_size)
-    )
+    if config.train.steps:
+        return config.train.steps
+    found = max(1, math.ceil(config.train.epochs * num_examples / config.train.batch_size))
+    if found > INT32_MAX:
+        raise UserError(
+            f"train.epochs is {config.train.epochs:g}, which are {found:.3g} steps of {num_examples:,} "
+            f"examples; expected at most {INT32_MAX:,} steps: lower it"
+        )
+    return found
 
 
 def check_batch(settings: Config, num_devices: int) -> None:
@@ -199,6 +209,17 @@ def check_batch(settings: Config, num_devices: int) -> None:
         )
 
 
+def batch_remarks(config: Config, num_examples: int) -> list[str]:
+    """Return a line for people where a batch is larger than the training set."""
+    size = config.train.batch_size
+    if size <= num_examples:
+        return []
+    return [
+        f"train.batch_size is {size:,} and there are {num_examples:,} training examples: a batch has each "
+        f"of them {size / num_examples:.3g} times on average"
+    ]
+
+
 def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> Assembled:
     """Return the model with its values, its task and its pre-processing: all that is needed but to train.
 
@@ -213,24 +234,16 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     model, params, model_state, loaded = _model(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
-    preprocess = source.settled(model.preprocess, brought, fetched_changes(config))
+    preprocess = source.settled(model.preprocess, brought, seen.fetched_changes(config))
     task = kind.build(config.task, drawn, preprocess) if has_head else None
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
-
-
-def fetched_changes(config: Config) -> Any:
-    """Return the changes of the pre-processing with files of a hub or an address as paths on this machine."""
-    changes = config.preprocess
-    specs = {name: value for name, value in vars(changes).items() if "://" in str(value)}
-    return replace(
-        changes, **{name: str(hub.tokenizer(spec, config.weights)) for name, spec in specs.items()}
-    )
 
 
 def build(config: Config, stats: LabelStats, steps: int) -> Built:
     """Build everything a run of that many steps needs beside its data."""
     found = assembled(config, stats)
     assert found.task is not None, "a run has a task"
+    _check_batch_fits(config, found)
     strategy_kind = STRATEGIES[config.strategy.name]
     context = Context(
         layers=found.model.layers,
@@ -263,25 +276,6 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         adapts_frozen_stats=config.train.batch_stats == "adapt",
     )
     return Built(parts, params, found.model_state, found.loaded)
-
-
-def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None, changes: Any = None) -> str:
-    """Return the pre-processing in one line, and whose it is; `changes` are the user's own."""
-    whose = _whose_preprocess(kind, loaded, changes or kind.Changes())
-    return f"pre-processing: {kind.described(preprocess)} ({whose})"
-
-
-def _whose_preprocess(kind: Input, loaded: Loaded | None, changes: Any) -> str:
-    if loaded is None:
-        return "the family's own"
-    if loaded.preprocess is not None and not loaded.guessed:
-        return "of the weights"
-    open_settings = [name for name, value in vars(changes).items() if value in (None, (), "")]
-    if not open_settings:
-        return "as the settings say"
-    guessed = loaded.guessed or "the family's own, as the weights came without any"
-    names = ", ".join(f"preprocess.{name}" for name in open_settings)
-    return f"a guess, {guessed}; to change it: {names}"
 
 
 def classifier(config: Config, spec: str) -> Classifier:
@@ -321,13 +315,9 @@ def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]
 
     shapes = jax.eval_shape(create, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)
-    room.check_on_devices(
-        shapes,
-        placement,
-        f"the state of training (parameters, {config.optim.name}"
-        f"{', average' if optim.has_average(config.optim) else ''})",
-        f"{_sizes(config.model)}, a strategy that trains less, or sharding.rules over more devices",
-    )
+    average = ", average" if optim.has_average(config.optim) else ""
+    what = f"training (parameters, {config.optim.name}{average})"
+    sharding.check_fits(shapes, placement, mesh, what)
     # Host copies: a buffer of the initial parameters must not be donated with the first step.
     host = jax.device_get((built.params, built.model_state))
     return jax.jit(create, out_shardings=placement)(*host), placement
@@ -356,17 +346,24 @@ def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
     return stats._replace(counts=tuple(counts.tolist()), num_examples=int(counts.sum()))
 
 
-def _sizes(model: Any) -> str:
-    """Return the settings of a model's size, for people."""
-    numbers = {name: value for name, value in vars(model).items() if name in SIZE_SETTINGS and value}
-    return ", ".join(f"model.{name}={value!r}" for name, value in numbers.items())
+def _check_batch_fits(config: Config, found: Assembled) -> None:
+    """Check that inputs and what the layers make of them fit in memory, before any of it is there.
+
+    The layers are asked, which takes a trace of the model, only of a batch that is large.
+    """
+    size, setting = config.train.batch_size, "train.batch_size"
+    batch_size.check(found.input, found.preprocess, size, setting)
+    least = size * batch_size.example_bytes(found.input, found.preprocess)
+    if least > memory.device_bytes() / LARGE_PART:
+        outputs = output_shapes(found.model, found.params, found.model_state)
+        seen = tree.num_bytes({"features": outputs.features, **outputs.intermediates})
+        batch_size.check(found.input, found.preprocess, size, setting, more_bytes=seen)
 
 
 def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Model, Any, Any, Loaded | None]:
     options = input_of(config.model).model_options(config.preprocess)
     family = MODELS[config.model.name]
     model = build_model(family, config.model, head.num_outputs, reads=head.reads, **options)
-    room.check(model.shapes(), f"model {config.model.name!r} of these settings", _sizes(config.model))
     key = rng.key(config.train.seed, "init")
     if config.model.weights == NO_WEIGHTS:
         params, model_state = model.init(key)

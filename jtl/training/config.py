@@ -4,27 +4,26 @@ This is the only file that knows ConfigDict. A setting is declared beside the co
 are put together. An unknown key is an error, from the file and from the command line alike.
 """
 
-import ast
 import importlib.util
 import inspect
-import json
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from jtl import files
 from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS, layers
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
+from jtl.training import reading
 from jtl.training.optim import Config as Optim
 from jtl.training.settings import Train
 from jtl.training.sharding import Config as Sharding
@@ -55,7 +54,7 @@ class Config:
     baseline: bool = False
 
 
-AUTO = "auto"
+AUTO, NAME = "auto", "config.json"
 CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "model": ("vit", MODELS),
     "data": ("image_folder", SOURCES),
@@ -107,7 +106,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     values, known = _renamed(values), {each.name for each in fields(Config)}
     for key in values:
         if key not in known:
-            raise UserError(f"unknown config section {key!r}; nearest: {nearest(key, known)}")
+            raise UserError(f"unknown config section {shown(key)}; nearest: {nearest(str(key), known)}")
     sections: dict[str, Any] = {}
     for each in fields(Config):
         given = values.get(each.name, {})
@@ -115,12 +114,34 @@ def from_dict(values: Mapping[str, Any]) -> Config:
             sections[each.name] = _choice(each.name, given)
         elif each.name in OF_INPUT:
             section = OF_INPUT[each.name](input_of(sections["model"]))
-            sections[each.name] = _section(section, given, each.name)
+            sections[each.name] = reading.section(section, given, each.name)
         elif is_dataclass(each.type):
-            sections[each.name] = _section(typing.cast(type, each.type), given, each.name)
+            sections[each.name] = reading.section(typing.cast(type, each.type), given, each.name)
         elif each.name in values:
-            sections[each.name] = _convert(given, each.type, each.name)
+            sections[each.name] = reading.convert(given, each.type, each.name)
     return Config(**sections)
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """Return the settings in a run folder's config.json as they stand.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    return files.read_record(folder / NAME).values
+
+
+def of_folder(folder: Path) -> Config:
+    """Return the configuration of a run folder.
+
+    Raises:
+        UserError: its config.json says none.
+    """
+    record = files.read_record(folder / NAME)
+    try:
+        return from_dict(record.values)
+    except (UserError, TypeError, OverflowError, RecursionError) as error:
+        raise record.wrong(str(error)) from error
 
 
 def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -135,7 +156,8 @@ def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if "input" not in values:
         return values
     found = {("inputs" if name == "input" else name): value for name, value in values.items()}
-    changes = {name: value for name, value in found.get("preprocess", {}).items() if value}
+    given = found.get("preprocess", {})
+    changes = {name: value for name, value in given.items() if value} if isinstance(given, Mapping) else given
     return {**found, "preprocess": changes}
 
 
@@ -158,7 +180,7 @@ def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Conf
 def weights_of(overrides: Sequence[tuple[str, str]]) -> Weights:
     """Return the section `weights` of overrides, to open weights by before there is a whole configuration."""
     values = _overridden({}, [each for each in overrides if each[0].startswith("weights.")])
-    return _section(Weights, values.get("weights", {}), "weights")
+    return reading.section(Weights, values.get("weights", {}), "weights")
 
 
 def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
@@ -178,7 +200,7 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += _differences(ours, theirs, f"{name}.")
         elif _plain(ours) != _plain(theirs) and name not in RESUMABLE:
-            found.append(f"{name}: {theirs!r} -> {ours!r}")
+            found.append(f"{name}: {shown(theirs)} -> {shown(ours)}")
     return found
 
 
@@ -196,27 +218,53 @@ def _plain(value: Any) -> Any:
 
 
 def _load(spec: str) -> ConfigDict:
+    """Return what the `get_config` of a config file gives, called with what stands behind the colon."""
     path, _, argument = spec.partition(":")
+    get_config = _function_of(path)
+    if argument and not inspect.signature(get_config).parameters:
+        raise UserError(f"config file {path!r} takes no argument; found {shown(argument)} after the colon")
+    try:
+        found = get_config(argument) if argument else get_config()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # whatever the user's own function raises
+        raise UserError(f"get_config of {path!r} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, ConfigDict):
+        raise UserError(f"get_config of {path!r} gives {shown(found)}; expected an ml_collections ConfigDict")
+    return found
+
+
+def _function_of(path: str) -> Callable[..., Any]:
+    expected = "expected a Python file such as configs/vit_ft.py"
+    if Path(path).is_dir():
+        raise UserError(f"config file {path!r} is a folder; {expected}")
     if not Path(path).is_file():
-        raise UserError(
-            f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py"
-        )
+        raise UserError(f"config file {shown(path)} is not there; {expected}")
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert module_spec is not None, path
-    assert module_spec.loader is not None, path
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(
+            f"config file {path!r} is no Python file; {expected} (a run goes on by the command it began with)"
+        )
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's own file raises
         raise UserError(f"config file {path!r} cannot be read: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
+    if not callable(getattr(module, "get_config", None)):
         raise UserError(f"config file {path!r} has no function get_config(argument='')")
-    if argument and not inspect.signature(module.get_config).parameters:
-        raise UserError(f"config file {path!r} takes no argument; found {argument!r} after the colon")
-    try:
-        return module.get_config(argument) if argument else module.get_config()
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    return module.get_config
+
+
+def repeated(overrides: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a line for each setting that is given more than once with different values: the last counts."""
+    given: dict[str, list[str]] = {}
+    for name, value in overrides:
+        given.setdefault(name, []).append(value)
+    return [
+        f"--config.{reading.cut(name)} is given {len(values)} times: the last, {shown(values[-1])}, counts"
+        for name, values in given.items()
+        if len(set(values)) > 1
+    ]
 
 
 def _to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -259,7 +307,7 @@ def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, 
         )
     if folder is not None and (begun := _begun_with(folder, spec)) is not None:
         return {**values, "model": {**begun, **model, "name": begun["name"]}}
-    found = recognise(spec, _section(Weights, values.get("weights", {}), "weights"))
+    found = recognise(spec, reading.section(Weights, values.get("weights", {}), "weights"))
     return {**values, "model": {**found.config_fields, **model, "name": found.family}}
 
 
@@ -277,13 +325,14 @@ def _with_told_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     """Return the model's settings in a run folder that began with these weights."""
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / NAME).is_file():
         return None
     try:
-        model = _renamed(json.loads(path.read_text()))["model"]
-        return model if model["weights"] == spec else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        record = files.read_record(folder / NAME)
+        model = files.Record(record.path, _renamed(record.values).get("model"), "model")
+        model.get("name", files.TEXT)
+        return model.values if model.get("weights", files.TEXT) == spec else None
+    except UserError:
         return None  # a damaged folder is refused when it is opened
 
 
@@ -293,7 +342,7 @@ def _override(values: dict[str, Any], name: str, value: str) -> None:
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise UserError(f"--config.{name}: {parent!r} is a value, not a section")
+            raise UserError(f"--config.{reading.cut(name)}: {shown(parent)} is a value, not a section")
     node[last] = value
 
 
@@ -301,91 +350,10 @@ def _choice(name: str, given: Mapping[str, Any]) -> Any:
     default, known = CHOICES[name]
     if not isinstance(given, Mapping):
         raise UserError(
-            f"config.{name} is {given!r}; expected a section with a name, such as {name}.name={default}"
+            f"config.{name} is {shown(given)}; expected a section with a name, such as {name}.name={default}"
         )
     chosen = given.get("name", default)
-    if chosen not in known:
-        raise UserError(f"unknown {name}.name {chosen!r}; nearest: {nearest(str(chosen), known)}")
-    return _section(known[chosen].Config, {**given, "name": chosen}, name)
-
-
-def _section(section: type, given: Any, where: str) -> Any:
-    if not isinstance(given, Mapping):
-        raise UserError(f"config.{where} is {given!r}; expected a section with settings")
-    hints = typing.get_type_hints(section)
-    known = {each.name: each for each in fields(section)}
-    for key in given:
-        if key not in known:
-            raise UserError(f"unknown config key {where}.{key}; nearest: {nearest(key, known)}")
-    missing = [name for name, each in known.items() if name not in given and each.default is MISSING]
-    missing = [name for name in missing if known[name].default_factory is MISSING]
-    if missing:
-        raise UserError(f"config.{where} lacks {', '.join(missing)}")
-    return section(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in given.items()})
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Return the value as the annotated type; text is parsed unless the type is text."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return _convert_union(value, typing.get_args(kind), where)
-    if isinstance(value, str) and kind is not str:
-        value = _parsed(value, where)
-    if typing.get_origin(kind) is tuple:
-        return _convert_tuple(value, typing.get_args(kind), where)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    is_right = isinstance(value, kind) if isinstance(kind, type) else True
-    if not is_right or (kind is int and isinstance(value, bool)):
-        raise UserError(f"config.{where} is {value!r}; expected {_type_name(kind)}")
-    return value
-
-
-def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
-    """Return the value as the first member type that takes it; text last, so that numbers stay numbers."""
-    if value is None and type(None) in kinds:
-        return None
-    for kind in sorted(kinds, key=lambda each: each is str):
-        if kind is type(None):
-            continue
-        try:
-            return _convert(value, kind, where)
-        except UserError:
-            continue
-    raise UserError(
-        f"config.{where} is {value!r}; expected {' or '.join(_type_name(kind) for kind in kinds)}"
-    )
-
-
-def _convert_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise UserError(f"config.{where} is {value!r}; expected a tuple such as {_example(kinds)}")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return tuple(_convert(each, kinds[0], where) for each in value)
-    if len(value) != len(kinds):
-        raise UserError(
-            f"config.{where} is {value!r}; expected {len(kinds)} values such as {_example(kinds)}"
-        )
-    return tuple(_convert(each, kind, where) for each, kind in zip(value, kinds, strict=True))
-
-
-def _parsed(value: str, where: str) -> Any:
-    lowered = {"true": True, "false": False, "none": None}
-    if value.lower() in lowered:
-        return lowered[value.lower()]
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError) as error:
-        raise UserError(
-            f"config.{where} is {value!r}; expected a number, true, false, or a tuple in quotes"
-        ) from error
-
-
-def _type_name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
-
-
-def _example(kinds: tuple[Any, ...]) -> str:
-    samples = {int: "1", float: "0.5", str: "'name'", bool: "True"}
-    return f"({', '.join(samples.get(kind, '…') for kind in kinds if kind is not Ellipsis)},)"
+    if not isinstance(chosen, str) or chosen not in known:
+        nearby = nearest(chosen if isinstance(chosen, str) else default, known)
+        raise UserError(f"unknown {name}.name {shown(chosen)}; nearest: {nearby}")
+    return reading.section(known[chosen].Config, {**given, "name": chosen}, name)

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jtl import tree
-from jtl.errors import UserError, nearest
+from jtl import memory, tree
+from jtl.errors import UserError, nearest, shown
+from jtl.ranges import CountOr0, check
 
 AXIS = "data"
 FSDP_MIN_BYTES = 4 * 2**20
@@ -25,14 +26,15 @@ class Config:
     dimension from 4 MiB on).
     """
 
-    devices: int = 0
+    devices: CountOr0 = 0
     rules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        check(self, "sharding")
         for _, placement in self.rules:
             if placement not in PLACEMENTS:
                 known = nearest(placement, PLACEMENTS)
-                raise UserError(f"sharding.rules has placement {placement!r}; expected one of {known}")
+                raise UserError(f"sharding.rules has placement {shown(placement)}; expected one of {known}")
 
 
 def mesh(config: Config) -> Mesh:
@@ -42,7 +44,7 @@ def mesh(config: Config) -> Mesh:
         UserError: more devices are asked for than there are.
     """
     devices = jax.devices()
-    if config.devices > len(devices) or config.devices < 0:
+    if config.devices > len(devices):
         raise UserError(f"sharding.devices is {config.devices}; this machine has {len(devices)}")
     return Mesh(np.asarray(devices[: config.devices or len(devices)]), (AXIS,), axis_types=(AxisType.Auto,))
 
@@ -55,6 +57,20 @@ def of_batch(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Return the batch of host arrays as global arrays on the mesh, without waiting for the copy."""
     return jax.device_put(batch, of_batch(mesh))
+
+
+def check_fits(shapes: Any, placement: Any, mesh: Mesh, what: str) -> None:
+    """Check that arrays of these shapes, placed so, fit on the devices, each with its part of them.
+
+    Raises:
+        UserError: they do not; `what` they are.
+    """
+    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(placement), strict=True)
+    parts = [jax.ShapeDtypeStruct(place.shard_shape(leaf.shape), leaf.dtype) for leaf, place in pairs]
+    each = tree.num_bytes({str(index): part for index, part in enumerate(parts)})
+    cure = "set a smaller model, a strategy that trains less of it, or sharding.rules over more devices"
+    found = f"{what} on {mesh.size} device{'' if mesh.size == 1 else 's'}"
+    memory.check(each * mesh.size, found, cure, limit=memory.device_bytes())
 
 
 def of_state(state: Any, config: Config, mesh: Mesh) -> Any:

@@ -68,8 +68,8 @@ def run(
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
-    opened = predictor.open(trained)
-    notes = predictor.described(opened)
+    opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
+    notes = "\n".join([*lines, predictor.described(opened)])
     sys.stderr.write(notes + "\n")
     found = predictor.measure(opened, source, batch_size)
     names = opened.stats.label_names
@@ -122,7 +122,7 @@ def _with_head(
         sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
     settings = build.with_data(found.settings, data) if data else found.settings
     found = found._replace(settings=config.with_overrides(settings, overrides))
-    return found, build.open_splits(found.settings, found.stats.label_names)
+    return found, build.open_splits(found.settings, found.stats)
 
 
 def _zero_shot(

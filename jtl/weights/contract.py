@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.models.contract import FEATURES
+from jtl.ranges import CountOr0, ReadIf, check
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
@@ -41,9 +42,9 @@ class Config:
     """
 
     head: str = "new"
-    label_map: str | dict[str, int | str] = field(default_factory=dict)
-    templates: tuple[str, ...] = ()
-    tokenizer: str = ""
+    label_map: str | dict[str, CountOr0 | str] = field(default_factory=dict)
+    templates: Annotated[tuple[str, ...], ReadIf("head", ("zero_shot",))] = ()
+    tokenizer: Annotated[str, ReadIf("head", ("zero_shot",))] = ""
     position_embedding: str = AUTO
     channels: str = "auto"
     sha256: str = ""
@@ -53,6 +54,7 @@ class Config:
     leave_out: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check(self, "weights")
         choices = {
             "head": HEADS,
             "position_embedding": (AUTO, *RESAMPLERS),
@@ -61,15 +63,17 @@ class Config:
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
-                raise UserError(f"weights.{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+                raise UserError(
+                    f"weights.{name} is {shown(value)}; expected one of {', '.join(map(repr, known))}"
+                )
         if self.sha256 and not _is_sha256(self.sha256):
             raise UserError(
-                f"weights.sha256 is {self.sha256!r}; expected 64 hexadecimal digits, or '' for any file"
+                f"weights.sha256 is {shown(self.sha256)}; expected 64 hexadecimal digits, or '' for any file"
             )
         if (self.head == "map") != bool(self.label_map):
             raise UserError(
-                f"weights.head is {self.head!r} and weights.label_map is {self.label_map!r}; expected a map "
-                f"with head 'map', and none without"
+                f"weights.head is {self.head!r} and weights.label_map is {shown(self.label_map)}; expected a "
+                f"map with head 'map', and none without"
             )
 
 

@@ -130,6 +130,17 @@ def test_plain_stream_gets_a_line_every_ten_seconds_and_the_last_one() -> None:
     assert "\r" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_run_that_makes_no_step_has_no_line_to_finish(stream: type[io.StringIO]) -> None:
+    shown = stream()
+    live = Live(shown, Clock())
+    live.finish()
+    assert shown.getvalue() == ""
+    live.log("resumed at step 12 of 12")
+    live.finish()
+    assert shown.getvalue().removeprefix(ERASE) == "resumed at step 12 of 12\n"
+
+
 def test_default_stream_is_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     live = Live()
     live.log("hello")

@@ -88,6 +88,14 @@ def test_unfinished_last_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "time": 0}\n'
 
 
+def test_lines_of_the_final_report_are_not_written_twice(tmp_path: Path) -> None:
+    for _ in range(2):
+        writer = Writer(tmp_path, 2)
+        writer.scalars(2, {"test/loss": 0.5, "test/accuracy": 1.0})
+        writer.close()
+    assert [line["test/loss"] for line in lines(tmp_path)] == [0.5]
+
+
 @pytest.mark.parametrize("line", ["step 2", '{"time": 1}', "[2]", ""])
 def test_line_that_is_no_report_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "time": 0}}\n{line}\n')

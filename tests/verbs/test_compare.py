@@ -15,7 +15,7 @@ from scipy import stats
 from jtl import cli
 from jtl.errors import UserError
 from jtl.report import confusion, curves
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.training import config
 from jtl.training import run as train
 from jtl.verbs.compare import compare, plan
@@ -162,7 +162,7 @@ def test_signal_ends_it_with_code_75_before_the_next_run_and_the_same_command_go
 
 def test_run_stops_at_the_first_step_where_its_caller_was_asked_to(tmp_path: Path) -> None:
     stop = StopRequest()
-    stop.is_set = True
+    stop.ask()
     result = train.run(config.read("configs/smoke.py", list(SETTINGS.items())), tmp_path / "run", stop)
     assert (result["status"], result["steps"]) == ("preempted", 1)
 
@@ -206,6 +206,13 @@ def test_run_that_fails_is_named_and_the_comparison_says_so(
     with pytest.raises(UserError, match="variant 'scratch', seed 0: the loss is nan"):
         _compare(pretrained, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["status"] == "failed"
+
+
+def test_variant_that_cannot_be_is_found_before_the_first_run(pretrained: Path, tmp_path: Path) -> None:
+    impossible = "lora:strategy.targets=('nothing',)"
+    with pytest.raises(UserError, match=r"variant 'lora' cannot be: strategy.targets 'nothing' matches no"):
+        _compare(pretrained, tmp_path / "out", variants=("full", impossible))
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_of_something_else_is_refused_and_kept(pretrained: Path, tmp_path: Path) -> None:

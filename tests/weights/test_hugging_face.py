@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from jtl.errors import UserError
 from jtl.inputs import tokens
-from jtl.training import build, config
+from jtl.training import config, seen
 from jtl.weights import Config
 from jtl.weights.hub import beside
 from jtl.weights.hub import resolve as hub
@@ -350,11 +350,11 @@ def test_tokenizer_of_the_settings_may_be_of_a_hub(hugging_face: Server, tmp_pat
     serving.publish(hugging_face, {"tokenizer.json": (TOKENIZERS / "words" / "tokenizer.json").read_bytes()})
     values = {"model": {"name": "bert"}, "weights": {"cache_dir": str(tmp_path)}}
     settings = config.from_dict({**values, "preprocess": {"tokenizer": "hf://org/name", "max_tokens": 9}})
-    found = build.fetched_changes(settings)
+    found = seen.fetched_changes(settings)
     assert Path(found.tokenizer).is_file()
     assert found.max_tokens == 9
     local = config.from_dict({**values, "preprocess": {"tokenizer": "here/tokenizer.json"}})
-    assert build.fetched_changes(local) == local.preprocess
+    assert seen.fetched_changes(local) == local.preprocess
 
 
 def test_unreadable_file_of_a_repository_says_what_to_delete(hugging_face: Server, tmp_path: Path) -> None:
