@@ -1,42 +1,104 @@
 """The command line: `jtl VERB`, exit codes, and the one line a user sees when something can be mended.
 
-Nothing heavy is imported before a verb runs, so that `--help` is immediate.
+Nothing heavy is imported before a verb runs, so that `--help` is immediate; and next to nothing before
+signals are heard.
 """
 
-import argparse
+import os
+import signal
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from jtl import runtime
-from jtl.errors import UserError
-from jtl.verbs import VERBS
-from jtl.verbs.contract import add_verbs
+from jtl import output, signals
+
+if TYPE_CHECKING:
+    import argparse
 
 OVERRIDE = "--config."
-INTERRUPTED_EXIT_CODE = 130
+BUG_EXIT_CODE, MENDABLE_EXIT_CODE = 1, 2
+# What shells add to the number of the signal that ended a process.
+SIGNAL_EXIT_CODE = 128
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 the user can mend it, 75 preempted and saved, 1 a bug."""
-    words, overrides = split_overrides(list(sys.argv[1:] if argv is None else argv))
-    args = _parser().parse_args(words)
-    runtime.prepare()
-    try:
-        code = VERBS[args.verb].command(args, overrides)
-    except (UserError, OSError) as error:
-        if args.debug:
-            traceback.print_exc()
-        sys.stderr.write(f"jtl: error: {_one_line(str(error))}\n")
-        code = 2
-    except KeyboardInterrupt:
-        sys.stderr.write("jtl: interrupted\n")
-        code = INTERRUPTED_EXIT_CODE
-    sys.stdout.flush()
+def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
+    """Run the command line, behind `verb` if there is one, and exit; `argv` is for a process that goes on.
+
+    0: done; 2: the user can mend it; 75: stopped, and the same command goes on; 128 and the signal's number:
+    a verb that begins anew was stopped; 1: a bug.
+    """
+    given = [*([verb] if verb else []), *(sys.argv[1:] if argv is None else argv)]
+    with output.enduring() as streams, signals.listening(partial(_end_at_once, given)) as stop:
+        try:
+            code = _run(given)
+            sys.stdout.flush()
+            fault = output.lost(streams)
+            if fault is not None and not code:
+                from jtl import errors
+
+                code = _failed(f"standard output: {errors.of_system(fault)}")
+        except signals.Stopped:
+            code = _stopped(stop.number, given)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        if stop.is_set and argv is None:
+            # Threads that still work (a compiler, a pool) would hold up the end of the interpreter.
+            os._exit(code)
     sys.exit(code)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _run(given: list[str]) -> int:
+    """Run the verb and return the exit code, having said what went wrong."""
+    import traceback
+
+    from jtl import errors, runtime
+    from jtl.verbs import VERBS
+
+    words, overrides = split_overrides(given)
+    args = _parser().parse_args(words)
+    try:
+        runtime.prepare()
+        return VERBS[args.verb].command(args, overrides)
+    except Exception as error:
+        found = errors.explained(error)
+        if found is None or args.debug:
+            traceback.print_exc()
+        if found is not None:
+            return _failed(found)
+        sys.stderr.write(
+            f"jtl: bug: {errors.shortened(repr(error))}; please report it with the lines above\n"
+        )
+        return BUG_EXIT_CODE
+
+
+def _failed(text: str) -> int:
+    sys.stderr.write(f"jtl: error: {_one_line(text)}\n")
+    return MENDABLE_EXIT_CODE
+
+
+def _stopped(number: int, given: Sequence[str], write: Callable[[str], object] | None = None) -> int:
+    """Say that a signal ended the command, and return the exit code."""
+    from jtl.runtime import PREEMPTED_EXIT_CODE
+    from jtl.verbs import VERBS
+
+    goes_on = bool(given) and given[0] in VERBS and VERBS[given[0]].goes_on
+    following = "; nothing is lost: repeat the command to go on" if goes_on else ""
+    (write or sys.stderr.write)(f"jtl: stopped by {signal.Signals(number).name}{following}\n")
+    return PREEMPTED_EXIT_CODE if goes_on else SIGNAL_EXIT_CODE + number
+
+
+def _end_at_once(given: Sequence[str], number: int) -> None:
+    """End a process that a signal cannot reach: C++ code is running, or has swallowed it."""
+    os._exit(_stopped(number, given, lambda text: os.write(2, text.encode())))
+
+
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
+
+    from jtl.verbs import VERBS
+    from jtl.verbs.contract import add_verbs
+
     parser = argparse.ArgumentParser(prog="jtl", description="Transfer learning in JAX.", allow_abbrev=False)
     add_verbs(parser, "verb", VERBS)
     return parser

@@ -1,8 +1,6 @@
 """The front door: flags → config.read → train.run (`python -m jtl.main --config configs/vit_ft.py`)."""
 
-import sys
-
 from jtl import cli
 
 if __name__ == "__main__":
-    cli.main(["train", *sys.argv[1:]])
+    cli.main(verb="train")

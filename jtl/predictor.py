@@ -5,7 +5,6 @@ it and puts its values on the devices. What every verb after training stands on.
 """
 
 import importlib.resources
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jtl import metrics
+from jtl import files, metrics
 from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
@@ -90,9 +89,9 @@ def of_run(run_folder: str) -> Trained:
         )
     if not (folder / "meta.json").is_file():
         raise UserError(f"run {str(folder)!r} has no meta.json yet; repeat its training command first")
-    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
-    meta = json.loads((folder / "meta.json").read_text())
-    return Trained(_with_own_head(settings, str(folder)), LabelStats.from_dict(meta["labels"]))
+    settings = config.of_folder(folder)
+    labels = LabelStats.of_record(files.read_record(folder / "meta.json").below("labels"))
+    return Trained(_with_own_head(settings, str(folder)), labels)
 
 
 def of_weights(spec: str, *, needs_head: bool = True) -> Trained:
@@ -178,8 +177,10 @@ def placed(values: Values, mesh: Mesh) -> Values:
 
 
 def described(predictor: Predictor) -> str:
-    """Return how the model sees its inputs, in one line."""
-    return build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)
+    """Return how the model sees its inputs, and what people should know of its weights; a line each."""
+    remark = "" if predictor.loaded is None else predictor.loaded.report.remark
+    read = build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)
+    return f"{read}\n{remark}" if remark else read
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:

@@ -1,11 +1,9 @@
-"""The process around a run: XLA flags that must be set before jax starts, and signals that ask it to stop."""
+"""The process around a run: XLA flags that must be set before jax starts, and what runs of one may share."""
 
-import atexit
-import importlib.metadata
 import os
-import signal
 import tempfile
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Weight gradients of convolutions run at half the speed through YNNPACK's convolution fusion in these jaxlib
 # releases (ResNet-18 step, 2 cores: 3.1 s, not 1.6 s). An unknown XLA flag aborts the process: so a list.
@@ -17,6 +15,8 @@ PREEMPTED_EXIT_CODE = 75
 
 def prepare() -> None:
     """Set the environment jax reads; call it before anything imports jax. What the user has set stays."""
+    import importlib.metadata
+
     flags = os.environ.get("XLA_FLAGS", "")
     is_known = importlib.metadata.version("jaxlib") in JAXLIBS_WITH_CONVOLUTION_FLAG
     if is_known and "xla_cpu_experimental_ynn_fusion_type" not in flags:
@@ -25,39 +25,16 @@ def prepare() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def share_compiled() -> None:
-    """Let the runs of this process load what one of them has compiled; call it before anything imports jax.
+@contextmanager
+def shared_compiled() -> Iterator[None]:
+    """Let the runs inside the `with` block load what one of them has compiled; before anything imports jax.
 
-    What the user has set stays. The programs are gone with the process: nothing hangs on another processor's.
+    What the user has set stays. The programs are gone afterwards: nothing hangs on another processor's.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        yield
         return
-    folder = tempfile.TemporaryDirectory(prefix="jtl-compiled-")
-    atexit.register(folder.cleanup)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-
-
-class StopRequest:
-    """Whether SIGTERM or SIGINT has asked this process to stop; a second signal acts as without us."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self._previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def __enter__(self) -> "StopRequest":
-        for number in self._previous:
-            signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.is_set = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    with tempfile.TemporaryDirectory(prefix="jtl-compiled-", ignore_cleanup_errors=True) as folder:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+        yield

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from jtl import cli
+from jtl.verbs import VERBS
 
 TINY = [
     *("train", "--config", "configs/smoke.py", "--config.train.steps=2", "--config.sharding.devices=1"),
@@ -62,7 +63,7 @@ def test_help_comes_without_heavy_imports_and_lists_every_verb() -> None:
         check=False,
     )
     assert shown.returncode == 0, shown.stderr
-    assert all(verb in shown.stdout for verb in cli.VERBS)
+    assert all(verb in shown.stdout for verb in VERBS)
 
 
 def test_module_and_console_script_are_the_same_command() -> None:
@@ -195,8 +196,8 @@ def test_weights_of_another_model_are_one_line_with_exit_code_2(
 
 def test_bug_shows_its_traceback_and_exits_1() -> None:
     code = (
-        "from jtl import cli; from jtl.verbs.contract import Verb; "
-        "cli.VERBS['train'] = Verb('', lambda parser: None, lambda *_: 1 / 0); cli.main(['train'])"
+        "from jtl import cli, verbs; from jtl.verbs.contract import Verb; "
+        "verbs.VERBS['train'] = Verb('', lambda parser: None, lambda *_: 1 / 0); cli.main(['train'])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert shown.returncode == 1

@@ -23,8 +23,9 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "runtime"),
-    ("tree", "rng", "metrics"),
+    ("errors", "runtime", "signals", "output"),
+    ("files",),
+    ("owner", "tree", "rng", "metrics"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
@@ -350,7 +351,7 @@ def commands(text: str) -> dict[str, set[str]]:
 
 
 def test_commands_of_the_documents_exist() -> None:
-    from jtl.cli import VERBS
+    from jtl.verbs import VERBS
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in ("README.md", "CHANGELOG.md", "Makefile"):

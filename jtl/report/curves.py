@@ -1,11 +1,12 @@
 """A picture of a run: training loss and validation metrics over the steps, from metrics.jsonl."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jtl.report.writer import reports
 
 LOSSES = ("train/loss", "val/loss", "target/loss")
 # What adaptation measures without labels: early values may lie in 0..1, and are no shares all the same.
@@ -63,8 +64,7 @@ def panels(series: Series) -> list[Series]:
 def read(path: Path) -> Series:
     """Return the finite values of each name as (step, value), in the order of the file."""
     series: Series = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        report: Mapping[str, Any] = json.loads(line)
+    for _, report in reports(path):
         for name, value in report.items():
             if name not in ("step", "time") and value is not None:
                 series.setdefault(name, []).append((report["step"], value))

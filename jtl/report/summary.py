@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from jtl import files
+
 PHASES = ("load", "compile", "step", "data_wait", "evaluate", "checkpoint")
 STATUSES = ("finished", "stopped_early", "preempted")
+# What those who read a summary count on.
+KINDS = {
+    "steps": files.COUNT,
+    "final": files.NUMBERS,
+    "best": files.NUMBERS,
+    "seconds": files.NUMBERS,
+    "parameters": files.NUMBERS,
+    "weights": files.OBJECT,
+    "digest": files.TEXT,
+}
 
 
 class Phases:
@@ -61,13 +72,15 @@ def build(
     weights: Mapping[str, str],
     digest: str,
     peak_memory_bytes: int,
+    model_sha256: str = "",
     target: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what summary.json holds, ready for JSON.
 
     `num_examples` of that `unit` ("images") were trained on in the seconds that `phases` measured: those
-    of this process, not of the runs it resumed. `digest` is over the final parameters. `target` is what
-    is known of another domain, where the run has one.
+    of this process, not of the runs it resumed. `digest` is over the final parameters,
+    `model_sha256` of the file of weights that was written ("": none was). `target` is what is known of
+    another domain, where the run has one.
     """
     assert status in STATUSES, f"{status!r} is none of {STATUSES}"
     assert parameters.keys() == {"total", "trainable"}, parameters
@@ -89,23 +102,35 @@ def build(
             "weights": weights,
             "digest": digest,
         }
+        | ({"model_sha256": model_sha256} if model_sha256 else {})
         | ({} if target is None else {"target": target})
     )
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Return what a summary.json says, as `build` made it.
+
+    Raises:
+        UserError: it says something else.
+    """
+    record = files.read_record(path)
+    if record.get("status", files.TEXT) not in STATUSES:
+        raise record.wrong(f"status is {record.values['status']!r}; expected one of {', '.join(STATUSES)}")
+    for name, kind in KINDS.items():
+        record.get(name, kind)
+    for name in ("total", "trainable"):
+        record.below("parameters").get(name, files.COUNT)
+    if "step" in record.values["best"]:
+        record.below("best").get("step", files.COUNT)
+    if "target" in record.values:
+        record.below("target")
+    return record.values
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON; a reader finds the old file or the new one, never a part."""
-    replace_text(path, json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one move, as `write_json` does."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    files.replace_text(path, text)
 
 
 def plain(value: Any) -> Any:

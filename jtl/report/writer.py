@@ -3,29 +3,34 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
-from jtl.errors import UserError
-from jtl.report.summary import plain, replace_text
+from jtl import files
+from jtl.errors import UserError, shortened
+from jtl.files import replace_text
+from jtl.report.summary import plain
 
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
-FINAL_PREFIX = "test/"
+# What the names of an evaluation's numbers begin with, and those of the final report's.
+MEASURED, FINAL = ("val/", "target/"), ("test/",)
 
 
 class Writer:
     """Appends the scalars of a run to its folder; a resumed run goes on where its checkpoint was.
 
-    Lines of later steps than `resume_step` are dropped first: those steps will be run again.
+    Lines of later steps than `resume_step` are dropped first: those steps will be run again; and so are
+    evaluations of other steps than `measured`.
     """
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    def __init__(self, folder: Path, resume_step: int, measured: Container[int] = ()) -> None:
         from tensorboardX import SummaryWriter
 
         path = folder / FILE_NAME
         if path.exists():
-            replace_text(path, kept_lines(path, resume_step))
+            replace_text(path, kept_lines(path, resume_step, measured))
         # Line-buffered: whatever ends the process, the lines written before are whole.
         self._file = path.open("a", encoding="utf-8", buffering=1)
         # TensorBoard hides the events of steps from `purge_step` on that earlier files hold.
@@ -45,35 +50,49 @@ class Writer:
         self._events.close()
 
 
-def kept_lines(path: Path, last_step: int) -> str:
+def kept_lines(path: Path, last_step: int, measured: Container[int]) -> str:
     """Return the lines of a metrics file up to a step, without the unfinished one a killed process leaves.
 
-    Those of the final report are left out, too: a run that goes on comes to its report again.
+    Left out is also what a run that goes on will measure again: the final report, and evaluations of other
+    steps than `measured`.
 
     Raises:
         UserError: a line is no report.
     """
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    kept = []
-    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
-        try:
-            values = json.loads(line)
-            step = values["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}:{number} is {line.strip()[:60]!r}; expected a JSON object with a step; remove it"
-            ) from error
-        if step <= last_step and not is_final(values):
-            kept.append(line)
-    return "".join(kept)
+    return "".join(
+        line
+        for line, report in reports(path)
+        if report["step"] <= last_step
+        and not _is_of(report, FINAL)
+        and (report["step"] in measured or not _is_of(report, MEASURED))
+    )
 
 
-def is_final(line: Mapping[str, object]) -> bool:
-    """Return whether a line of a metrics file holds nothing but what the final report measured.
+def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the whole lines of a metrics file, each with what it reports: a step, and numbers by name.
 
-    >>> is_final({"step": 9, "time": 1.5, "test/loss": 0.5}), is_final({"step": 9, "val/loss": 0.5})
-    (True, False)
+    Raises:
+        UserError: a line is no report.
     """
-    names = line.keys() - {"step", "time"}
-    return bool(names) and all(name.startswith(FINAL_PREFIX) for name in names)
+    content = path.read_bytes()
+    found = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
+        try:
+            text = line.decode()
+            report = files.parsed(text)
+            is_right = files.NUMBERS[1](report) and files.COUNT[1](report.get("step"))
+        except (ValueError, RecursionError):
+            text, report, is_right = repr(line), {}, False
+        if not is_right:
+            raise UserError(
+                f"{path}:{number} is {shortened(text)!r}; expected a JSON object with a step and numbers; "
+                f"remove the line"
+            )
+        found.append((f"{text}\n", report))
+    return found
+
+
+def _is_of(report: Mapping[str, Any], prefixes: tuple[str, ...]) -> bool:
+    """Return whether a report has numbers, and all of their names begin with one of the prefixes."""
+    names = report.keys() - {"step", "time"}
+    return bool(names) and all(name.startswith(prefixes) for name in names)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from jtl import files
 from jtl.errors import UserError, nearest
 from jtl.inputs import Inputs
 from jtl.metrics import TARGET_PREFIX, Summary
@@ -42,12 +43,29 @@ class LabelStats(NamedTuple):
     std: tuple[float, ...] = ()
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LabelStats":
-        """Rebuild from the JSON form (`_asdict`)."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**fields)
+    def of_record(cls, record: files.Record) -> "LabelStats":
+        """Rebuild from the JSON form (`_asdict`).
+
+        Raises:
+            UserError: it is of another form, and the record says where.
+        """
+        for name in record.values:
+            if name not in cls._fields:
+                raise record.wrong(f"{record.where}.{name} is unknown")
+        found = cls(
+            label_names=tuple(record.get("label_names", files.TEXTS)),
+            num_examples=record.get("num_examples", files.COUNT),
+            counts=tuple(record.get("counts", files.COUNTS, ())),
+            mean=tuple(record.get("mean", files.FINITE, ())),
+            std=tuple(record.get("std", files.FINITE, ())),
+        )
+        if found.counts and len(found.counts) != len(found.label_names):
+            raise record.wrong(
+                f"{record.where} has {len(found.label_names)} names, {len(found.counts)} counts"
+            )
+        if len(found.mean) != len(found.std):
+            raise record.wrong(f"{record.where} has {len(found.mean)} means, {len(found.std)} deviations")
+        return found
 
 
 def as_they_are(inputs: Inputs, targets: Any) -> Inputs:

@@ -7,7 +7,6 @@ are put together. An unknown key is an error, from the file and from the command
 import ast
 import importlib.util
 import inspect
-import json
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jtl import files
 from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
 from jtl.errors import UserError, nearest
@@ -55,7 +55,7 @@ class Config:
     baseline: bool = False
 
 
-AUTO = "auto"
+AUTO, NAME = "auto", "config.json"
 CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "model": ("vit", MODELS),
     "data": ("image_folder", SOURCES),
@@ -120,6 +120,28 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return Config(**sections)
 
 
+def saved(folder: Path) -> dict[str, Any]:
+    """Return the settings in a run folder's config.json as they stand.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    return files.read_record(folder / NAME).values
+
+
+def of_folder(folder: Path) -> Config:
+    """Return the configuration of a run folder.
+
+    Raises:
+        UserError: its config.json says none.
+    """
+    record = files.read_record(folder / NAME)
+    try:
+        return from_dict(record.values)
+    except (UserError, TypeError, OverflowError, RecursionError) as error:
+        raise record.wrong(str(error)) from error
+
+
 def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the values of a run folder that was saved when `inputs` was called `input`, as they are now.
 
@@ -128,7 +150,8 @@ def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if "input" not in values:
         return values
     found = {("inputs" if name == "input" else name): value for name, value in values.items()}
-    changes = {name: value for name, value in found.get("preprocess", {}).items() if value}
+    given = found.get("preprocess", {})
+    changes = {name: value for name, value in given.items() if value} if isinstance(given, Mapping) else given
     return {**found, "preprocess": changes}
 
 
@@ -264,13 +287,13 @@ def _with_told_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     """Return the model's settings in a run folder that began with these weights."""
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / NAME).is_file():
         return None
     try:
-        model = json.loads(path.read_text())["model"]
-        return model if model["weights"] == spec else None
-    except (ValueError, KeyError, TypeError):
+        model = files.read_record(folder / NAME).below("model")
+        model.get("name", files.TEXT)
+        return model.values if model.get("weights", files.TEXT) == spec else None
+    except UserError:
         return None  # a damaged folder is refused when it is opened
 
 
@@ -291,7 +314,7 @@ def _choice(name: str, given: Mapping[str, Any]) -> Any:
             f"config.{name} is {given!r}; expected a section with a name, such as {name}.name={default}"
         )
     chosen = given.get("name", default)
-    if chosen not in known:
+    if not isinstance(chosen, str) or chosen not in known:
         raise UserError(f"unknown {name}.name {chosen!r}; nearest: {nearest(str(chosen), known)}")
     return _section(known[chosen].Config, {**given, "name": chosen}, name)
 
@@ -323,9 +346,10 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    is_right = isinstance(value, kind) if isinstance(kind, type) else True
+    of_what = typing.get_origin(kind) or kind
+    is_right = isinstance(value, of_what) if isinstance(of_what, type) else True
     if not is_right or (kind is int and isinstance(value, bool)):
-        raise UserError(f"config.{where} is {value!r}; expected {_type_name(kind)}")
+        raise UserError(f"config.{where} is {value!r}; expected {files.type_name(kind)}")
     return value
 
 
@@ -341,7 +365,7 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
         except UserError:
             continue
     raise UserError(
-        f"config.{where} is {value!r}; expected {' or '.join(_type_name(kind) for kind in kinds)}"
+        f"config.{where} is {value!r}; expected {' or '.join(files.type_name(kind) for kind in kinds)}"
     )
 
 
@@ -367,10 +391,6 @@ def _parsed(value: str, where: str) -> Any:
         raise UserError(
             f"config.{where} is {value!r}; expected a number, true, false, or a tuple in quotes"
         ) from error
-
-
-def _type_name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
 def _example(kinds: tuple[Any, ...]) -> str:

@@ -1,6 +1,7 @@
 """Evaluation: every example once, sums added up, one division at the end."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import metrics
+from jtl import metrics, signals
 from jtl.data import Source, pipeline
 from jtl.inputs import Input, Inputs
 from jtl.report import confusion, summary
@@ -38,7 +39,10 @@ def measure(
     pending: list[metrics.Sums] = []
     totals: dict[str, np.ndarray] | None = None
     for batch in batches:
-        pending.append(eval_step(state, sharding.put_batch(fields_of(batch), mesh)))
+        signals.check()
+        given = state, sharding.put_batch(fields_of(batch), mesh)
+        # The first one compiles.
+        pending.append(eval_step(*given) if pending else signals.interruptibly(partial(eval_step, *given)))
         if len(pending) > MAX_PENDING:
             totals = metrics.merge(totals, pending.pop(0))
     for sums in pending:
@@ -77,6 +81,7 @@ def collect(
     """
     found: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
+        signals.check()
         outputs = output_step(state, sharding.put_batch(fields_of(batch), mesh))
         mask = batch["mask"]
         labels = batch.get("label", batch["id"])

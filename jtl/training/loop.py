@@ -14,24 +14,26 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import metrics
+from jtl import metrics, signals
 from jtl.data import Source, pipeline
 from jtl.data.sampling import UNIFORM
-from jtl.errors import UserError, at_end
+from jtl.errors import at_end
 from jtl.metrics import Summary
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import Writer
-from jtl.runtime import StopRequest
+from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
+from jtl.training.faults import Diverged, Unsaved
 from jtl.training.state import State
 
 FINISHED = ("finished", "stopped_early")
+VALIDATION = "val"
 
 
 class Plan(NamedTuple):
@@ -85,12 +87,16 @@ class Run(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How the loop ended: the state, the evaluations, the status, and the training examples it read."""
+    """How the loop ended: the state, the evaluations, the status, and the training examples it read.
+
+    `measured` is what the validation split gave for that very state, None where it was not measured.
+    """
 
     state: State
     history: progress.History
     status: str
     num_examples: int
+    measured: Summary | None = None
 
 
 def run(
@@ -103,44 +109,89 @@ def run(
 ) -> Ended:
     """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
 
+    Asked to stop it saves at once: an evaluation under way, or due at that step, is left to the run that
+    goes on from there, which makes it first.
+
     Raises:
-        UserError: the loss, a gradient or a parameter is no longer finite.
+        Diverged: the loss, a gradient or a parameter is no longer finite.
+        Unsaved: a checkpoint could not be saved.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
-    status = "stopped_early" if _is_exhausted(ready, history) else "finished"
-    numbers = range(start, start) if status == "stopped_early" else range(start, num_steps)
-    compiled, reader = _CompiledSteps(ready), _Reader(ready, writer, history)
+    compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
+    status, saved, measured = "finished", start, None
     batches = _batches(ready, start)
     # The live line ends whatever happens, so that an error starts on a line of its own.
-    with at_end(batches.close), at_end(ready.reporter.live.finish):
-        for number in numbers:
-            with ready.reporter.phases.measure("data_wait"):
-                batch = next(batches)
-            train_step = compiled.at(number, state, batch)
-            with ready.reporter.phases.measure("step"):
-                state, values = train_step(state, batch)
-                reader.push(number + 1, values)
-            is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
-            must_stop = stop.is_set
-            is_saved = (
-                is_evaluated or must_stop or _is_due(number + 1, ready.plan.settings.train.checkpoint_every)
-            )
-            if is_saved:
+    with stop.deferred(), at_end(batches.close), at_end(ready.reporter.live.finish):
+        try:
+            if _lacks_evaluation(ready, history, start):
+                # Its checkpoint stays as it is: those that follow have the evaluation in their history.
+                history, measured = _measured(ready, state, history, writer, stop)
+                reader.history = history
+            for number in range(start, num_steps):
+                if _is_exhausted(ready, history):
+                    status = "stopped_early"
+                    break
+                with stop.raising(), ready.reporter.phases.measure("data_wait"):
+                    batch = next(batches)
+                train_step = compiled.at(number, state, batch)
                 with ready.reporter.phases.measure("step"):
-                    reader.flush()
-                    sound = checkpoints.sound(state)
-                if is_evaluated and _is_measured(ready):
-                    history = [*history, _evaluate(ready, state, writer)]
-                    reader.history = history
+                    state, values = train_step(state, batch)
+                    measured = None
+                    reader.push(number + 1, values)
+                if stop.is_set:
+                    raise Stopped(stop.number)
+                is_evaluated = _is_due(number + 1, _every(ready), num_steps)
+                if is_evaluated or _is_due(number + 1, ready.plan.settings.train.checkpoint_every):
+                    with ready.reporter.phases.measure("step"):
+                        reader.flush()
+                        sound = checkpoints.sound(state)
+                    if is_evaluated and _is_measured(ready):
+                        history, measured = _measured(ready, state, history, writer, stop)
+                        reader.history = history
+                    with ready.reporter.phases.measure("checkpoint"):
+                        checkpoints.save(sound, history)
+                    saved = number + 1
+                stop.check()
+        except Stopped:
+            status = "preempted"
+            with ready.reporter.phases.measure("step"):
+                reader.flush()
+            if int(state.step) > saved:
                 with ready.reporter.phases.measure("checkpoint"):
-                    checkpoints.save(sound, history)
-            if _is_exhausted(ready, history) and number + 1 < num_steps:
-                status = "stopped_early"
-                break
-            if must_stop and number + 1 < num_steps:
-                status = "preempted"
-                break
-    return Ended(state, history, status, (int(state.step) - start) * ready.plan.settings.train.batch_size)
+                    checkpoints.save(checkpoints.sound(state), history)
+        except Exception as error:
+            _rescue(ready, state, saved, history, checkpoints, reader, error)
+            raise
+    num_examples = (int(state.step) - start) * ready.plan.settings.train.batch_size
+    return Ended(state, history, status, num_examples, measured)
+
+
+def _rescue(
+    ready: Run,
+    state: State,
+    saved: int,
+    history: progress.History,
+    checkpoints: Checkpoints,
+    reader: "_Reader",
+    error: Exception,
+) -> None:
+    """Save the last whole state of a run that an error ends, where it has one; what fails then is a note."""
+    is_lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    if is_lost or isinstance(error, Diverged | Unsaved) or int(state.step) <= saved:
+        return
+    try:
+        reader.flush()
+        checkpoints.save(checkpoints.sound(state), history)
+        checkpoints.wait()
+    except Exception as other:
+        error.add_note(f"and step {int(state.step)} could not be saved: {other}")
+        return
+    ready.reporter.live.log(f"saved step {int(state.step)}: repeat the command to go on from there")
+
+
+def eval_every(settings: Config, num_examples: int) -> int:
+    """Return the steps between evaluations: as set, or those of one epoch of so many training examples."""
+    return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
 
 
 def evaluated(ready: Run, state: State, split: str) -> Summary:
@@ -159,8 +210,8 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
 class _CompiledSteps:
     """The compiled step of each phase and each shape of a batch, made when the first such batch comes."""
 
-    def __init__(self, ready: Run) -> None:
-        self._ready = ready
+    def __init__(self, ready: Run, stop: StopRequest) -> None:
+        self._ready, self._stop = ready, stop
         self._phases = optim.phases(ready.plan.built.parts.groups)
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
@@ -172,7 +223,9 @@ class _CompiledSteps:
             with self._ready.reporter.phases.measure("compile"):
                 place = (self._ready.programs.state_sharding, sharding.of_batch(self._ready.programs.mesh))
                 jitted = step.make_train_step(self._ready.plan.built.parts, phase, *place)
-                self._compiled[key] = jitted.lower(state, batch).compile()
+                lowered = jitted.lower(state, batch)
+                with self._stop.raising():
+                    self._compiled[key] = signals.interruptibly(lowered.compile)
         return self._compiled[key]
 
 
@@ -193,7 +246,7 @@ class _Reader:
         """Read what is pending; waits for its step.
 
         Raises:
-            UserError: the loss or the gradient norm is not finite.
+            Diverged: the loss or the gradient norm is not finite.
         """
         if self._pending is None:
             return
@@ -201,7 +254,7 @@ class _Reader:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            raise UserError(
+            raise Diverged(
                 f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; "
                 f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
                 f"raise optim.warmup and start with another --workdir"
@@ -262,15 +315,36 @@ def _stream_seed(seed: int, stream: str) -> int:
     return seed if stream == TRAIN else seed + zlib.crc32(stream.encode())
 
 
-def _evaluate(ready: Run, state: State, writer: Writer) -> dict[str, float]:
+def _is_measured(ready: Run) -> bool:
+    """Return whether there is anything to measure between steps."""
+    return VALIDATION in ready.feed.eval_batches or ready.feed.target_batches is not None
+
+
+def _lacks_evaluation(ready: Run, history: progress.History, number: int) -> bool:
+    """Return whether the run was stopped at this step before the evaluation that was due."""
+    is_due = number > 0 and _is_due(number, _every(ready), ready.plan.built.parts.num_steps)
+    return is_due and _is_measured(ready) and all(entry["step"] != number for entry in history)
+
+
+def _measured(
+    ready: Run, state: State, history: progress.History, writer: Writer, stop: StopRequest
+) -> tuple[progress.History, Summary | None]:
+    """Return the history with an evaluation of the state, and what it found on validation; report it.
+
+    Raises:
+        Stopped: a signal came meanwhile; nothing is reported.
+    """
     number = int(state.step)
-    entry = evaluated(ready, state, "val").scalars if "val" in ready.feed.eval_batches else {}
-    entry = {"step": number, **entry, **_measured_target(ready, state)}
-    found = adaptation.scalars(entry)
-    writer.scalars(number, found)
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    with stop.raising():
+        found = evaluated(ready, state, VALIDATION) if VALIDATION in ready.feed.eval_batches else None
+        entry = {} if found is None else found.scalars
+        entry = {"step": number, **entry, **_measured_target(ready, state)}
+    stop.check()
+    numbers = adaptation.scalars(entry)
+    writer.scalars(number, numbers)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
     ready.reporter.live.log(f"step {number}: {shown}")
-    return entry
+    return [*history, entry], found
 
 
 def _measured_target(ready: Run, state: State) -> dict[str, float]:
@@ -286,21 +360,12 @@ def _measured_target(ready: Run, state: State) -> dict[str, float]:
         return adaptation.measure(ready.plan.built.parts.task, logits, known, has_classes=has_classes)
 
 
-def _is_measured(ready: Run) -> bool:
-    """Return whether there is anything to measure between steps."""
-    return "val" in ready.feed.eval_batches or ready.feed.target_batches is not None
-
-
 def _is_due(number: int, every: int, last: int = -1) -> bool:
     return number == last or (every > 0 and number % every == 0)
 
 
-def _eval_every(ready: Run) -> int:
-    """Return the steps between evaluations: as set, or those of one epoch."""
-    num_examples = len(ready.feed.splits["train"])
-    return ready.plan.settings.train.eval_every or max(
-        1, num_examples // ready.plan.settings.train.batch_size
-    )
+def _every(ready: Run) -> int:
+    return eval_every(ready.plan.settings, len(ready.feed.splits["train"]))
 
 
 def _is_exhausted(ready: Run, history: progress.History) -> bool:

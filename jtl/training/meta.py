@@ -45,7 +45,9 @@ def target_of(about: Mapping[str, Any]) -> dict[str, Any] | None:
     Run folders were once written with `num_images` for `num_examples`.
     """
     target = about.get("target")
-    return target and {name.replace("num_images", "num_examples"): value for name, value in target.items()}
+    if not isinstance(target, Mapping):
+        return None
+    return {name.replace("num_images", "num_examples"): value for name, value in target.items()}
 
 
 def of_model(config: Config, parts: Any, stats: LabelStats) -> dict[str, Any]:

@@ -12,31 +12,42 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from jtl import files, owner, signals
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end, nearest
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import Writer
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.tasks import TASKS, LabelStats
-from jtl.training import adaptation, build, config, evaluate, finish, loop, meta, progress, sharding, step
+from jtl.training import (
+    adaptation,
+    build,
+    config,
+    evaluate,
+    finish,
+    loop,
+    lost,
+    meta,
+    progress,
+    sharding,
+    step,
+)
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.loop import FINISHED, Run
+from jtl.training.loop import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import write_input_files
+from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
 
 TARGET_TEST = "target_test"
 
 
-def run_folder(settings: Config, spec: str, workdir: str) -> Path:
-    """Return the run folder: `workdir`, or runs/CONFIG-DIGEST, which the same command finds again."""
-    if workdir:
-        return Path(workdir)
+def run_folder(settings: Config, spec: str) -> Path:
+    """Return the run folder where none is named: runs/CONFIG-DIGEST, which the same command finds again."""
     decisive = config.without_resumable(config.to_dict(settings))
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
@@ -49,9 +60,15 @@ def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict
     compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
 
     Raises:
-        UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
+        UserError: another process owns the folder, it belongs to another configuration, or configuration,
+            data and weights do not fit.
     """
     live = Live()
+    with owner.owned(folder, live.log):
+        return _run(settings, folder, live, stop)
+
+
+def _run(settings: Config, folder: Path, live: Live, stop: StopRequest | None) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
     result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
     if not settings.baseline or result["status"] not in FINISHED:
@@ -70,31 +87,23 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     Raises:
         UserError: the folder holds something else.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not (folder / config.NAME).exists():
+        if folder.exists() and (not folder.is_dir() or not owner.is_free(folder)):
             raise UserError(
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
         return None
-    changed = config.conflicts(settings, _json(path))
+    changed = config.conflicts(settings, config.saved(folder))
     if changed:
         raise UserError(
             f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "
             f"give another --workdir, or repeat the command it was made with"
         )
-    result = _json(folder / "summary.json") if (folder / "summary.json").exists() else {}
-    if result.get("status") not in FINISHED:
+    result = summary.read(folder / "summary.json") if (folder / "summary.json").exists() else None
+    if result is None or result["status"] not in FINISHED:
         return None
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{str(path)!r} is damaged ({error}); give another --workdir") from error
 
 
 def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None:
@@ -105,9 +114,9 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
     """
     folder, stats = plan.folder, plan.stats
     described = meta.describe(plan.settings, plan.built, stats, target, notes)
-    if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
-        begun = _json(folder / "meta.json")
-        before = LabelStats.from_dict(begun["labels"])
+    if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
+        begun = files.read_record(folder / "meta.json")
+        before = LabelStats.of_record(begun.below("labels"))
         if before != stats:
             raise UserError(
                 f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
@@ -115,8 +124,9 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
                 f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
             )
         # What was found of its checkpoints is said once, by the process that found it.
-        described["notes"] += [text for text in begun.get("notes", []) if text.startswith("checkpoint ")]
-        ours, theirs = meta.target_of(described), meta.target_of(begun)
+        said = begun.get("notes", files.TEXTS, [])
+        described["notes"] += [text for text in said if text.startswith("checkpoint ")]
+        ours, theirs = meta.target_of(described), meta.target_of(begun.values)
         if ours != theirs:
             raise UserError(
                 f"the target's examples changed since run {str(folder)!r} began: {theirs}, now {ours}; "
@@ -133,24 +143,38 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     phases = Phases()
     with phases.measure("load"):
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
-    listening = StopRequest() if asked is None else nullcontext(asked)
-    with listening as stop, at_end(checkpoints.close):
+    listening = signals.listening() if asked is None else nullcontext(asked)
+    with at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
-        writer = Writer(folder, int(state.step))
+        writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
-            ended = loop.run(ready, state, history, checkpoints, writer, stop)
-            with phases.measure("checkpoint"):
-                checkpoints.wait()
-            scores: dict[str, Any] = {}
-            digest = finish.digest(ended.state)
-            if ended.status in FINISHED:
-                scores = finish.report(ready, ended, checkpoints, writer)
-            else:
-                live.log(f"stopped at step {int(ended.state.step)} and saved; repeat the command to go on")
-    result = finish.summarize(ready, ended, scores, digest)
+            with listening as stop, stop.deferred():
+                ended = loop.run(ready, state, history, checkpoints, writer, stop)
+                with phases.measure("checkpoint"):
+                    checkpoints.wait()
+                digest = finish.digest(ended.state)
+                if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
+                    ended = ended._replace(status="preempted")
+                if ended.status not in FINISHED:
+                    return _stopped(ready, ended, digest)
+            outcome = finish.report(ready, ended, checkpoints, writer)
+    result = finish.summarize(ready, ended, digest, outcome)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    return result
+
+
+def _stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
+    """Leave the summary of a run that is to go on."""
+    number = int(ended.state.step)
+    ready.reporter.live.log(
+        f"stopped at step {number} and saved; repeat the command to go on"
+        if number
+        else "stopped before the first step; repeat the command"
+    )
+    result = finish.summarize(ready, ended, digest)
+    summary.write_json(ready.plan.folder / "summary.json", result)
     return result
 
 
@@ -179,9 +203,10 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     notes = [*opened.notes, *_explained(built, splits, live)]
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = loop.Plan(settings, folder, stats, built, _monitor(settings, built, splits, target))
+    lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(folder / "checkpoints", metric=plan.monitor, is_maximized=is_maximized)
+    checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
@@ -203,7 +228,8 @@ def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]
     ]
     for line in notes:
         live.log(line)
-    return notes
+    remark = "" if built.loaded is None else built.loaded.report.remark
+    return [remark, *notes] if remark else notes
 
 
 def _feed(

@@ -20,13 +20,15 @@ BATCH_SIZE = 64
 class Verb(NamedTuple):
     """One verb: its help line, its arguments, and what it does with (arguments, overrides) → exit code.
 
-    `has_output` is false where verbs of its own follow, which have the output's options.
+    `has_output` is false where verbs of its own follow, which have the output's options. With `goes_on` the
+    same command, repeated, goes on where it was stopped.
     """
 
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     command: Callable[[argparse.Namespace, list[tuple[str, str]]], int]
     has_output: bool = True
+    goes_on: bool = False
 
 
 def add_verbs(parser: argparse.ArgumentParser, dest: str, verbs: Mapping[str, Verb]) -> None:

@@ -1,10 +1,12 @@
 """The verb `jtl train`: fine-tune, probe or pretrain by a config file."""
 
 import argparse
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from jtl import runtime
+from jtl import files, owner, runtime
 from jtl.verbs.contract import Overrides, Verb, show
 
 
@@ -25,11 +27,18 @@ def run(*, config: str, workdir: str = "", overrides: Overrides = ()) -> dict[st
     Raises:
         UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
     """
-    from jtl.training import config as configs
-    from jtl.training import run as train
+    folder = Path(files.expanded(workdir)) if workdir else None
+    # Before jax is imported and weights are fetched: who comes second hears it at once.
+    with nullcontext() if folder is None else owner.owned(folder, _say):
+        from jtl.training import config as configs
+        from jtl.training import run as train
 
-    settings = configs.read(config, overrides, Path(workdir) if workdir else None)
-    return train.run(settings, train.run_folder(settings, config, workdir))
+        settings = configs.read(config, overrides, folder)
+        return train.run(settings, folder or train.run_folder(settings, config))
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -38,4 +47,4 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return runtime.PREEMPTED_EXIT_CODE if summary["status"] == "preempted" else 0
 
 
-VERB = Verb("fine-tune, probe or pretrain by a config file", add_arguments, _command)
+VERB = Verb("fine-tune, probe or pretrain by a config file", add_arguments, _command, goes_on=True)

@@ -81,7 +81,7 @@ class TensorFile(NamedTuple):
     own classes and inputs; `family` and
     `config_fields` where it says which model it belongs to (a run folder). `stated` are the settings that a
     config.json beside it gives, by family; `described_as` is which model that file says they are of, "" where
-    it names none.
+    it names none. `remark` is what people should know of it before they trust it, "" for nothing.
     """
 
     path: Path
@@ -93,6 +93,7 @@ class TensorFile(NamedTuple):
     config_fields: Mapping[str, Any] = {}
     stated: Mapping[str, Mapping[str, Any]] = {}
     described_as: str = ""
+    remark: str = ""
 
 
 class Op(NamedTuple):

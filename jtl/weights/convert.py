@@ -1,6 +1,5 @@
 """Writing weights under the names that other libraries read; the way back of `load`, bit for bit."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from jtl import tree
 from jtl.errors import UserError, nearest
+from jtl.files import replaced
 from jtl.models import MODELS
 from jtl.models.contract import FEATURES, build
 from jtl.models.head import Settings
@@ -78,9 +78,8 @@ def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Co
     source = described(file, spec)
     leaves, left_out = read_leaves(file, source, spec)
     title, arrays = named(source.family, TARGETS[to].libraries, leaves, source.config_fields)
-    partial_path = out.with_name(f".{out.name}.{os.getpid()}.part")
-    TARGETS[to].write(partial_path, arrays)
-    partial_path.replace(out)
+    with replaced(out) as part:
+        TARGETS[to].write(part, arrays)
     num_values = sum(array.size for array in leaves.values())
     return Converted(out, source, title, len(arrays), num_values, left_out, _lost(file, source, out))
 
@@ -247,7 +246,6 @@ def _is_left_out(origin: Origin, name: str) -> bool:
 def _write_safetensors(path: Path, arrays: Arrays) -> None:
     from safetensors.numpy import save_file
 
-    path.touch()
     save_file(arrays, path, metadata={"format": "pt"})
 
 
@@ -261,6 +259,7 @@ def _write_orbax(path: Path, arrays: Arrays) -> None:
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
+        path.unlink()  # a folder takes its place
         checkpointer.save(path.absolute(), tree.unflatten(arrays))
 
 

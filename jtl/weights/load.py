@@ -69,7 +69,7 @@ def load(
     return Loaded(
         params=fitted.get("params", {}),
         model_state=fitted.get("model_state", {}),
-        report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves)),
+        report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves), file.remark),
         preprocess=_preprocess(file, family),
         label_names=file.label_names,
         source=spec,

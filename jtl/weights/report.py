@@ -24,11 +24,12 @@ class ReportRow(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """Every source tensor and every model leaf, each in exactly one row."""
+    """Every source tensor and every model leaf, each in exactly one row; `remark` is that of the file."""
 
     source: str
     origin: str
     rows: tuple[ReportRow, ...]
+    remark: str = ""
 
     def of(self, status: str) -> tuple[ReportRow, ...]:
         """Return the rows with that status."""
@@ -41,6 +42,7 @@ class LoadReport(NamedTuple):
         dtypes = sorted({row.dtype for row in loaded} - {"float32"})
         lines = [
             f"weights: {self.source} ({self.origin})",
+            *([f"  {self.remark}"] if self.remark else []),
             f"  loaded {_plural(len(loaded), 'tensor')}, {_compact(num_values)} values"
             + (f" ({', '.join(dtypes)} -> float32)" if dtypes else ""),
             *(f"    {row.source}: {row.note}" for row in loaded if row.note),

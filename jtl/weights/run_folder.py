@@ -1,7 +1,5 @@
 """A run folder's weights: `model.safetensors` under jtl's own names, and the meta.json about them."""
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,70 +8,86 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from jtl import tree
+from jtl import files, tree
 from jtl.errors import UserError
+from jtl.files import replaced
 from jtl.inputs import INPUTS
 from jtl.models import MODELS
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
+from jtl.weights.hub.download import sha256_of
 
-WEIGHTS_NAME, META_NAME = "model.safetensors", "meta.json"
+WEIGHTS_NAME, META_NAME, SUMMARY_NAME = "model.safetensors", "meta.json", "summary.json"
+CHECKPOINTS_NAME = "checkpoints"
+# Where summary.json has the sha256 of the weights that were written.
+DIGEST_KEY = "model_sha256"
 # What `jtl fuse` says of a folder it made; without weights, it is an ensemble.
 FUSION_NAME = "fuse.json"
 # What of a run's model settings is not about the model's shape.
 OTHER_FIELDS = ("name", "weights")
 
 
-def write_run_weights(folder: Path, params: Mapping[str, Any], model_state: Mapping[str, Any]) -> Path:
-    """Write a model's arrays into the run folder, whole or not at all, and return the path."""
+def write_run_weights(folder: Path, params: Mapping[str, Any], model_state: Mapping[str, Any]) -> str:
+    """Write a model's arrays into the run folder, whole or not at all, and return the file's sha256."""
     flat = tree.flatten({"params": params, "model_state": model_state})
     arrays = {name: np.array(leaf, order="C") for name, leaf in flat.items()}
     path = folder / WEIGHTS_NAME
-    partial_path = path.with_name(f".{WEIGHTS_NAME}.{os.getpid()}.part")
-    partial_path.touch()
-    save_file(arrays, partial_path, metadata={"format": "jtl"})
-    partial_path.replace(path)
-    return path
+    with replaced(path) as part:
+        save_file(arrays, part, metadata={"format": "jtl"})
+    return sha256_of(path)
 
 
-def write_input_files(folder: Path, files: Mapping[str, Path]) -> None:
+def write_input_files(folder: Path, paths: Mapping[str, Path]) -> None:
     """Copy the files that the model's inputs need, by name, into the run folder; each whole or not at all."""
-    for name, path in files.items():
-        partial_path = folder / f".{name}.{os.getpid()}.part"
-        shutil.copyfile(path, partial_path)
-        partial_path.replace(folder / name)
+    for name, path in paths.items():
+        with replaced(folder / name) as part:
+            shutil.copyfile(path, part)
 
 
 def open_run(folder: Path) -> TensorFile:
     """Open the weights a finished run left in its folder, with its label names and pre-processing.
 
     Raises:
-        UserError: its meta.json does not say what is needed.
+        UserError: its meta.json does not say what is needed, or the weights are not those it wrote.
     """
-    meta = _meta(folder)
-    try:
-        fields = {name: value for name, value in _tuples(meta["model"]).items() if name not in OTHER_FIELDS}
-        kind = INPUTS[MODELS[meta["family"]].input]
-        return open_safetensors(folder / WEIGHTS_NAME)._replace(
-            format="jtl run",
-            label_names=tuple(meta["label_names"]),
-            preprocess=kind.placed(kind.Preprocess(**_tuples(meta["preprocess"])), folder),
-            family=meta["family"],
-            config_fields=fields,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+    remark = _verified(folder)
+    record = files.read_record(folder / META_NAME)
+    family = record.get("family", files.TEXT)
+    if family not in MODELS:
+        raise record.wrong(f"family is {family!r}; expected one of {', '.join(MODELS)}")
+    kind = INPUTS[MODELS[family].input]
+    fields = record.below("model").fields_of(MODELS[family].Config)
+    preprocess = kind.Preprocess(**record.below("preprocess").fields_of(kind.Preprocess))
+    return open_safetensors(folder / WEIGHTS_NAME)._replace(
+        format="jtl run",
+        label_names=tuple(record.get("label_names", files.TEXTS)),
+        preprocess=kind.placed(preprocess, folder),
+        family=family,
+        config_fields={name: value for name, value in fields.items() if name not in OTHER_FIELDS},
+        remark=remark,
+    )
+
+
+def _verified(folder: Path) -> str:
+    """Return "" where a folder's weights are those that were written, and why where nothing tells.
+
+    Raises:
+        UserError: they are others.
+    """
+    path, told = folder / WEIGHTS_NAME, folder / SUMMARY_NAME
+    expected = files.read_record(told).get(DIGEST_KEY, files.TEXT, "") if told.is_file() else ""
+    if not expected:
+        return f"{str(path)!r} could not be verified: no {SUMMARY_NAME} beside it says its sha256"
+    found = sha256_of(path)
+    if found != expected:
         raise UserError(
-            f"{META_NAME} of run {str(folder)!r} does not describe its model: {error!r}"
-        ) from error
+            f"{str(path)!r} has changed since it was written: its sha256 is {found[:12]}…, "
+            f"{SUMMARY_NAME} says {expected[:12]}…; restore the file, or make it again: {_cure(folder)}"
+        )
+    return ""
 
 
-def _meta(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / META_NAME).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{META_NAME} of run {str(folder)!r} cannot be read: {error}") from error
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with JSON's lists as the tuples they were."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+def _cure(folder: Path) -> str:
+    if (folder / CHECKPOINTS_NAME).is_dir():
+        return f"remove {SUMMARY_NAME} and repeat the command of the run, which writes it from a checkpoint"
+    return "repeat the command that made it with another folder"

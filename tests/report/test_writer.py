@@ -96,6 +96,20 @@ def test_lines_of_the_final_report_are_not_written_twice(tmp_path: Path) -> None
     assert [line["test/loss"] for line in lines(tmp_path)] == [0.5]
 
 
+def test_evaluation_that_the_checkpoint_does_not_know_is_made_again(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    for step in (2, 4):
+        writer.scalars(step, {"train/loss": 1.0})
+        writer.scalars(step, {"val/loss": 0.5, "target/im": 1.0})
+    writer.close()
+    Writer(tmp_path, 4, [2]).close()
+    assert [(line["step"], "val/loss" in line) for line in lines(tmp_path)] == [
+        (2, False),
+        (2, True),
+        (4, False),
+    ]
+
+
 @pytest.mark.parametrize("line", ["step 2", '{"time": 1}', "[2]", ""])
 def test_line_that_is_no_report_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "time": 0}}\n{line}\n')

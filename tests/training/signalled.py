@@ -23,7 +23,8 @@ def main(name: str, last_step: int, flags: list[str]) -> None:
             os.kill(os.getpid(), signal.Signals[name])
 
     Writer.scalars = report_and_signal
-    cli.main(["train", *flags])
+    sys.argv[1:] = flags
+    cli.main(verb="train")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jtl.inputs import image
 from jtl.report import curves
 from jtl.report.console import Live
 from jtl.report.summary import Phases
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.tasks import TASKS
 from jtl.training import adaptation, config, loop
 from jtl.training import run as train
@@ -190,11 +190,14 @@ class _StopAfter(StopRequest):
     """A stop that is asked for while the step after `count` others runs."""
 
     def __init__(self, count: int) -> None:
+        super().__init__()
         self._left = count
 
     @property
     def is_set(self) -> bool:  # type: ignore[override]
         self._left -= 1
+        if self._left < 0:
+            self.ask()
         return self._left < 0
 
 

@@ -13,7 +13,7 @@ from jtl import predictor
 from jtl.inputs import image
 from jtl.report.console import Live
 from jtl.report.summary import Phases
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.training import build, config, evaluate
 from jtl.training import run as train
 from jtl.training.checkpoint import Checkpoints
@@ -87,7 +87,7 @@ def test_resumed_run_takes_it_from_the_checkpoint_and_ends_in_the_same_bits(
     settings: config.Config, finished: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = StopRequest()
-    asked.is_set = True
+    asked.ask()
     calls: list[Any] = []
     prepared = evaluate.prepared
 

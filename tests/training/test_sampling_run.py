@@ -12,7 +12,7 @@ import pytest
 
 from jtl.data import pipeline
 from jtl.errors import UserError
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.training import build, config, loop
 from jtl.training import run as train
 
@@ -67,7 +67,7 @@ def test_run_draws_by_class_and_resumes_in_the_same_bits(
     whole = train.run(settings, tmp_path / "whole")
     assert np.bincount(np.concatenate(seen[:3])).tolist() == [8, 8, 8]
     asked = StopRequest()
-    asked.is_set = True
+    asked.ask()
     assert train.run(settings, tmp_path / "cut", asked)["status"] == "preempted"
     again = train.run(settings, tmp_path / "cut")
     assert again["digest"] == whole["digest"]

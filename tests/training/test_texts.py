@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jtl.errors import UserError
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.training import config, loop
 from jtl.training import run as train
 from jtl.verbs import evaluate, features
@@ -74,7 +74,7 @@ def test_interrupted_run_is_the_uninterrupted_one_whatever_the_buckets_of_its_ba
     table: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     asked = StopRequest()
-    asked.is_set = True
+    asked.ask()
     assert train.run(_settings(table), tmp_path / "cut", asked)["status"] == "preempted"
     again = train.run(_settings(table), tmp_path / "cut")
     assert again["digest"] == finished[1]["digest"]
@@ -195,7 +195,7 @@ def test_masked_tokens_lower_the_loss_and_resume_bit_for_bit(
     losses = [row["val/loss"] for row in rows if "val/loss" in row]
     assert losses[-1] < losses[0] < np.log(158) + 0.5
     asked = StopRequest()
-    asked.is_set = True
+    asked.ask()
     settings = _settings(table, task__name="masked_tokens", train__steps=30, train__eval_every=10)
     assert train.run(settings, tmp_path / "cut", asked)["status"] == "preempted"
     again = train.run(settings, tmp_path / "cut")

@@ -15,7 +15,7 @@ from scipy import stats
 from jtl import cli
 from jtl.errors import UserError
 from jtl.report import confusion, curves
-from jtl.runtime import StopRequest
+from jtl.signals import StopRequest
 from jtl.training import config
 from jtl.training import run as train
 from jtl.verbs.compare import compare, plan
@@ -162,7 +162,7 @@ def test_signal_ends_it_with_code_75_before_the_next_run_and_the_same_command_go
 
 def test_run_stops_at_the_first_step_where_its_caller_was_asked_to(tmp_path: Path) -> None:
     stop = StopRequest()
-    stop.is_set = True
+    stop.ask()
     result = train.run(config.read("configs/smoke.py", list(SETTINGS.items())), tmp_path / "run", stop)
     assert (result["status"], result["steps"]) == ("preempted", 1)
 

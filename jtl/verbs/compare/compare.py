@@ -7,17 +7,18 @@ comparison is cut short is in pairs.
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jtl import runtime
+from jtl import files, owner, runtime, signals
 from jtl.errors import UserError
 from jtl.verbs.contract import Overrides, Verb, show
 
 if TYPE_CHECKING:
-    import jtl.runtime
+    import jtl.report.console
     import jtl.verbs.compare.plan
 
-FAILED = "failed"
+FAILED, PREEMPTED = "failed", "preempted"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,65 +66,79 @@ def run(
     """
     from jtl.report.console import Live
     from jtl.training import config as configs
+    from jtl.verbs.compare import plan as plans
+
+    live = Live()
+    folder = Path(files.expanded(out))
+    with owner.owned(folder, live.log), signals.listening() as stop:
+        plan = plans.make(configs.read(config, overrides), folder, variants, seeds, folds, column)
+        plans.check(plan)
+        for each in plan.variants:
+            changed = ", ".join(f"{name}={value}" for name, value in each.overrides)
+            live.log(f"variant {each.label}: {changed}")
+        return _compared(plan, stop, live)
+
+
+def _compared(
+    plan: "jtl.verbs.compare.plan.Plan",
+    stop: signals.StopRequest,
+    live: "jtl.report.console.Live",
+) -> dict[str, Any]:
+    """Make the runs that are not there yet, and compare what there is."""
     from jtl.training.loop import FINISHED
     from jtl.verbs.compare import plan as plans
     from jtl.verbs.compare import results, tables
 
-    live = Live()
-    plan = plans.make(configs.read(config, overrides), out, variants, seeds, folds, column)
-    plans.check(plan)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    for each in plan.variants:
-        changed = ", ".join(f"{name}={value}" for name, value in each.overrides)
-        live.log(f"variant {each.label}: {changed}")
     if not (plan.folder / plans.RESULT).exists():
         results.write(plan, None, results.RUNNING)
     outcomes: list[tables.Outcome] = []
     found, status = None, "finished"
-    with runtime.StopRequest() as stop:
+    try:
         for number, label in plan.settings:
-            if stop.is_set:
-                status = "preempted"
-                break
+            stop.check()
             live.log(f"\n{label}, {plan.unit} {number}: run {len(outcomes) + 1} of {len(plan.settings)}")
-            try:
-                result = _run(plan, number, label, stop)
-            except UserError:
-                results.write(plan, found, FAILED)
-                raise
+            result = _run(plan, number, label, stop)
             if result["status"] not in FINISHED:
                 status = result["status"]
                 break
             outcomes.append(results.outcome(plan, number, label, result))
             found = results.compared(plan, outcomes)
             results.write(plan, found, results.RUNNING)
-    if found is not None:
-        live.log("\n" + "\n".join([tables.table(found), "", *tables.sentences(found)]))
-    if status not in FINISHED:
-        live.log(f"stopped after {len(outcomes)} of {len(plan.settings)} runs; repeat the command to go on")
-    return results.write(plan, found, status)
+    except signals.Stopped:
+        status = PREEMPTED
+    except UserError:
+        results.write(plan, found, FAILED)
+        raise
+    with stop.deferred():
+        if found is not None:
+            live.log("\n" + "\n".join([tables.table(found), "", *tables.sentences(found)]))
+        if status not in FINISHED:
+            live.log(
+                f"stopped after {len(outcomes)} of {len(plan.settings)} runs; repeat the command to go on"
+            )
+        return results.write(plan, found, status)
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    runtime.share_compiled()
-    from jtl.verbs.compare import variants
+    with runtime.shared_compiled():
+        from jtl.verbs.compare import variants
 
-    listed = variants.split(args.variants, ",") if args.variants else []
-    result = run(
-        config=args.config,
-        out=args.out,
-        variants=(*listed, *args.variant),
-        seeds=args.seeds,
-        folds=args.folds,
-        column=args.by,
-        overrides=overrides,
-    )
+        listed = variants.split(args.variants, ",") if args.variants else []
+        result = run(
+            config=args.config,
+            out=args.out,
+            variants=(*listed, *args.variant),
+            seeds=args.seeds,
+            folds=args.folds,
+            column=args.by,
+            overrides=overrides,
+        )
     show(args, result)
-    return runtime.PREEMPTED_EXIT_CODE if result["status"] == "preempted" else 0
+    return runtime.PREEMPTED_EXIT_CODE if result["status"] == PREEMPTED else 0
 
 
 def _run(
-    plan: "jtl.verbs.compare.plan.Plan", number: int, label: str, stop: runtime.StopRequest
+    plan: "jtl.verbs.compare.plan.Plan", number: int, label: str, stop: signals.StopRequest
 ) -> dict[str, Any]:
     from jtl.training import run as train
     from jtl.verbs.compare.plan import folder_of
@@ -134,4 +149,4 @@ def _run(
         raise UserError(f"variant {label!r}, {plan.unit} {number}: {error}") from error
 
 
-VERB = Verb("train by several strategies, and say which helped", add_arguments, _command)
+VERB = Verb("train by several strategies, and say which helped", add_arguments, _command, goes_on=True)

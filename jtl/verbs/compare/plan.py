@@ -1,11 +1,11 @@
 """What `jtl compare` is going to run: variants, seeds or folds, and the settings of each run."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jtl import owner
 from jtl.errors import UserError
 from jtl.training import build, config
 from jtl.training.config import Config
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
     column: str
 
 
-def make(base: Config, out: str, words: Sequence[str], given_seeds: str, folds: int, column: str) -> Plan:
+def make(base: Config, folder: Path, words: Sequence[str], given_seeds: str, folds: int, column: str) -> Plan:
     """Return the plan of variants in words (none: the three usual ones), with `seeds` or `folds` (0: not).
 
     Raises:
@@ -41,7 +41,7 @@ def make(base: Config, out: str, words: Sequence[str], given_seeds: str, folds: 
     by_label = {each.label: variants.settings(each, base) for each in chosen}
     unit, numbers, at = _repetitions(given_seeds, folds)
     settings = {(number, label): at(own, number) for number in numbers for label, own in by_label.items()}
-    return Plan(chosen, unit, numbers, settings, Path(out), column)
+    return Plan(chosen, unit, numbers, settings, folder, column)
 
 
 def check(plan: Plan) -> None:
@@ -61,7 +61,8 @@ def check(plan: Plan) -> None:
         )
     if plan.folder.exists() and not plan.folder.is_dir():
         raise UserError(f"--out {str(plan.folder)!r} is a file; expected a folder")
-    if plan.folder.exists() and any(plan.folder.iterdir()) and not (plan.folder / RESULT).exists():
+    is_begun = (plan.folder / RESULT).exists()
+    if plan.folder.exists() and not is_begun and not owner.is_free(plan.folder):
         raise UserError(f"--out {str(plan.folder)!r} is not empty and holds no {RESULT}; give another --out")
     for (number, label), own in plan.settings.items():
         folder = folder_of(plan, number, label)
@@ -112,10 +113,4 @@ def _repetitions(given_seeds: str, folds: int) -> tuple[str, list[int], Callable
 
 def _begun(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
     """Return the settings a run folder began with, or the default where it did not begin."""
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text()) if path.exists() else default
-    except ValueError as error:
-        raise UserError(
-            f"{str(path)!r} is damaged ({error}); remove its folder or give another --out"
-        ) from error
+    return config.saved(folder) if (folder / config.NAME).exists() else default

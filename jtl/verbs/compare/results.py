@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jtl import files
 from jtl.errors import UserError
 from jtl.report import summary
 from jtl.tasks import TASKS, TaskKind
@@ -67,7 +68,7 @@ def write(plan: Plan, found: Comparison | None, status: str) -> dict[str, Any]:
     result = {"status": status, "settings": asked, f"{plan.unit}s": plan.numbers}
     if found is not None:
         result |= comparison.as_json(found)
-        summary.replace_text(plan.folder / "compare.csv", comparison.csv_text(found))
+        files.replace_text(plan.folder / "compare.csv", comparison.csv_text(found))
     if found is not None and status != RUNNING:
         comparison_plot.plot(found, plan.folder / "compare.png")
     result = summary.plain(result)

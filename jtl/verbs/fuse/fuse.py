@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jtl import files, owner
 from jtl.errors import UserError, nearest
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_batch_size, show
 
@@ -69,11 +70,14 @@ def run(
     given = {"start": start, "alphas": alphas, "statistics_of": statistics_of}
     options = {name: value for name, value in given.items() if value}
     _check(method, len(runs), options)
-    _check_out(out)
-    opened = [members.open_member(folder, overrides) for folder in runs]
-    members.check_alike(opened, is_one_model=chosen.is_one_model)
-    members.say(*members.differing_notes(opened, is_one_model=chosen.is_one_model))
-    return chosen.fuse(opened, Path(out), batch_size, **options)
+    folder = Path(files.expanded(out))
+    with owner.owned(folder, members.say):
+        _check_out(folder)
+        opened = [members.open_member(files.expanded(each), overrides) for each in runs]
+        members.say(*(each.file.remark for each in opened if each.file.remark))
+        members.check_alike(opened, is_one_model=chosen.is_one_model)
+        members.say(*members.differing_notes(opened, is_one_model=chosen.is_one_model))
+        return chosen.fuse(opened, folder, batch_size, **options)
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -113,10 +117,9 @@ def _check(name: str, count: int, options: dict[str, str]) -> None:
         )
 
 
-def _check_out(out: str) -> None:
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out {out!r} is there already and not empty; give another")
+def _check_out(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or not owner.is_free(folder)):
+        raise UserError(f"--out {str(folder)!r} is there already and not empty; give another")
 
 
 VERB = Verb("make one model of several runs: soups, WiSE-FT, ensembles", add_arguments, _command)

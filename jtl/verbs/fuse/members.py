@@ -1,6 +1,5 @@
 """Runs that are fused: what each of them is, whether they fit together, and what measures the candidates."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -97,7 +96,7 @@ def open_member(folder: str, overrides: Sequence[tuple[str, str]]) -> Member:
                 f"settings of {', '.join(each.rstrip('.') for each in CHANGEABLE)}"
             )
     found = predictor.of_run(folder)
-    own = config.from_dict(json.loads((Path(folder) / "config.json").read_text()))
+    own = config.of_folder(Path(folder))
     found = found._replace(settings=config.with_overrides(found.settings, overrides))
     return Member(folder, config.with_overrides(own, overrides), found, open_path(Path(folder)))
 

@@ -25,7 +25,7 @@ def run_folder(folder: Path, judge: Judge, fused: Variables, record: Mapping[str
         summaries = {split: score(judge, fused, split) for split in judge.eval_splits}
     member = judge.member
     folder.mkdir(parents=True, exist_ok=True)
-    write_run_weights(folder, fused["params"], fused["model_state"])
+    model_sha256 = write_run_weights(folder, fused["params"], fused["model_state"])
     write_input_files(folder, judge.predictor.input.files(judge.predictor.preprocess))
     for split, each in summaries.items():
         report(judge, folder, split, each)
@@ -49,6 +49,7 @@ def run_folder(folder: Path, judge: Judge, fused: Variables, record: Mapping[str
         weights=weights,
         digest=tree.sha256(fused["params"]),
         peak_memory_bytes=0,
+        model_sha256=model_sha256,
     )
     about = meta.of_model(member.settings, judge.predictor, member.stats)
     about |= {"weights": weights, "parameters": parameters, "fused": found}
