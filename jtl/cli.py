@@ -29,21 +29,24 @@ def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
     a verb that begins anew was stopped; 1: a bug.
     """
     given = [*([verb] if verb else []), *(sys.argv[1:] if argv is None else argv)]
+    if argv is None and "--debug" not in given:
+        output.hush()
     with output.enduring() as streams, signals.listening(partial(_end_at_once, given)) as stop:
         try:
             code = _run(given)
             sys.stdout.flush()
             fault = output.lost(streams)
             if fault is not None and not code:
-                from jtl import errors
+                from jtl import faults
 
-                code = _failed(f"standard output: {errors.of_system(fault)}")
+                code = _failed(f"standard output: {faults.of_system(fault)}")
         except signals.Stopped:
             code = _stopped(stop.number, given)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        if stop.is_set and argv is None:
-            # Threads that still work (a compiler, a pool) would hold up the end of the interpreter.
+        if argv is None and (stop.is_set or code in (MENDABLE_EXIT_CODE, BUG_EXIT_CODE)):
+            # Threads that still work (a compiler, a pool, a save that failed) would hold up the end of the
+            # interpreter, or have the last word.
             os._exit(code)
     sys.exit(code)
 
@@ -52,7 +55,7 @@ def _run(given: list[str]) -> int:
     """Run the verb and return the exit code, having said what went wrong."""
     import traceback
 
-    from jtl import errors, runtime
+    from jtl import errors, faults, runtime
     from jtl.verbs import VERBS
 
     words, overrides = split_overrides(given)
@@ -61,7 +64,7 @@ def _run(given: list[str]) -> int:
         runtime.prepare()
         return VERBS[args.verb].command(args, overrides)
     except Exception as error:
-        found = errors.explained(error)
+        found = faults.explained(error)
         if found is None or args.debug:
             traceback.print_exc()
         if found is not None:

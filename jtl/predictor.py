@@ -26,6 +26,7 @@ from jtl.tasks import TASKS, LabelStats, Task
 from jtl.training import build, config, evaluate, sharding, step
 from jtl.training.config import Config
 from jtl.training.step import Batch
+from jtl.weights import Config as Weights
 from jtl.weights import zero_shot
 from jtl.weights.contract import Loaded
 from jtl.weights.recognise import recognise
@@ -94,56 +95,60 @@ def of_run(run_folder: str) -> Trained:
     return Trained(_with_own_head(settings, str(folder)), labels)
 
 
-def of_weights(spec: str, *, needs_head: bool = True) -> Trained:
+def of_weights(spec: str, weights: Weights | None = None, *, needs_head: bool = True) -> Trained:
     """Return the model of pretrained weights; its classes are numbers where they have no names.
 
-    Without a head of their own, where that is allowed, it is the backbone, which has no classes.
+    Without a head of their own, where that is allowed, it is the backbone, which has no classes. `weights`
+    are settings of how they are read.
 
     Raises:
         UserError: the weights are of no model jtl knows, or have no head and need one.
     """
-    found = recognise(spec)
+    found = recognise(spec, weights)
     if found.num_outputs < build.MIN_OUTPUTS:
         if needs_head:
             raise UserError(
                 f"{spec!r} has no classification head; give a run folder with --run instead, or ask for "
                 f"zero-shot classification (CLIP, SigLIP): predict --classes NAMES, evaluate --zero-shot"
             )
-        return of_backbone(spec)
+        return of_backbone(spec, weights)
     settings = config.from_dict({"model": {"name": found.family, **found.config_fields}})
+    settings = replace(settings, weights=weights or settings.weights)
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
     return _of_names(_with_own_head(settings, spec), names)
 
 
-def of_backbone(spec: str) -> Trained:
-    """Return the model of pretrained weights without a head.
+def of_backbone(spec: str, weights: Weights | None = None) -> Trained:
+    """Return the model of pretrained weights, read by the settings `weights`, without a head.
 
     Raises:
         UserError: the weights are of no model jtl knows.
     """
-    found = recognise(spec)
+    found = recognise(spec, weights)
     fields = {**found.config_fields, "name": found.family, "weights": spec}
-    return Trained(config.from_dict({"model": fields, "weights": {"head": "new"}}), LabelStats((), 0))
+    settings = config.from_dict({"model": fields})
+    return Trained(replace(settings, weights=_with_head(weights, "new")), LabelStats((), 0))
 
 
-def of_classes(spec: str, names: tuple[str, ...]) -> Trained:
+def of_classes(spec: str, names: tuple[str, ...], weights: Weights | None = None) -> Trained:
     """Return a CLIP or SigLIP whose head is made of class names.
 
     Raises:
         UserError: the weights are of no model jtl knows.
     """
-    return _of_names(zero_shot_settings(spec), names)
+    return _of_names(zero_shot_settings(spec, weights), names)
 
 
-def zero_shot_settings(spec: str) -> Config:
+def zero_shot_settings(spec: str, weights: Weights | None = None) -> Config:
     """Return the settings of a CLIP or SigLIP whose head is made of class names.
 
     Raises:
         UserError: the weights are of no model jtl knows.
     """
-    found = recognise(spec)
+    found = recognise(spec, weights)
     fields = {**found.config_fields, **zero_shot.MODEL_FIELDS, "name": found.family, "weights": spec}
-    return config.from_dict({"model": fields, "weights": {"head": zero_shot.HEAD}})
+    settings = config.from_dict({"model": fields})
+    return replace(settings, weights=_with_head(weights, zero_shot.HEAD))
 
 
 def open(trained: Trained, *, has_head: bool = True) -> Predictor:
@@ -177,10 +182,11 @@ def placed(values: Values, mesh: Mesh) -> Values:
 
 
 def described(predictor: Predictor) -> str:
-    """Return how the model sees its inputs, and what people should know of its weights; a line each."""
-    remark = "" if predictor.loaded is None else predictor.loaded.report.remark
-    read = build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)
-    return f"{read}\n{remark}" if remark else read
+    """Return how the model sees its inputs, and what was decided about its weights; a line each."""
+    remarks = [] if predictor.loaded is None else predictor.loaded.report.remarks()
+    return "\n".join(
+        [*remarks, build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)]
+    )
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
@@ -281,6 +287,11 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
+def _with_head(weights: Weights | None, head: str) -> Weights:
+    """Return the settings with that kind of head, which needs no map of labels."""
+    return replace(weights or Weights(), head=head, label_map={})
+
+
 def _of_names(settings: Config, names: tuple[str, ...]) -> Trained:
     """Return the model of classes of which there are no examples but the names."""
     return Trained(settings, TASKS[settings.task.name].stats(np.arange(len(names)), names))
@@ -291,7 +302,7 @@ def _with_own_head(settings: Config, spec: str) -> Config:
         settings,
         model=replace(settings.model, weights=spec),
         # A run's own map of labels led to the head it has now.
-        weights=replace(settings.weights, head="load", label_map={}, sha256=""),
+        weights=_with_head(replace(settings.weights, sha256=""), "load"),
         preprocess=config.input_of(settings.model).remaining(settings.preprocess),
         # What a run writes has its strategy's additions folded in.
         strategy=STRATEGIES["full"].Config(),

@@ -23,9 +23,9 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "runtime", "signals", "output"),
-    ("files",),
-    ("owner", "tree", "rng", "metrics"),
+    ("errors", "names", "runtime", "signals", "output"),
+    ("files", "faults"),
+    ("owner", "tree", "rng", "metrics", "ranges", "memory"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),

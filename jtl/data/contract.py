@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.inputs import Inputs, Transform, Unreadable
+from jtl.ranges import CountOr0, Fraction, Range, check
 
 IMAGE, TEXT = "image", "text"
+# How labels tell classes: by their names, by numbers, by places among them.
+NAMES, NUMBERS, PLACES = "names", "numbers", "places"
 NO_LABELS = "none"
+# How a user may say that labels tell classes; "" leaves it to the labels.
+ASKED = ("", NAMES, PLACES)
 
 
 class Info(NamedTuple):
@@ -19,13 +24,14 @@ class Info(NamedTuple):
     `label_names` is empty for regression, and where there are no labels; `name` is for messages. `holds` is
     what its raw examples are: `IMAGE` (an image file's bytes, or pixels uint8 [height, width, channels]) or
     `TEXT` (a text, a pair of texts, or a text file's bytes). `notes` say for people how the data was read
-    where that could have been otherwise.
+    where that could have been otherwise. `reading` is how labels tell classes (see `classes`; "": no matter).
     """
 
     name: str
     label_names: tuple[str, ...]
     holds: str = IMAGE
     notes: tuple[str, ...] = ()
+    reading: str = ""
 
 
 @runtime_checkable
@@ -54,20 +60,27 @@ class Source(Protocol):
         """Name the example for people: its path, or its place in a file."""
         ...
 
-    def fingerprint(self, index: int) -> bytes:
-        """Return a digest of the stored bytes alone, which outlives moving and renaming."""
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
+        """Return a digest of the stored bytes alone, which outlives moving and renaming.
+
+        `raw` is what the example holds, where it has been read already: nothing is read again.
+
+        Raises:
+            Unreadable: it cannot be read.
+        """
         ...
 
 
 class Labels(NamedTuple):
     """How to read labels: `kind` is the task's ("class", "multilabel", "regression", or "none": not at all).
 
-    `names` are the classes in order where they are already fixed (evaluation of a run); None: found in the
-    data.
+    `names` are the classes in order where they are already fixed (evaluation of a run), and `reading` is how
+    that run read its labels (`Info.reading`; "" unknown); None: found in the data.
     """
 
     kind: str = "class"
     names: tuple[str, ...] | None = None
+    reading: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,38 +93,36 @@ class Config:
     `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
     stratified. Both are deterministic and leave the other splits alone. `target` is where the examples of
     another domain lie that strategies adapt to; where it has labels (and `has_target_labels`) they measure
-    the result and nothing else.
+    the result and nothing else. `labels_are` says how labels tell classes: "names", "places" (0 is the first
+    class), or "" as the run's training labels did, or if there are none, as they look: numbers are compared
+    as numbers, and are the names of as many classes as there are different ones.
     """
 
     name: str = "image_folder"
     path: str = ""
-    val_fraction: float = 0.2
-    folds: int = 0
-    fold: int = 0
-    max_unreadable: int = 0
-    train_per_class: int = 0
-    train_fraction: float = 1.0
+    val_fraction: Fraction = 0.2
+    folds: CountOr0 = 0
+    fold: CountOr0 = 0
+    max_unreadable: CountOr0 = 0
+    train_per_class: CountOr0 = 0
+    train_fraction: Annotated[float, Range(above=0, high=1)] = 1.0
     target: str = ""
     has_target_labels: bool = True
+    labels_are: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
+        check(self, "data")
+        if self.labels_are not in ASKED:
             raise UserError(
-                f"data.val_fraction is {self.val_fraction}, expected 0 (no split) or a number below 1"
+                f"data.labels_are is {shown(self.labels_are)}, expected one of {', '.join(map(repr, ASKED))}"
             )
-        if self.folds < 0 or self.folds == 1:
+        if self.folds == 1:
             raise UserError(f"data.folds is {self.folds}, expected 0 (none) or 2 or more")
         if not 0 <= self.fold < max(self.folds, 1):
             raise UserError(
                 f"data.fold is {self.fold}, expected 0 to {max(self.folds, 1) - 1} where data.folds is "
                 f"{self.folds}"
             )
-        if self.max_unreadable < 0:
-            raise UserError(f"data.max_unreadable is {self.max_unreadable}, expected 0 or more")
-        if self.train_per_class < 0:
-            raise UserError(f"data.train_per_class is {self.train_per_class}, expected 0 (all) or more")
-        if not 0 < self.train_fraction <= 1:
-            raise UserError(f"data.train_fraction is {self.train_fraction}, expected above 0 and at most 1")
         if self.train_per_class and self.train_fraction < 1:
             raise UserError("data.train_per_class and data.train_fraction are both set, expected one of them")
 

@@ -42,9 +42,9 @@ class Files:
         """Return the path."""
         return os.path.join(self.root, self.paths[index])
 
-    def fingerprint(self, index: int) -> bytes:
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
-        return file_fingerprint(self.describe(index))
+        return file_fingerprint(self.describe(index)) if raw is None else bytes_fingerprint(raw)
 
 
 def unlabelled(paths: Iterable[str], kind: Input, name: str = "files") -> Files:
@@ -85,6 +85,14 @@ def file_fingerprint(path: str) -> bytes:
                 digest.update(file.read())
     except OSError as error:
         raise Unreadable(f"cannot read {path}: {error.strerror}") from error
+    return digest.digest()
+
+
+def bytes_fingerprint(data: bytes) -> bytes:
+    """Return what `file_fingerprint` does of the file of these bytes."""
+    digest = hashlib.blake2b(len(data).to_bytes(8, "little"), digest_size=16)
+    is_short = len(data) <= 2 * _FINGERPRINT_BYTES
+    digest.update(data if is_short else data[:_FINGERPRINT_BYTES] + data[-_FINGERPRINT_BYTES:])
     return digest.digest()
 
 

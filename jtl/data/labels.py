@@ -1,22 +1,36 @@
-"""Labels as people write them → arrays: class names or indices, `a;b` for several, numbers for regression."""
+"""Labels as people write them → arrays: class names or places, `a;b` for several, numbers for regression."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
+from jtl.data import classes
+from jtl.data.classes import Classes, Known
 from jtl.data.contract import NO_LABELS, Labels
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 
 SEPARATOR = ";"
+# Values of a multi-hot table, 4 bytes each.
+MAX_MULTI_HOT = 1 << 30
+# Beyond, squares of targets in float32 are no numbers any more; below, as a spread, they vanish.
+MAX_TARGET, MIN_SPREAD = 1e18, 1e-18
+# Of the spread of targets so much may be lost by float32.
+MAX_LOST = 1e-2
 
 
 class Encoded(NamedTuple):
-    """`values` as `Source.labels()` gives them, and the class names they index (empty where none are)."""
+    """`values` as `Source.labels()` gives them, and the class names they index (empty where none are).
+
+    `reading` is how labels tell classes (`Info.reading`), `notes` say
+    it for people.
+    """
 
     values: np.ndarray | None
     names: tuple[str, ...]
+    reading: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def encode(
@@ -25,19 +39,22 @@ def encode(
     *,
     where: Callable[[int], str],
     own_names: tuple[str, ...] | None = None,
+    are_places: bool = False,
+    asked: str = "",
 ) -> Encoded:
     """Turn one label cell an example into an array.
 
-    `own_names` are the classes the data itself declares, in the order its indices mean; `labels.names` are
-    those the result must index. A cell is a name or an index; if every cell is a known name they are names,
-    else indices. `where(i)` says where cell i stands, for errors.
+    `own_names` are the classes the data itself declares, and with `are_places` its labels are places among
+    them; `labels.names` are those the result must index. `asked` is how the user wants words to be read
+    (`contract.ASKED`). `where(i)` says where cell i stands, for errors.
 
-    >>> encode(["cat", "ant", "cat"], Labels(), where=str)
-    Encoded(values=array([1, 0, 1]), names=('ant', 'cat'))
+    >>> encode(["cat", "ant", "cat"], Labels(), where=str)[:3]
+    (array([1, 0, 1]), ('ant', 'cat'), 'names')
     """
     if labels.kind not in _ENCODERS:
         raise UserError(f"label kind {labels.kind!r} is unknown; nearest: {nearest(labels.kind, _ENCODERS)}")
-    return _ENCODERS[labels.kind](cells, labels.names, own_names, where)
+    known = Known(labels.names, labels.reading, own_names, are_places, asked)
+    return _ENCODERS[labels.kind](cells, known, where)
 
 
 def encode_splits(
@@ -46,8 +63,12 @@ def encode_splits(
     *,
     where: Callable[[str, int], str],
     own_names: tuple[str, ...] | None = None,
+    are_places: bool = False,
+    asked: str = "",
 ) -> dict[str, Encoded]:
     """Turn the label cells of every split into arrays over the same classes: the training split's.
+
+    How words tell classes is settled there too, and other splits are read so; arguments are as `encode`'s.
 
     Raises:
         UserError: a label is malformed, out of range, or unknown to the training split.
@@ -55,10 +76,15 @@ def encode_splits(
     encoded: dict[str, Encoded] = {}
     for split in sorted(cells, key=lambda name: name != "train"):
         encoded[split] = encode(
-            cells[split], labels, where=lambda row, split=split: where(split, row), own_names=own_names
+            cells[split],
+            labels,
+            where=lambda row, split=split: where(split, row),
+            own_names=own_names,
+            are_places=are_places,
+            asked=asked,
         )
         if labels.kind != "regression" and labels.names is None:
-            labels = labels._replace(names=encoded[split].names)
+            labels = labels._replace(names=encoded[split].names, reading=encoded[split].reading)
     widths = {split: each.values.shape[1:] for split, each in encoded.items() if each.values is not None}
     if len(set(widths.values())) > 1:
         raise UserError(f"label values an example differ between splits ({widths}), expected the same number")
@@ -81,48 +107,35 @@ def strata(
     return np.where(values.any(axis=1), rarity.argmin(axis=1), -1)
 
 
-def _encode_class(
-    cells: Sequence[str],
-    names: tuple[str, ...] | None,
-    own_names: tuple[str, ...] | None,
-    where: Callable[[int], str],
-) -> Encoded:
-    for row, cell in enumerate(cells):
-        if cell == "":
-            raise UserError(f"label missing: {where(row)} has none, expected a class")
-    indices, names = _index(cells, names, own_names, where)
-    return Encoded(indices, names)
+def _encode_class(cells: Sequence[str], known: Known, where: Callable[[int], str]) -> Encoded:
+    indices, found = classes.index(cells, known, where)
+    return _encoded(indices, found)
 
 
-def _encode_multilabel(
-    cells: Sequence[str],
-    names: tuple[str, ...] | None,
-    own_names: tuple[str, ...] | None,
-    where: Callable[[int], str],
-) -> Encoded:
+def _encode_multilabel(cells: Sequence[str], known: Known, where: Callable[[int], str]) -> Encoded:
     rows: list[int] = []
-    tokens: list[str] = []
+    words: list[str] = []
     for row, cell in enumerate(cells):
         parts = [part.strip() for part in cell.split(SEPARATOR)] if cell else []
         if "" in parts:
             raise UserError(
-                f"label malformed: {where(row)} has {cell!r}, expected classes as 'a{SEPARATOR}b'"
+                f"label malformed: {where(row)} has {shown(cell)}, expected classes as 'a{SEPARATOR}b'"
             )
         rows += [row] * len(parts)
-        tokens += parts
-    indices, names = _index(tokens, names, own_names, lambda token: where(rows[token]))
-    values = np.zeros((len(cells), len(names)), np.float32)
+        words += parts
+    indices, found = classes.index(words, known, lambda word: where(rows[word]))
+    if len(cells) * len(found.names) > MAX_MULTI_HOT:
+        raise UserError(
+            f"{len(cells):,} examples of {len(found.names):,} classes are {len(cells) * len(found.names):,} "
+            f"labels, expected at most {MAX_MULTI_HOT:,}; are {classes.few(found.names, 3)} classes?"
+        )
+    values = np.zeros((len(cells), len(found.names)), np.float32)
     values[rows, indices] = 1
-    return Encoded(values, names)
+    return _encoded(values, found)
 
 
-def _encode_regression(
-    cells: Sequence[str],
-    names: tuple[str, ...] | None,
-    own_names: tuple[str, ...] | None,
-    where: Callable[[int], str],
-) -> Encoded:
-    del names, own_names
+def _encode_regression(cells: Sequence[str], known: Known, where: Callable[[int], str]) -> Encoded:
+    del known
     parsed: list[list[float]] = []
     for row, cell in enumerate(cells):
         try:
@@ -131,7 +144,7 @@ def _encode_regression(
             numbers = []
         if not numbers or not np.isfinite(numbers).all():
             raise UserError(
-                f"label malformed: {where(row)} has {cell!r}, expected finite numbers as '0.5' or "
+                f"label malformed: {where(row)} has {shown(cell)}, expected finite numbers as '0.5' or "
                 f"'0.1{SEPARATOR}0.2'"
             )
         if len(numbers) != len(parsed[0] if parsed else numbers):
@@ -140,95 +153,45 @@ def _encode_regression(
                 "before it"
             )
         parsed.append(numbers)
-    return Encoded(np.asarray(parsed, np.float32).reshape(len(parsed), -1), ())
+    values = np.asarray(parsed, np.float64).reshape(len(parsed), -1)
+    if values.size:
+        _check_targets(values, cells, where)
+    return Encoded(values.astype(np.float32), ())
 
 
-def _encode_nothing(
-    cells: Sequence[str],
-    names: tuple[str, ...] | None,
-    own_names: tuple[str, ...] | None,
-    where: Callable[[int], str],
-) -> Encoded:
-    del cells, names, own_names, where
+def _check_targets(
+    values: Float[np.ndarray, "examples values"], cells: Sequence[str], where: Callable[[int], str]
+) -> None:
+    """Raise UserError for targets whose size or spread float32 cannot compute with."""
+    row = int(np.abs(values).max(axis=1).argmax())
+    if np.abs(values[row]).max() > MAX_TARGET:
+        raise UserError(
+            f"label out of range: {where(row)} has {shown(cells[row])}, expected at most {MAX_TARGET:g} in "
+            f"size; give targets in a larger unit"
+        )
+    spread = values.std(axis=0)
+    lost = np.abs(values - values.astype(np.float32)).max(axis=0)
+    if (is_lost := (spread > 0) & ((lost > MAX_LOST * spread) | (spread < MIN_SPREAD))).any():
+        place = int(is_lost.argmax())
+        raise UserError(
+            f"label out of range: targets such as {shown(cells[0])} at {where(0)} lie around "
+            f"{values[:, place].mean():.6g} and differ by {spread[place]:.3g}, which float32 cannot tell "
+            f"apart; subtract a number from all, or give them in another unit"
+        )
+
+
+def _encode_nothing(cells: Sequence[str], known: Known, where: Callable[[int], str]) -> Encoded:
+    del cells, known, where
     return Encoded(None, ())
 
 
-_ENCODERS = {
+def _encoded(values: np.ndarray, found: Classes) -> Encoded:
+    return Encoded(values, found.names, found.reading, (found.note,) if found.note else ())
+
+
+_ENCODERS: dict[str, Callable[[Sequence[str], Known, Callable[[int], str]], Encoded]] = {
     "class": _encode_class,
     "multilabel": _encode_multilabel,
     "regression": _encode_regression,
     NO_LABELS: _encode_nothing,
 }
-
-
-def _index(
-    tokens: Sequence[str],
-    names: tuple[str, ...] | None,
-    own_names: tuple[str, ...] | None,
-    where: Callable[[int], str],
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the class index of every token, and the classes."""
-    distinct = dict.fromkeys(tokens)
-    spoken = own_names if own_names is not None else names
-    if spoken is None and all(_is_integer(token) for token in distinct):
-        spoken = tuple(str(number) for number in range(max(map(int, distinct), default=-1) + 1))
-    elif spoken is None:
-        spoken = tuple(sorted(distinct))
-    places = {name: place for place, name in enumerate(spoken)}
-    if len(places) != len(spoken):
-        raise UserError(
-            f"class names repeat: {', '.join(sorted(set(_repeated(spoken))))}; expected each name once"
-        )
-    if not all(token in places for token in distinct):
-        places = _as_integers(tokens, spoken, where)
-    if names is not None and own_names is not None:
-        places = _translated(places, own_names, names, tokens, where)
-        spoken = names
-    return np.fromiter((places[token] for token in tokens), np.int64, len(tokens)), spoken
-
-
-def _as_integers(
-    tokens: Sequence[str], names: tuple[str, ...], where: Callable[[int], str]
-) -> dict[str, int]:
-    """Return the index each token means where not all are class names, checking that it is in range."""
-    are_integers = all(map(_is_integer, tokens))
-    places: dict[str, int] = {}
-    for row, token in enumerate(tokens):
-        if not are_integers and token not in names:
-            raise UserError(
-                f"label unknown: {where(row)} has {token!r}; nearest known class: {nearest(token, names)}"
-            )
-        if are_integers and not 0 <= int(token) < len(names):
-            raise UserError(
-                "label out of range: "
-                f"{where(row)} has {token}, expected 0 to {len(names) - 1} ({len(names)} classes)"
-            )
-        places[token] = int(token) if are_integers else names.index(token)
-    return places
-
-
-def _translated(
-    places: dict[str, int],
-    own_names: tuple[str, ...],
-    names: tuple[str, ...],
-    tokens: Sequence[str],
-    where: Callable[[int], str],
-) -> dict[str, int]:
-    """Return the tokens' places among `names`, given their places among the data's own names."""
-    wanted = {name: place for place, name in enumerate(names)}
-    for row, token in enumerate(tokens):
-        name = own_names[places[token]]
-        if name not in wanted:
-            raise UserError(
-                f"label unknown: {where(row)} has {name!r}; nearest known class: {nearest(name, names)}"
-            )
-    return {token: wanted[own_names[place]] for token, place in places.items() if own_names[place] in wanted}
-
-
-def _is_integer(token: str) -> bool:
-    return token.removeprefix("-").isdecimal() and token.isascii()
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    names = list(names)
-    return [name for name in names if names.count(name) > 1]

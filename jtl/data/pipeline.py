@@ -16,16 +16,17 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from jtl import signals
 from jtl.data.contract import Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.inputs import Input, Inputs, Transform, Unreadable
 from jtl.inputs.contract import leaves_of, map_leaves
+from jtl.ranges import Range, Width, check
 
 Batch = dict[str, Any]
 
@@ -50,18 +51,16 @@ class Config:
     `buckets` that holds them all, so that few shapes, and few programs, come about.
     """
 
-    threads: int = 0
-    workers: int = 0
-    prefetch: int = 4
-    cache_bytes: int = 1 << 30
-    buckets: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+    threads: Annotated[int, Range(0, 1024)] = 0
+    workers: Annotated[int, Range(0, 1024)] = 0
+    prefetch: Annotated[int, Range(1, 1024)] = 4
+    cache_bytes: Annotated[int, Range(0, 2**62)] = 1 << 30
+    buckets: tuple[Width, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
     def __post_init__(self) -> None:
-        if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
-            raise UserError(f"inputs.buckets is {self.buckets}, expected lengths from short to long")
-        for name, low in (("threads", 0), ("workers", 0), ("prefetch", 1), ("cache_bytes", 0)):
-            if getattr(self, name) < low:
-                raise UserError(f"inputs.{name} is {getattr(self, name)}, expected {low} or more")
+        check(self, "inputs")
+        if not self.buckets or list(self.buckets) != sorted(set(self.buckets)):
+            raise UserError(f"inputs.buckets is {shown(self.buckets)}, expected lengths from short to long")
 
 
 def train_batches(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jtl.data.classes import NAMED, few
 from jtl.data.contract import Config, Source
 from jtl.data.pipeline import num_cores
 from jtl.data.subset import Subset, fingerprints
@@ -17,16 +18,22 @@ from jtl.inputs import Input, Unreadable
 # examples may be skipped, for then each must be known), and duplicates are not looked for. 10,000 photos take
 # about 10 s on 2 cores.
 MAX_CHECKED = 10_000
-_NAMED = 5
+# What a message shows of why an example cannot be read, its path included.
+MAX_FAULT = 400
 
 
 class Preflight(NamedTuple):
-    """What was found. `splits` are without the `unreadable` examples; `lines` are for people."""
+    """What was found. `splits` are without the `unreadable` examples; `lines` are for people.
+
+    `duplicates` are pairs of examples with the same bytes in two splits, `conflicts` pairs within a split
+    whose labels differ.
+    """
 
     splits: dict[str, Source]
     lines: list[str]
     unreadable: list[str]
     duplicates: list[tuple[str, str]]
+    conflicts: list[tuple[str, str]]
 
 
 def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight:
@@ -38,33 +45,40 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
     for source in splits.values():
         check_kind(source, kind)
     readable: dict[str, Source] = {}
+    keys: dict[str, dict[int, bytes]] = {}
     unreadable: list[str] = []
     lines = list(dict.fromkeys(note for source in splits.values() for note in source.info.notes))
     for split, source in splits.items():
         rows = _rows_to_check(len(source), checks_all=config.max_unreadable > 0)
-        faults = _unreadable(source, rows, kind)
+        faults, found = _looked_at(source, rows, kind)
         unreadable += faults.values()
         good = np.setdiff1d(np.arange(len(source)), np.asarray(list(faults), np.int64))
-        readable[split] = Subset(source, good) if faults else source
+        readable[split] = _chosen(source, good) if faults else source
+        keys[split] = {place: found[row] for place, row in enumerate(good.tolist()) if row in found}
         lines.append(_describe(split, readable[split], kind.unit))
         if len(rows) < len(source):
             lines.append(f"{split}: read {len(rows):,} of {len(source):,} {kind.unit} to check them")
     if len(unreadable) > config.max_unreadable:
         raise UserError(
             f"{len(unreadable)} {kind.unit} are unreadable, expected at most {config.max_unreadable}: "
-            f"{_few(unreadable)}; mend or remove them, or set config.data.max_unreadable={len(unreadable)} "
-            "to skip them"
+            f"{few(unreadable, max_chars=MAX_FAULT)}; mend or remove them, or set "
+            f"config.data.max_unreadable={len(unreadable)} to skip them"
         )
     if unreadable:
         lines.append(f"skipped {len(unreadable)} unreadable {kind.unit}: {'; '.join(unreadable)}")
     for split, source in readable.items():
         if len(source) == 0:
             raise UserError(f"the {split} split has no readable {kind.unit}")
+    readable = _with_keys(readable, keys)
+    conflicts: list[tuple[str, str]] = []
+    for split, source in readable.items():
+        clashing, copies = _repeated(source)
+        conflicts += clashing
+        lines += _repeats(split, kind.unit, clashing, copies)
     duplicates = _duplicates(readable)
     if duplicates:
-        pairs = [f"{first} = {second}" for first, second in duplicates]
-        lines.append(f"{len(duplicates)} {kind.unit} are in two splits: {_few(pairs)}")
-    return Preflight(readable, lines, unreadable, duplicates)
+        lines.append(f"{len(duplicates)} {kind.unit} are in two splits: {_equal(duplicates)}")
+    return Preflight(readable, lines, unreadable, duplicates, conflicts)
 
 
 def check_kind(source: Source, kind: Input) -> None:
@@ -107,19 +121,46 @@ def _raws(source: Source, rows: list[int]) -> Iterator[Any]:
     return (source[row]["raw"] for row in rows)
 
 
-def _unreadable(source: Source, rows: np.ndarray, kind: Input) -> dict[int, str]:
-    """Return the fault of every row that cannot be read."""
+def _looked_at(source: Source, rows: np.ndarray, kind: Input) -> tuple[dict[int, str], dict[int, bytes]]:
+    """Return the fault of every row that cannot be read, and the fingerprint of every other."""
 
-    def fault(row: int) -> str:
+    def look(row: int) -> tuple[str, bytes]:
         try:
-            kind.check(source[row]["raw"])
+            raw = source[row]["raw"]
+            kind.check(raw)
+            return "", source.fingerprint(row, raw)
         except Unreadable as error:
-            return f"cannot read {source.describe(row)}: {error}"
-        return ""
+            return f"cannot read {source.describe(row)}: {error}", b""
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        faults = zip(rows.tolist(), pool.map(fault, rows.tolist()), strict=True)
-        return {row: message for row, message in faults if message}
+        found = list(zip(rows.tolist(), pool.map(look, rows.tolist()), strict=True))
+    faults = {row: fault for row, (fault, _) in found if fault}
+    return faults, {row: key for row, (fault, key) in found if not fault}
+
+
+def _chosen(source: Source, rows: np.ndarray) -> Subset:
+    keys = source.keys if isinstance(source, Subset) else None
+    return Subset(source, rows, None if keys is None else tuple(keys[row] for row in rows.tolist()))
+
+
+def _with_keys(splits: dict[str, Source], keys: dict[str, dict[int, bytes]]) -> dict[str, Source]:
+    """Return the splits with the fingerprints of their examples, so that no one reads them again.
+
+    Of large splits those of the examples that were not looked at are left out, unless they are known.
+    """
+    is_small = sum(map(len, splits.values())) <= len(splits) * MAX_CHECKED
+    found: dict[str, Source] = {}
+    for split, source in splits.items():
+        known = keys[split]
+        if isinstance(source, Subset) and source.keys is not None:
+            found[split] = source
+        elif is_small or len(known) == len(source):
+            rows = range(len(source))
+            all_keys = tuple(known[row] if row in known else source.fingerprint(row) for row in rows)
+            found[split] = Subset(source, np.arange(len(source)), all_keys)
+        else:
+            found[split] = source
+    return found
 
 
 def _describe(split: str, source: Source, unit: str) -> str:
@@ -144,24 +185,64 @@ def _describe(split: str, source: Source, unit: str) -> str:
         line += f" ({names[largest]}: {counts[largest]:,}, {names[smallest]}: {counts[smallest]:,})"
     if len(present) < len(names):
         absent = [names[place] for place in np.flatnonzero(counts == 0)]
-        line += f"; without {unit}: {_few(absent)}"
+        line += f"; without {unit}: {few(absent)}"
     return line
 
 
+def _repeated(source: Source) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return pairs of examples of a split with the same bytes: those whose labels differ, and the others."""
+    if not (isinstance(source, Subset) and source.keys is not None):
+        return [], []
+    labels, first_of = source.labels(), {}
+    clashing: list[tuple[str, str]] = []
+    copies: list[tuple[str, str]] = []
+    for row, key in enumerate(source.keys):
+        first = first_of.setdefault(key, row)
+        if first == row or key is None:
+            continue
+        pair = (source.describe(first), source.describe(row))
+        if labels is None or np.array_equal(labels[first], labels[row]):
+            copies.append(pair)
+        else:
+            words = [_label(source.info.label_names, labels[each]) for each in (first, row)]
+            clashing.append((f"{pair[0]} ({words[0]})", f"{pair[1]} ({words[1]})"))
+    return clashing, copies
+
+
+def _repeats(
+    split: str, unit: str, clashing: list[tuple[str, str]], copies: list[tuple[str, str]]
+) -> list[str]:
+    """Return the lines about examples that stand in a split more than once."""
+    lines: list[str] = []
+    if clashing:
+        lines.append(
+            f"{split}: {len(clashing):,} {unit} stand there again under another label: {_equal(clashing)}; "
+            f"keep the right one"
+        )
+    if copies:
+        lines.append(f"{split}: {len(copies):,} {unit} are copies of others: {_equal(copies)}")
+    return lines
+
+
+def _label(names: tuple[str, ...], label: Any) -> str:
+    """Return a label in people's words."""
+    if not names:
+        return " ".join(f"{value:g}" for value in label)
+    return names[int(label)] if label.ndim == 0 else few(names[place] for place in np.flatnonzero(label))
+
+
 def _duplicates(splits: dict[str, Source]) -> list[tuple[str, str]]:
-    """Return the pairs of examples with the same bytes in two splits."""
-    if sum(map(len, splits.values())) > len(splits) * MAX_CHECKED:
-        return []
-    seen: dict[bytes, tuple[str, str]] = {}
+    """Return the pairs of examples with the same bytes in two splits, of the splits whose bytes are known."""
+    seen: dict[bytes | None, tuple[str, int]] = {}
     pairs: list[tuple[str, str]] = []
     for split, source in splits.items():
-        for row, key in enumerate(fingerprints(source)):
-            first_split, first = seen.setdefault(key, (split, source.describe(row)))
-            if first_split != split:
-                pairs.append((first, source.describe(row)))
+        for row, key in enumerate(source.keys or () if isinstance(source, Subset) else ()):
+            other, first = seen.setdefault(key, (split, row))
+            if other != split and key is not None:
+                pairs.append((splits[other].describe(first), source.describe(row)))
     return pairs
 
 
-def _few(items: list[str]) -> str:
-    shown = ", ".join(items[:_NAMED])
-    return shown if len(items) <= _NAMED else f"{shown} and {len(items) - _NAMED} more"
+def _equal(pairs: list[tuple[str, str]]) -> str:
+    shown = ", ".join(f"{first} = {second}" for first, second in pairs[:NAMED])
+    return shown if len(pairs) <= NAMED else f"{shown} and {len(pairs) - NAMED:,} more"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jtl.data.contract import Source
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 
 UNIFORM = "uniform"
 
@@ -45,7 +45,7 @@ def check_name(sampling: str) -> None:
         UserError: it is not.
     """
     if sampling not in SAMPLINGS:
-        raise UserError(f"train.sampling is {sampling!r}; nearest: {nearest(sampling, SAMPLINGS)}")
+        raise UserError(f"train.sampling is {shown(sampling)}; nearest: {nearest(sampling, SAMPLINGS)}")
 
 
 def check_source(sampling: str, source: Source) -> None:

@@ -8,24 +8,33 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jtl.data.classes import few
 from jtl.data.contract import IMAGE, TEXT, Config, Info, Source
 from jtl.data.labels import strata
 from jtl.errors import UserError
+from jtl.inputs import Unreadable
 
 _READ_THREADS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Source of the chosen examples of another source, in the order of `indices`."""
+    """Source of the chosen examples of another source, in the order of `indices`.
+
+    `keys` are the fingerprints of the chosen where all are known already (None: ask the source), `notes` what
+    there is to say of the choice.
+    """
 
     source: Source
     indices: np.ndarray
+    keys: tuple[bytes | None, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def info(self) -> Info:
         """Its name and its classes."""
-        return self.source.info
+        info = self.source.info
+        return info._replace(notes=(*info.notes, *self.notes))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -33,6 +42,10 @@ class Subset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         return {**self.source[int(self.indices[index])], "id": index}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes read examples and compare none.
+        return type(self), (self.source, self.indices, None, self.notes)
 
     def labels(self) -> np.ndarray | None:
         """Return the labels of all examples."""
@@ -43,13 +56,16 @@ class Subset:
         """Name the example as the source does."""
         return self.source.describe(int(self.indices[index]))
 
-    def fingerprint(self, index: int) -> bytes:
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
-        return self.source.fingerprint(int(self.indices[index]))
+        key = None if self.keys is None else self.keys[index]
+        return self.source.fingerprint(int(self.indices[index]), raw) if key is None else key
 
 
 def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
     """Apply the shared settings to freshly opened splits: validation split or fold, then training subset.
+
+    An example that cannot be read at all is left where it is, in training: whoever reads it names it.
 
     Raises:
         UserError: a split is empty, or too small to be split, or has a validation split beside `folds`.
@@ -60,7 +76,6 @@ def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
     if "train" not in splits:
         return splits
     train = splits["train"]
-    keys: list[bytes] = []
     needs_split = "val" not in splits and (config.folds > 0 or config.val_fraction > 0)
     needs_subset = config.train_per_class > 0 or config.train_fraction < 1
     if config.folds and not needs_split:
@@ -68,18 +83,43 @@ def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
             f"{train.info.name}: the data has a validation split of its own, expected none with data.folds "
             f"{config.folds}; set data.folds=0, or let data.path name the training part alone"
         )
-    if needs_split or needs_subset:
-        keys = fingerprints(train)
-    rows = np.arange(len(train))
-    if needs_split:
-        is_val = SPLITTERS[train.info.holds](keys, _strata(train), config, train.info)
-        splits = {"train": train, "val": Subset(train, rows[is_val]), **splits}
-        rows = rows[~is_val]
-    if needs_subset:
-        rows = rows[_choose_train([keys[row] for row in rows], _strata(train)[rows], config, train.info)]
-    if len(rows) == len(train):
+    if not needs_split and not needs_subset:
         return splits
-    return {**splits, "train": Subset(train, rows)}
+    found = readable_fingerprints(train)
+    rows = np.asarray([row for row, key in enumerate(found) if key is not None], np.int64)
+    keys = [key for key in found if key is not None]
+    groups, notes = _strata(train)[rows], ()
+    is_val = np.zeros(len(rows), bool)
+    if needs_split:
+        is_val = SPLITTERS[train.info.holds](keys, groups, config, train.info)
+    is_kept = ~is_val
+    if needs_subset:
+        left = np.flatnonzero(is_kept)
+        is_chosen, notes = _choose_train([keys[place] for place in left], groups[left], config, train.info)
+        is_kept[left[~is_chosen]] = False
+    unreadable = np.setdiff1d(np.arange(len(train)), rows)
+
+    def part(chosen: np.ndarray, notes: tuple[str, ...] = ()) -> Subset:
+        return Subset(train, chosen, tuple(found[row] for row in chosen.tolist()), notes)
+
+    kept = part(np.sort(np.concatenate([rows[is_kept], unreadable])), notes)
+    others = {name: source for name, source in splits.items() if name != "train"}
+    return {"train": kept, **({"val": part(rows[is_val])} if needs_split else {}), **others}
+
+
+def readable_fingerprints(source: Source) -> list[bytes | None]:
+    """Return `source.fingerprint(i)` of every example, read in threads; None where it cannot be read."""
+
+    def fingerprint(row: int) -> bytes | None:
+        try:
+            return source.fingerprint(row)
+        except Unreadable:
+            return None
+
+    chunks = np.array_split(np.arange(len(source)), _READ_THREADS)
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        parts = pool.map(lambda rows: [fingerprint(row) for row in rows.tolist()], chunks)
+        return [key for part in parts for key in part]
 
 
 def fingerprints(source: Source) -> list[bytes]:
@@ -153,18 +193,33 @@ def _held_out(keys: Sequence[bytes], groups: np.ndarray, config: Config, info: I
     return is_val
 
 
-def _choose_train(keys: Sequence[bytes], groups: np.ndarray, config: Config, info: Info) -> np.ndarray:
-    """Return the rows to keep, in ascending order; a smaller choice is contained in every larger one."""
+def _choose_train(
+    keys: Sequence[bytes], groups: np.ndarray, config: Config, info: Info
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return which examples to keep, and what there is to say of it.
+
+    A smaller choice is contained in every larger one.
+    """
     if config.train_per_class and not info.label_names:
         raise UserError("data.train_per_class needs classes; for regression set data.train_fraction")
     members: dict[int, list[int]] = {}
     for row in sorted(range(len(keys)), key=keys.__getitem__):
         members.setdefault(int(groups[row]), []).append(row)
-    kept: list[int] = []
+    is_kept = np.zeros(len(keys), bool)
     for rows in members.values():
-        count = config.train_per_class or max(1, round(config.train_fraction * len(rows)))
-        kept += rows[:count]
-    return np.sort(np.asarray(kept))
+        is_kept[rows[: config.train_per_class or max(1, round(config.train_fraction * len(rows)))]] = True
+    short = [
+        f"{info.label_names[group] if group >= 0 else 'no class'}: {len(rows):,}"
+        for group, rows in sorted(members.items())
+        if len(rows) < config.train_per_class
+    ]
+    if not short:
+        return is_kept, ()
+    note = (
+        f"data.train_per_class is {config.train_per_class:,}, more than {len(short):,} of {len(members):,} "
+        f"classes have for training, which keep all: {few(short)}"
+    )
+    return is_kept, (note,)
 
 
 def _strata(source: Source) -> np.ndarray:

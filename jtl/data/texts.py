@@ -40,8 +40,9 @@ class Texts:
         """Name the row of the file."""
         return f"row {self.numbers[index]} of {self.path}"
 
-    def fingerprint(self, index: int) -> bytes:
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the UTF-8 bytes, of a pair's texts with their lengths."""
+        del raw
         return fingerprint(self.texts[index])
 
 

@@ -9,16 +9,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 from jtl.inputs import policy
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable
 from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
+from jtl.ranges import Range, Share
+from jtl.ranges import check as check_ranges
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 80_000_000
@@ -29,6 +31,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMA = {1: "L", 3: "RGB"}
 _CROP_ATTEMPTS = 10
+PartOfArea = Annotated[float, Range(above=0, high=1)]
+Magnitude = Annotated[float, Range(0, policy.MAX_MAGNITUDE)]
+Ratio = Annotated[float, Range(1e-3, 1e3)]
+# Of a Beta distribution; beyond it all draws are one half in float32, and the quantiles cannot be had.
+Alpha = Annotated[float, Range(0, 1e6)]
 
 
 @dataclass(frozen=True)
@@ -45,43 +52,34 @@ class Augment:
     a target takes no mixup and no CutMix.
     """
 
-    crop_scale: tuple[float, float] = (0.35, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_scale: tuple[PartOfArea, PartOfArea] = (0.35, 1.0)
+    crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
     interpolation: str = ""
-    flip: float = 0.5
-    color_jitter: float = 0.0
+    flip: Share = 0.5
+    color_jitter: Share = 0.0
     policy: str = "none"
-    policy_num_ops: int = 2
-    policy_magnitude: float = 3.0
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    erase_probability: float = 0.0
+    policy_num_ops: Annotated[int, Range(1, 16)] = 2
+    policy_magnitude: Magnitude = 3.0
+    mixup_alpha: Alpha = 0.0
+    cutmix_alpha: Alpha = 0.0
+    erase_probability: Share = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise UserError(f"augment.crop_scale is {self.crop_scale}, expected (least, most) in 0 to 1")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise UserError(f"augment.crop_ratio is {self.crop_ratio}, expected (least, most) above 0")
+        check_ranges(self, "augment")
+        for name in ("crop_scale", "crop_ratio"):
+            least, most = getattr(self, name)
+            if least > most:
+                raise UserError(f"augment.{name} is {(least, most)}; expected (least, most)")
         if self.interpolation and self.interpolation not in INTERPOLATIONS:
             raise UserError(
-                f"augment.interpolation is {self.interpolation!r}, expected '' or one of "
+                f"augment.interpolation is {shown(self.interpolation)}, expected '' or one of "
                 f"{', '.join(INTERPOLATIONS)}"
             )
         if self.policy not in policy.POLICIES:
             raise UserError(
-                f"augment.policy {self.policy!r} is unknown; nearest: {nearest(self.policy, policy.POLICIES)}"
+                f"augment.policy {shown(self.policy)} is unknown; nearest: "
+                f"{nearest(self.policy, policy.POLICIES)}"
             )
-        for name, low, high in (
-            ("flip", 0, 1),
-            ("erase_probability", 0, 1),
-            ("color_jitter", 0, 1),
-            ("policy_num_ops", 1, 16),
-            ("policy_magnitude", 0, 10),
-            ("mixup_alpha", 0, math.inf),
-            ("cutmix_alpha", 0, math.inf),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"augment.{name} is {getattr(self, name)}, expected {low} to {high}")
 
 
 def decode(data: bytes, min_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:

@@ -1,8 +1,10 @@
 """How an image becomes a model's input; travels with the weights to evaluation, export and serving."""
 
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
+from jtl.ranges import Number, Positive, Range, check
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -66,24 +68,29 @@ class Preprocess:
 class Changes:
     """Where the pre-processing differs from what the weights bring; None and () mean "as the weights say"."""
 
-    resize_px: int | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    resize_px: Annotated[int, Range(0, 2**16)] | None = None
+    mean: tuple[Number, ...] = ()
+    std: tuple[Positive, ...] = ()
     interpolation: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, "preprocess")
+        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
+            known = nearest(self.interpolation, INTERPOLATIONS)
+            raise UserError(
+                f"preprocess.interpolation is {shown(self.interpolation)}; expected one of {known}"
+            )
 
 
 def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Preprocess:
     """Return the weights' pre-processing (else the model's own) at the model's size, with the user's changes.
 
     Raises:
-        UserError: the changes are of an unknown interpolation, or of another number of channels.
+        UserError: the changes are of another number of channels.
     """
     base = own if brought is None else brought.at(own.image_px)
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
     preprocess = replace(base, **given)
-    if preprocess.interpolation not in INTERPOLATIONS:
-        known = nearest(preprocess.interpolation, INTERPOLATIONS)
-        raise UserError(f"preprocess.interpolation is {preprocess.interpolation!r}; expected one of {known}")
     if not len(preprocess.mean) == len(preprocess.std) == own.num_channels:
         raise UserError(
             f"preprocess.mean {preprocess.mean} and preprocess.std {preprocess.std} need "

@@ -17,6 +17,8 @@ from jtl.errors import UserError
 from jtl.inputs import tokenizer
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable, map_leaves
 from jtl.inputs.raw_text import texts_of
+from jtl.ranges import Fraction, WidthOr0
+from jtl.ranges import check as check_ranges
 
 AUTO = "auto"
 SPEC_TOKENS = 8
@@ -64,15 +66,11 @@ class Changes:
     """
 
     tokenizer: str = ""
-    max_tokens: int = 0
+    max_tokens: WidthOr0 = 0
     prefix: str = AUTO
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 0:
-            raise UserError(
-                f"preprocess.max_tokens is {self.max_tokens}, expected 0 (as the weights say) or the number "
-                f"of tokens texts are cut to"
-            )
+        check_ranges(self, "preprocess")
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,10 @@ class Augment:
     A hidden token is shown as the tokenizer's mask.
     """
 
-    mask_tokens: float = 0.0
+    mask_tokens: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mask_tokens < 1:
-            raise UserError(f"augment.mask_tokens is {self.mask_tokens}, expected 0 (none) or less than 1")
+        check_ranges(self, "augment")
 
 
 def of_file(path: Path, *, max_tokens: int, prefix: str = "", mask_token: str = "") -> Preprocess:

@@ -20,6 +20,7 @@ from jtl.inputs.tokens import Preprocess
 from jtl.models import bert_layers, head, initial, layers, linen, vit_layers
 from jtl.models.bert_layers import Mask, Tokens
 from jtl.models.contract import FEATURES, VOCABULARY, Family, Model
+from jtl.ranges import CountOr0, Depth, Fraction, WidthOr0
 
 INPUT = "tokens"
 NUM_TRACED = 4
@@ -90,23 +91,23 @@ class Config(head.Settings):
 
     name: str = "bert"
     size: str = "bert_base"
-    vocabulary: int = 0
-    dim: int = 0
-    depth: int = 0
-    heads: int = 0
-    mlp_dim: int = 0
-    num_positions: int = 0
-    num_segments: int = 0
-    position_offset: int = 0
+    vocabulary: CountOr0 = 0
+    dim: WidthOr0 = 0
+    depth: Depth = 0
+    heads: WidthOr0 = 0
+    mlp_dim: WidthOr0 = 0
+    num_positions: WidthOr0 = 0
+    num_segments: WidthOr0 = 0
+    position_offset: WidthOr0 = 0
     gelu: str = ""
     pool: str = ""
     pooler: str = ""
-    layer_norm_epsilon: float = 0.0
-    num_prompts: int = 0
+    layer_norm_epsilon: Fraction = 0.0
+    num_prompts: WidthOr0 = 0
     has_deep_prompts: bool = True
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    drop_path: float = 0.0
+    dropout: Fraction = 0.1
+    attention_dropout: Fraction = 0.1
+    drop_path: Fraction = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
@@ -114,17 +115,7 @@ class Config(head.Settings):
         for name, known in choices.items():
             if getattr(self, name):
                 layers.check_choice(f"model.{name}", getattr(self, name), known)
-        for name in ("dropout", "attention_dropout", "drop_path"):
-            layers.check_fraction(f"model.{name}", getattr(self, name))
         head.check(self)
-        for name in COUNTS:
-            if getattr(self, name) < 0:
-                raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
-        if not 0 <= self.layer_norm_epsilon < 1:
-            raise UserError(
-                f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number, "
-                f"or 0 for the size's own"
-            )
 
 
 def resolve(config: Config) -> Config:
@@ -302,10 +293,6 @@ def _pool_pooler(config: Config, x: Tokens, mask: Mask) -> Float[Array, "batch d
     return bert_layers.Pooler(config, name="pooler")(_pool_cls(config, x, mask))
 
 
-COUNTS = (
-    *("vocabulary", "dim", "depth", "heads", "mlp_dim"),
-    *("num_positions", "num_segments", "position_offset", "num_prompts"),
-)
 POOLS: dict[str, Callable[..., Float[Array, "batch dim"]]] = {
     "cls": _pool_cls,
     "mean": _pool_mean,

@@ -17,6 +17,7 @@ from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
+from jtl.ranges import Depth, Width, WidthOr0
 
 SIZES: dict[str, dict[str, Any]] = {
     "50x1": {"units": (3, 4, 6, 3), "width": 64},
@@ -47,15 +48,13 @@ class Config(image.Settings):
 
     name: str = "bit"
     size: str = "50x1"
-    units: tuple[int, ...] = ()
-    width: int = 0
-    num_groups: int = 32
+    units: tuple[Depth, ...] = ()
+    width: WidthOr0 = 0
+    num_groups: Width = 32
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
-        resnet.check_stages(self.units, self.width)
-        if self.num_groups < 1:
-            raise UserError(f"model.num_groups is {self.num_groups}; expected 1 or more")
+        resnet.check_stages(self.units)
         image.check(self)
 
 

@@ -14,6 +14,7 @@ from jtl.inputs.preprocess import Preprocess
 from jtl.models import image, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
+from jtl.ranges import Depth, WidthOr0
 
 SIZES: dict[str, dict[str, Any]] = {
     "20": {"units": (3, 3, 3), "width": 16},
@@ -32,13 +33,13 @@ class Config(image.Settings):
     name: str = "cifar_resnet"
     size: str = "20"
     unit: str = "basic"
-    units: tuple[int, ...] = ()
-    width: int = 0
+    units: tuple[Depth, ...] = ()
+    width: WidthOr0 = 0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
         layers.check_choice("model.unit", self.unit, resnet.UNITS)
-        resnet.check_stages(self.units, self.width)
+        resnet.check_stages(self.units)
         image.check(self)
 
 

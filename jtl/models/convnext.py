@@ -5,7 +5,7 @@ Names are those of `resnet.py` where they fit: `block{stage}/unit{index}/conv_de
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from jtl.inputs.preprocess import Preprocess
 from jtl.models import depthwise, head, image, initial, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
+from jtl.ranges import Depth, Epsilon, Fraction, Range, Width
 
 DENSE, CONV = "dense", "conv"
 
@@ -75,29 +76,21 @@ class Config(image.Settings):
 
     name: str = "convnext"
     size: str = "tiny"
-    version: int = 0
-    units: tuple[int, ...] = ()
-    widths: tuple[int, ...] = ()
+    version: Annotated[int, Range(0, 2)] = 0
+    units: tuple[Depth, ...] = ()
+    widths: tuple[Width, ...] = ()
     mlp: str = ""
-    norm_epsilon: float = 1e-6
-    final_norm_epsilon: float = 1e-6
+    norm_epsilon: Epsilon = 1e-6
+    final_norm_epsilon: Epsilon = 1e-6
     gelu: str = "exact"
-    drop_path: float = 0.0
+    drop_path: Fraction = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
-        if self.version not in (0, 1, 2):
-            raise UserError(f"model.version is {self.version}; expected 1 or 2, or 0 for the size's own")
         if self.mlp:
             layers.check_choice("model.mlp", self.mlp, (DENSE, CONV))
         layers.check_choice("model.gelu", self.gelu, layers.GELUS)
-        layers.check_fraction("model.drop_path", self.drop_path)
-        resnet.check_stages(self.units, 0)
-        if any(width < 1 for width in self.widths):
-            raise UserError(f"model.widths is {self.widths}; expected one channel or more in every stage")
-        for name in ("norm_epsilon", "final_norm_epsilon"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}; expected a small positive number")
+        resnet.check_stages(self.units)
         image.check(self)
 
 

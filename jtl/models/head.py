@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
+from jtl import ranges
 from jtl.errors import UserError, nearest
 from jtl.models import initial, layers
 from jtl.models.contract import TokenGrid
+from jtl.ranges import Fraction, Width
 
 Features: TypeAlias = Float32[Array, "batch features"]
 Pooled: TypeAlias = Float[Array, "batch pooled"]
@@ -43,27 +45,21 @@ class Settings:
     features: tuple[str, ...] = ()
     feature_pool: str = "mean"
     adapter: str = NO_ADAPTER
-    adapter_width: int = 256
-    head_widths: tuple[int, ...] = ()
-    head_dropout: float = 0.0
+    adapter_width: Width = 256
+    head_widths: tuple[Width, ...] = ()
+    head_dropout: Fraction = 0.0
     head_activation: str = "gelu"
     dtype: str = "float32"
     remat: bool = False
 
 
 def check(config: Any) -> None:
-    """Raise UserError unless the settings every family has are in range."""
+    """Raise UserError unless the settings are in range, and those every family has fit together."""
+    ranges.check(config, "model")
     layers.check_choice("model.dtype", config.dtype, layers.DTYPES)
     layers.check_choice("model.head_activation", config.head_activation, layers.ACTIVATIONS)
-    layers.check_fraction("model.head_dropout", config.head_dropout)
-    if any(width < 1 for width in config.head_widths):
-        raise UserError(
-            f"model.head_widths is {config.head_widths}; expected positive widths, () for a linear head"
-        )
     layers.check_choice("model.feature_pool", config.feature_pool, TOKEN_POOLS)
     layers.check_choice("model.adapter", config.adapter, (NO_ADAPTER, *ADAPTERS))
-    if config.adapter_width < 1:
-        raise UserError(f"model.adapter_width is {config.adapter_width}; expected 1 or more")
     if config.adapter != NO_ADAPTER and not config.features:
         raise UserError(
             f"model.adapter is {config.adapter!r} and model.features names no layer; expected one, such as "

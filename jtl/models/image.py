@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,11 @@ from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, initial, layers, linen
 from jtl.models.contract import Model, TokenGrid
+from jtl.ranges import Range
 
 INPUT = "image"
+# Of a side; pictures of more pixels are not read.
+Pixels = Annotated[int, Range(0, 2**16)]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Settings(head.Settings):
     `image_px` is one number or (height, width), 0: as the size has it.
     """
 
-    image_px: int | tuple[int, int] = 0
+    image_px: Pixels | tuple[Pixels, Pixels] = 0
 
 
 def check(config: Any) -> None:

@@ -15,15 +15,21 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from jtl import tree
+from jtl import memory, tree
 
 Shape = tuple[int, ...]
 Draw = Callable[[np.random.Generator, Shape], np.ndarray]
+FLOAT32_BYTES = 4
 Rules = Sequence[tuple[str, Draw]]
 
 
 def draw(key: Key[Array, ""], shapes: Mapping[str, Any], rules: Rules) -> tree.Tree:
-    """Return float32 values for every leaf, each by the first rule whose pattern its name matches."""
+    """Return float32 values for every leaf, each by the first rule whose pattern its name matches.
+
+    Raises:
+        UserError: they cannot fit in memory.
+    """
+    _check_fits(tree.flatten(shapes))
     seed = [int(word) for word in np.asarray(jax.random.key_data(key))]
 
     def value(name: str, leaf: Any) -> np.ndarray:
@@ -83,6 +89,15 @@ def split_heads(distribution: Draw) -> Draw:
 def joined_heads(distribution: Draw) -> Draw:
     """Return the distribution for kernels [heads, head_dim, dim], drawn as the matrix they are."""
     return lambda generator, shape: distribution(generator, (math.prod(shape[:-1]), shape[-1])).reshape(shape)
+
+
+def _check_fits(leaves: Mapping[str, Any]) -> None:
+    num_bytes = {name: FLOAT32_BYTES * math.prod(leaf.shape) for name, leaf in leaves.items()}
+    largest = max(num_bytes, key=lambda name: num_bytes[name], default="")
+    if largest:
+        what = f"the model's parameters, of which {largest!r} is the largest {tuple(leaves[largest].shape)},"
+        cure = "make the model smaller, such as by its widths or model.image_px"
+        memory.check(sum(num_bytes.values()), what.removesuffix(","), cure)
 
 
 def _fans(shape: Shape) -> tuple[int, int]:

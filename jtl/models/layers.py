@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 
 ConfigT = TypeVar("ConfigT", bound=Any)
 
@@ -73,14 +73,8 @@ def check_choice(setting: str, value: str, known: Collection[str]) -> None:
     """Raise UserError unless the value is one of the known names."""
     if value not in known:
         raise UserError(
-            f"{setting} is {value!r}; expected one of {sorted(known)}; nearest: {nearest(value, known)}"
+            f"{setting} is {shown(value)}; expected one of {sorted(known)}; nearest: {nearest(value, known)}"
         )
-
-
-def check_fraction(setting: str, value: float) -> None:
-    """Raise UserError unless the value is a probability below 1."""
-    if not 0.0 <= value < 1.0:
-        raise UserError(f"{setting} is {value}; expected 0 or more and less than 1")
 
 
 def check_pixels(setting: str, value: int | tuple[int, int]) -> None:

@@ -5,17 +5,18 @@ momentum. Names are those of `resnet.py` where they fit: `block{stage}/unit{inde
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import depthwise, head, image, layers, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Mode, Transformed
+from jtl.ranges import Depth, Epsilon, Fraction, Range, WidthOr0
 
 # Sandler et al. 2018, table 2: channels and stride of each stage, and the units it has.
 CHANNELS = (16, 24, 32, 64, 96, 160, 320)
@@ -57,28 +58,20 @@ class Config(image.Settings):
 
     name: str = "mobilenet_v2"
     size: str = "100"
-    width: float = 0.0
-    units: tuple[int, ...] = ()
+    width: Annotated[float, Range(0, 1024)] = 0.0
+    units: tuple[Depth, ...] = ()
     has_fixed_ends: bool = False
-    final_channels: int = 0
+    final_channels: WidthOr0 = 0
     padding: str = "torch"
-    norm_epsilon: float = 1e-5
-    norm_momentum: float = 0.9
+    norm_epsilon: Epsilon = 1e-5
+    norm_momentum: Fraction = 0.9
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
         layers.check_choice("model.padding", self.padding, PADDINGS)
-        layers.check_fraction("model.norm_momentum", self.norm_momentum)
-        resnet.check_stages(self.units, 0)
+        resnet.check_stages(self.units)
         if len(self.units) > len(CHANNELS):
-            raise UserError(f"model.units is {self.units}; expected {len(CHANNELS)} stages or fewer")
-        for name in ("width", "final_channels"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"model.{name} is {getattr(self, name)}; expected more than 0, or 0 for the size's own"
-                )
-        if not 0 < self.norm_epsilon < 1:
-            raise UserError(f"model.norm_epsilon is {self.norm_epsilon}; expected a small positive number")
+            raise UserError(f"model.units is {shown(self.units)}; expected {len(CHANNELS)} stages or fewer")
         image.check(self)
 
 

@@ -14,15 +14,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers
 from jtl.models.contract import Family, Model
+from jtl.ranges import Depth, Fraction, WidthOr0
 
 Activations: TypeAlias = Float[Array, "batch height width channels"]
 Transformed: TypeAlias = Float[Array, "batch new_height new_width new_channels"]
 
 BASIC, BOTTLENECK = "basic", "bottleneck"
+# Each halves the map and doubles the channels.
+MAX_STAGES = 10
 
 
 def _size(unit: str, *units: int, **fields: Any) -> dict[str, Any]:
@@ -84,36 +87,29 @@ class Config(image.Settings):
     name: str = "resnet"
     size: str = "50"
     unit: str = ""
-    units: tuple[int, ...] = ()
-    width: int = 0
+    units: tuple[Depth, ...] = ()
+    width: WidthOr0 = 0
     root: str = ""
     shortcut: str = ""
     is_v1: bool = False
     has_conv_bias: bool = False
-    norm_epsilon: float = 0.0
+    norm_epsilon: Fraction = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
         for name, known in (("unit", UNITS), ("root", ROOTS), ("shortcut", SHORTCUTS)):
             if getattr(self, name):
                 layers.check_choice(f"model.{name}", getattr(self, name), known)
-        check_stages(self.units, self.width)
-        check_epsilon("model.norm_epsilon", self.norm_epsilon)
+        check_stages(self.units)
         image.check(self)
 
 
-def check_stages(units: tuple[int, ...], width: int) -> None:
-    """Raise UserError unless the numbers of units and channels are in range (empty and 0: from the size)."""
-    if any(count < 1 for count in units):
-        raise UserError(f"model.units is {units}; expected one unit or more in every stage")
-    if width < 0:
-        raise UserError(f"model.width is {width}; expected 1 or more, or 0 for the size's own")
-
-
-def check_epsilon(setting: str, value: float) -> None:
-    """Raise UserError unless the value is a small number above 0, or 0 (from the size)."""
-    if not 0 <= value < 1:
-        raise UserError(f"{setting} is {value}; expected a small positive number, or 0 for the size's own")
+def check_stages(units: tuple[int, ...]) -> None:
+    """Raise UserError unless every stage has units, and there are not too many (empty: from the size)."""
+    if not all(units) or len(units) > MAX_STAGES:
+        raise UserError(
+            f"model.units is {shown(units)}; expected one unit or more in each of at most {MAX_STAGES} stages"
+        )
 
 
 def resolve(config: Config) -> Config:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from jtl.errors import UserError
 from jtl.models import initial, layers, vit_layers
+from jtl.ranges import CountOr0, Depth, Fraction, WidthOr0, check
 
 Ids = Int[Array, "batch tokens"]
 
@@ -75,37 +76,26 @@ class Config:
     """
 
     size: str = "clip_b"
-    vocabulary: int = 0
-    num_tokens: int = 0
-    dim: int = 0
-    depth: int = 0
-    heads: int = 0
-    mlp_dim: int = 0
-    projection_dim: int = 0
+    vocabulary: CountOr0 = 0
+    num_tokens: WidthOr0 = 0
+    dim: WidthOr0 = 0
+    depth: Depth = 0
+    heads: WidthOr0 = 0
+    mlp_dim: WidthOr0 = 0
+    projection_dim: WidthOr0 = 0
     is_causal: bool | None = None
     pool: str = ""
-    eos_id: int = 0
+    eos_id: CountOr0 = 0
     loss: str = ""
     gelu: str = ""
-    layer_norm_epsilon: float = 0.0
+    layer_norm_epsilon: Fraction = 0.0
 
     def __post_init__(self) -> None:
+        check(self, "text")
         layers.check_choice("text.size", self.size, SIZES)
         layers.check_choice("text.pool", self.pool, ("", *POOLS))
         layers.check_choice("text.loss", self.loss, ("", *HAS_BIAS))
         layers.check_choice("text.gelu", self.gelu, ("", *layers.GELUS))
-        for name in (
-            "vocabulary",
-            "num_tokens",
-            "dim",
-            "depth",
-            "heads",
-            "mlp_dim",
-            "projection_dim",
-            "eos_id",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(f"text.{name} is {getattr(self, name)}; expected 0 or more")
 
 
 class TextOutputs(NamedTuple):

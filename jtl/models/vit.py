@@ -18,6 +18,7 @@ from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers, vit_layers
 from jtl.models.contract import Family, Model, TokenGrid
 from jtl.models.vit_layers import Tokens
+from jtl.ranges import Depth, Fraction, WidthOr0
 
 AllTokens: TypeAlias = Float[Array, "batch all_tokens dim"]
 Pool: TypeAlias = Callable[..., Float[Array, "batch pooled"]]
@@ -109,16 +110,16 @@ class Config(image.Settings):
 
     name: str = "vit"
     size: str = "ti16"
-    patch_px: int | tuple[int, int] = 0
-    dim: int = 0
-    depth: int = 0
-    heads: int = 0
-    mlp_dim: int = 0
+    patch_px: image.Pixels | tuple[image.Pixels, image.Pixels] = 0
+    dim: WidthOr0 = 0
+    depth: Depth = 0
+    heads: WidthOr0 = 0
+    mlp_dim: WidthOr0 = 0
     mlp: str = ""
     gelu: str = ""
     pool: str = ""
-    num_registers: int = 0
-    num_prompts: int = 0
+    num_registers: WidthOr0 = 0
+    num_prompts: WidthOr0 = 0
     has_deep_prompts: bool = True
     has_class_token: bool = False
     is_distilled: bool = False
@@ -129,11 +130,11 @@ class Config(image.Settings):
     has_qkv_bias: bool = True
     has_layer_scale: bool = False
     feature_norm: str = "tokens"
-    projection_dim: int = 0
+    projection_dim: WidthOr0 = 0
     has_unit_features: bool = False
-    layer_norm_epsilon: float = 0.0
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    layer_norm_epsilon: Fraction = 0.0
+    dropout: Fraction = 0.0
+    drop_path: Fraction = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
@@ -141,17 +142,8 @@ class Config(image.Settings):
         for name, known in {"pool": POOLS, "gelu": layers.GELUS, "mlp": vit_layers.MLPS}.items():
             if getattr(self, name):
                 layers.check_choice(f"model.{name}", getattr(self, name), known)
-        layers.check_fraction("model.dropout", self.dropout)
-        layers.check_fraction("model.drop_path", self.drop_path)
         image.check(self)
         layers.check_pixels("model.patch_px", self.patch_px)
-        for name in ("dim", "depth", "heads", "mlp_dim", "num_registers", "num_prompts", "projection_dim"):
-            if getattr(self, name) < 0:
-                raise UserError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
-        if self.layer_norm_epsilon < 0:
-            raise UserError(
-                f"model.layer_norm_epsilon is {self.layer_norm_epsilon}; expected a small positive number"
-            )
         if self.has_register_position and not self.has_class_position:
             raise UserError(
                 "model.has_register_position is True and model.has_class_position False; expected registers "

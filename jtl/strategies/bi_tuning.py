@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from jtl.errors import UserError
+from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
     TRAIN,
@@ -49,22 +49,13 @@ class Config:
     """
 
     name: str = "bi_tuning"
-    classifier_weight: float = 0.04
-    projector_weight: float = 0.04
-    projection_dim: int = 128
-    temperature: float = 0.07
+    classifier_weight: NotNegative = 0.04
+    projector_weight: NotNegative = 0.04
+    projection_dim: Width = 128
+    temperature: Positive = 0.07
 
     def __post_init__(self) -> None:
-        if min(self.classifier_weight, self.projector_weight) < 0:
-            raise UserError(
-                f"strategy.classifier_weight is {self.classifier_weight} and strategy.projector_weight "
-                f"{self.projector_weight}; expected 0 or more"
-            )
-        if self.projection_dim < 1 or self.temperature <= 0:
-            raise UserError(
-                f"strategy.projection_dim is {self.projection_dim} and strategy.temperature "
-                f"{self.temperature}; expected 1 or more, and a positive number"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.models.layers import layer_of
 from jtl.strategies.contract import FROZEN, Context, Group, Strategy, StrategyKind
 
@@ -17,7 +17,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.train not in TRAINED:
-            raise UserError(f"strategy.train is {self.train!r}; expected one of {', '.join(TRAINED)}")
+            raise UserError(f"strategy.train is {shown(self.train)}; expected one of {', '.join(TRAINED)}")
 
 
 def build(config: Config, context: Context) -> Strategy:

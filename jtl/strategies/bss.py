@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jtl.errors import UserError
+from jtl.ranges import Count, NotNegative, check
 from jtl.strategies.contract import TRAIN, Context, Group, Moment, Penalty, Strategy, StrategyKind
 
 
@@ -18,15 +19,11 @@ class Config:
     """Settings of BSS: `weight` times the sum of the `num_singular` smallest squared singular values."""
 
     name: str = "bss"
-    weight: float = 1e-3
-    num_singular: int = 1
+    weight: NotNegative = 1e-3
+    num_singular: Count = 1
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.num_singular < 1:
-            raise UserError(
-                f"strategy.weight is {self.weight} and strategy.num_singular {self.num_singular}; expected 0 "
-                f"or more, and 1 or more"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jtl.errors import UserError
+from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -46,17 +46,15 @@ class Config:
     """
 
     name: str = "cdan"
-    max_lambda: float = 0.03
-    gamma: float = 10.0
+    max_lambda: NotNegative = 0.03
+    gamma: Positive = 10.0
     has_entropy_weights: bool = True
-    projected_dim: int = 1024
-    hidden_widths: tuple[int, ...] = (256, 256)
-    multiplier: float = 10.0
+    projected_dim: Width = 1024
+    hidden_widths: tuple[Width, ...] = (256, 256)
+    multiplier: Positive = 10.0
 
     def __post_init__(self) -> None:
-        adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)
-        if self.projected_dim < 1:
-            raise UserError(f"strategy.projected_dim is {self.projected_dim}; expected 1 or more")
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from scipy.special import softmax
 
 from jtl.errors import UserError
+from jtl.ranges import NotNegative, Positive, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -44,15 +45,11 @@ class Config:
     """
 
     name: str = "co_tuning"
-    weight: float = 0.04
-    temperature: float = 1.0
+    weight: NotNegative = 0.04
+    temperature: Positive = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.temperature <= 0:
-            raise UserError(
-                f"strategy.weight is {self.weight} and strategy.temperature {self.temperature}; expected 0 "
-                f"or more, and a positive number"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

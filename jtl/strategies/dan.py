@@ -8,16 +8,20 @@ kernels are added up, not averaged.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 from jtl.models import Outputs
+from jtl.ranges import NotNegative, Range, check
 from jtl.strategies.contract import TARGET, TRAIN, Context, Group, Moment, Penalty, Strategy, StrategyKind
 
 MIN_ROWS = 2
+# Of 2: a bandwidth beyond has no float32.
+Power = Annotated[int, Range(-60, 60)]
 
 
 @dataclass(frozen=True)
@@ -30,22 +34,22 @@ class Config:
     """
 
     name: str = "dan"
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     layers: tuple[str, ...] = ("features", "logits")
-    bandwidth_powers: tuple[int, ...] = (-2, -1, 0, 1, 2)
+    bandwidth_powers: tuple[Power, ...] = (-2, -1, 0, 1, 2)
     is_unbiased: bool = True
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise UserError(f"strategy.weight is {self.weight}; expected 0 or more")
+        check(self, "strategy")
         if not self.layers or not self.bandwidth_powers:
             raise UserError(
-                f"strategy.layers is {self.layers} and strategy.bandwidth_powers {self.bandwidth_powers}; "
+                f"strategy.layers is {shown(self.layers)} and strategy.bandwidth_powers "
+                f"{shown(self.bandwidth_powers)}; "
                 f"expected at least one of each"
             )
         for name in self.layers:
             if name not in LAYERS:
-                raise UserError(f"strategy.layers names {name!r}; expected of {nearest(name, LAYERS)}")
+                raise UserError(f"strategy.layers names {shown(name)}; expected of {nearest(name, LAYERS)}")
 
 
 def build(config: Config, context: Context) -> Strategy:

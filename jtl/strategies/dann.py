@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtyping import Array, Key
 
+from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Moment, Penalty, Strategy, StrategyKind
 from jtl.strategies.shared import adversarial, masked
 
@@ -25,13 +26,13 @@ class Config:
     """
 
     name: str = "dann"
-    max_lambda: float = 0.1
-    gamma: float = 10.0
-    hidden_widths: tuple[int, ...] = (256, 256)
-    multiplier: float = 10.0
+    max_lambda: NotNegative = 0.1
+    gamma: Positive = 10.0
+    hidden_widths: tuple[Width, ...] = (256, 256)
+    multiplier: Positive = 10.0
 
     def __post_init__(self) -> None:
-        adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Key
 from jtl import tree
 from jtl.errors import UserError, nearest
 from jtl.models.layers import layer_of
+from jtl.ranges import NotNegative, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -51,15 +52,12 @@ class Config:
     """
 
     name: str = "delta"
-    alpha: float = 1.0
-    beta: float = 0.01
+    alpha: NotNegative = 1.0
+    beta: NotNegative = 0.01
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if min(self.alpha, self.beta) < 0:
-            raise UserError(
-                f"strategy.alpha is {self.alpha} and strategy.beta {self.beta}; expected 0 or more"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 from jtl.inputs import Inputs
 from jtl.models.shapes import output_shapes
+from jtl.ranges import NotNegative, Positive, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -51,21 +52,17 @@ class Config:
 
     name: str = "distillation"
     teacher: str = ""
-    weight: float = 0.2
-    temperature: float = 2.0
-    feature_weight: float = 0.0
+    weight: NotNegative = 0.2
+    temperature: Positive = 2.0
+    feature_weight: NotNegative = 0.0
     feature_distance: str = "l2"
 
     def __post_init__(self) -> None:
-        if min(self.weight, self.feature_weight) < 0 or self.temperature <= 0:
-            raise UserError(
-                f"strategy.weight is {self.weight}, strategy.feature_weight {self.feature_weight} and "
-                f"strategy.temperature {self.temperature}; expected 0 or more, and a positive number"
-            )
+        check(self, "strategy")
         if self.feature_distance not in DISTANCES:
             known = nearest(self.feature_distance, DISTANCES)
             raise UserError(
-                f"strategy.feature_distance is {self.feature_distance!r}; expected one of {known}"
+                f"strategy.feature_distance is {shown(self.feature_distance)}; expected one of {known}"
             )
 
 

@@ -6,9 +6,10 @@ is in the phase an uninterrupted one would be in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from jtl.errors import UserError
 from jtl.models.layers import layer_of
+from jtl.ranges import Range, Share, check
 from jtl.strategies.contract import Context, Group, Strategy, StrategyKind
 
 
@@ -22,18 +23,12 @@ class Config:
     """
 
     name: str = "gradual"
-    num_stages: int = 4
-    complete_at: float = 0.5
-    ramp: float = 0.02
+    num_stages: Annotated[int, Range(2)] = 4
+    complete_at: Annotated[float, Range(above=0, below=1)] = 0.5
+    ramp: Share = 0.02
 
     def __post_init__(self) -> None:
-        if self.num_stages < 2:
-            raise UserError(f"strategy.num_stages is {self.num_stages}; expected 2 or more")
-        if not 0.0 < self.complete_at < 1.0 or not 0.0 <= self.ramp <= 1.0:
-            raise UserError(
-                f"strategy.complete_at is {self.complete_at} and strategy.ramp {self.ramp}; "
-                f"expected fractions of the run"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jtl import tree
-from jtl.errors import UserError
 from jtl.models.layers import layer_of
+from jtl.ranges import NotNegative, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -39,14 +39,11 @@ class Config:
     """
 
     name: str = "l2_sp"
-    alpha: float = 0.01
-    beta: float = 0.01
+    alpha: NotNegative = 0.01
+    beta: NotNegative = 0.01
 
     def __post_init__(self) -> None:
-        if min(self.alpha, self.beta) < 0:
-            raise UserError(
-                f"strategy.alpha is {self.alpha} and strategy.beta {self.beta}; expected 0 or more"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -20,6 +20,7 @@ from jtl.errors import UserError
 from jtl.inputs import Inputs
 from jtl.models import Outputs
 from jtl.models.layers import layer_of
+from jtl.ranges import Count, Positive, check
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group, Strategy, StrategyKind, without_extra
 
 OWN = "lora"
@@ -36,17 +37,13 @@ class Config:
 
     name: str = "lora"
     targets: tuple[str, ...] = ("/(query|value)/kernel$",)
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"strategy.rank is {self.rank}; expected 1 or more")
-        if self.alpha <= 0 or not self.targets:
-            raise UserError(
-                f"strategy.alpha is {self.alpha} and strategy.targets {self.targets}; expected a positive "
-                f"number and at least one regular expression"
-            )
+        check(self, "strategy")
+        if not self.targets:
+            raise UserError("strategy.targets is (); expected at least one regular expression")
 
 
 def build(config: Config, context: Context) -> Strategy:
@@ -82,6 +79,12 @@ def _adapters(
     }
     matches = tree.first_match(config.targets, linear, "strategy.targets")
     chosen = [name for name, target in matches.items() if target is not None]
+    full = max(min(math.prod(side) for side in linear[name]) for name in chosen)
+    if config.rank > full:
+        raise UserError(
+            f"strategy.rank is {config.rank}; expected at most {full}, the full rank of the largest kernel "
+            f"that strategy.targets match"
+        )
     adapters: dict[str, Any] = {}
     for index, name in enumerate(chosen):
         inputs, outputs = linear[name]

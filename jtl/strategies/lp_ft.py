@@ -4,9 +4,10 @@ A fitted head keeps the first backbone updates from distorting pretrained featur
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from jtl.errors import UserError
 from jtl.models.layers import layer_of
+from jtl.ranges import Range, Share, check
 from jtl.strategies.contract import Context, Group, Strategy, StrategyKind
 
 
@@ -19,15 +20,11 @@ class Config:
     """
 
     name: str = "lp_ft"
-    probe_fraction: float = 0.3
-    ramp: float = 0.05
+    probe_fraction: Annotated[float, Range(above=0, below=1)] = 0.3
+    ramp: Share = 0.05
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.probe_fraction < 1.0 or not 0.0 <= self.ramp <= 1.0:
-            raise UserError(
-                f"strategy.probe_fraction is {self.probe_fraction} and strategy.ramp {self.ramp}; "
-                f"expected fractions of the run"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

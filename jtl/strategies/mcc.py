@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jtl.errors import UserError
+from jtl.ranges import NotNegative, Positive, check
 from jtl.strategies.contract import (
     TARGET,
     Context,
@@ -29,15 +29,11 @@ class Config:
     """Settings of MCC: `weight` times the confusion of probabilities at `temperature`."""
 
     name: str = "mcc"
-    weight: float = 1.0
-    temperature: float = 2.5
+    weight: NotNegative = 1.0
+    temperature: Positive = 2.5
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.temperature <= 0:
-            raise UserError(
-                f"strategy.weight is {self.weight} and strategy.temperature {self.temperature}; expected 0 "
-                f"or more, and a positive number"
-            )
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jtl.errors import UserError
+from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
     TARGET,
@@ -39,16 +39,14 @@ class Config:
     """
 
     name: str = "mdd"
-    margin: float = 2.0
-    max_lambda: float = 0.03
-    gamma: float = 10.0
-    hidden_widths: tuple[int, ...] = (256,)
-    multiplier: float = 10.0
+    margin: Positive = 2.0
+    max_lambda: NotNegative = 0.03
+    gamma: Positive = 10.0
+    hidden_widths: tuple[Width, ...] = (256,)
+    multiplier: Positive = 10.0
 
     def __post_init__(self) -> None:
-        adversarial.check(self.max_lambda, self.gamma, self.hidden_widths, self.multiplier)
-        if self.margin <= 0:
-            raise UserError(f"strategy.margin is {self.margin}; expected a positive number")
+        check(self, "strategy")
 
 
 def build(config: Config, context: Context) -> Strategy:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jtl import tree
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
+from jtl.ranges import NotNegative, check
 from jtl.strategies.contract import FROZEN, Context, Group, Strategy, StrategyKind
 
 
@@ -18,16 +19,14 @@ class Config:
     """
 
     name: str = "partial"
-    rules: tuple[tuple[str, float], ...] = (("^head/", 1.0),)
-    default: float = 0.0
+    rules: tuple[tuple[str, NotNegative], ...] = (("^head/", 1.0),)
+    default: NotNegative = 0.0
 
     def __post_init__(self) -> None:
+        check(self, "strategy")
         patterns = [pattern for pattern, _ in self.rules]
         if len(set(patterns)) < len(patterns):
-            raise UserError(f"strategy.rules name a pattern twice: {patterns}; expected each once")
-        for multiplier in (*(multiplier for _, multiplier in self.rules), self.default):
-            if multiplier < 0:
-                raise UserError(f"strategy multiplier {multiplier} is negative; expected 0 (frozen) or more")
+            raise UserError(f"strategy.rules name a pattern twice: {shown(patterns)}; expected each once")
 
 
 def build(config: Config, context: Context) -> Strategy:

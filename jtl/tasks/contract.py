@@ -33,7 +33,8 @@ class LabelStats(NamedTuple):
     """What a task needs to know of the training labels; saved in the run folder for evaluation.
 
     `counts` are training examples a class (multiclass, multilabel); `mean` and `std` one per target
-    (regression).
+    (regression). `reading` is how the labels told their classes (see `data.contract`), as all later ones of
+    this run are read; "" where there is none, or the run did not keep it.
     """
 
     label_names: tuple[str, ...]
@@ -41,6 +42,7 @@ class LabelStats(NamedTuple):
     counts: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    reading: str = ""
 
     @classmethod
     def of_record(cls, record: files.Record) -> "LabelStats":
@@ -58,6 +60,7 @@ class LabelStats(NamedTuple):
             counts=tuple(record.get("counts", files.COUNTS, ())),
             mean=tuple(record.get("mean", files.FINITE, ())),
             std=tuple(record.get("std", files.FINITE, ())),
+            reading=record.get("reading", files.TEXT, ""),
         )
         if found.counts and len(found.counts) != len(found.label_names):
             raise record.wrong(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jtl import metrics
 from jtl.errors import UserError
 from jtl.inputs import tokens
+from jtl.ranges import Range, Share, check
 from jtl.tasks.contract import NO_LABELS, Batch, Head, LabelStats, Task, TaskKind
 
 Targets = Mapping[str, Array]
@@ -36,14 +38,13 @@ class Config:
     """
 
     name: str = "masked_tokens"
-    fraction: float = 0.15
-    masked: float = 0.8
-    random: float = 0.1
+    fraction: Annotated[float, Range(above=0, high=1)] = 0.15
+    masked: Share = 0.8
+    random: Share = 0.1
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.fraction <= 1.0:
-            raise UserError(f"task.fraction is {self.fraction}; expected above 0 and at most 1")
-        if min(self.masked, self.random) < 0.0 or self.masked + self.random > 1.0:
+        check(self, "task")
+        if self.masked + self.random > 1.0:
             raise UserError(
                 f"task.masked is {self.masked} and task.random {self.random}; expected shares of at most 1 "
                 f"together"

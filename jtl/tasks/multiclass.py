@@ -1,6 +1,5 @@
 """One class of several: softmax cross-entropy, with what helps where classes are rare."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jtl import metrics
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
+from jtl.ranges import Fraction, NotNegative, Positive, check
 from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 SMALLEST_REST = 1e-12
@@ -32,20 +32,20 @@ class Config:
     """
 
     name: str = "multiclass"
-    label_smoothing: float = 0.0
-    class_weights: tuple[float | str, ...] = ()
-    effective_beta: float = 0.999
-    focal_gamma: float = 0.0
-    logit_adjustment: float = 0.0
+    label_smoothing: Fraction = 0.0
+    class_weights: tuple[Positive | str, ...] = ()
+    effective_beta: Fraction = 0.999
+    focal_gamma: NotNegative = 0.0
+    logit_adjustment: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("focal_gamma", "logit_adjustment"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise UserError(f"task.{name} is {getattr(self, name)}; expected 0 (off) or more")
-        if not 0.0 <= self.effective_beta < 1.0:
-            raise UserError(f"task.effective_beta is {self.effective_beta}; expected 0 <= value < 1")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise UserError(f"task.label_smoothing is {self.label_smoothing}; expected 0 <= value < 1")
+        check(self, "task")
+        is_named = self.class_weights in WEIGHTINGS
+        if not is_named and any(isinstance(weight, str) for weight in self.class_weights):
+            raise UserError(
+                f"task.class_weights is {shown(self.class_weights)}; expected (), ('balanced',), "
+                f"('effective',) or a positive number for each class"
+            )
 
 
 def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
@@ -167,11 +167,11 @@ def _class_weights(config: Config, label_stats: LabelStats) -> np.ndarray:
     if weighting is not None:
         counts = np.maximum(np.asarray(label_stats.counts, np.float64), 1.0)
         return weighting(config, counts, label_stats.num_examples)
-    is_number = [isinstance(weight, int | float) and weight > 0 for weight in config.class_weights]
-    if len(config.class_weights) != num_classes or not all(is_number):
+    if len(config.class_weights) != num_classes:
         raise UserError(
-            f"task.class_weights is {config.class_weights}; expected (), ('balanced',), ('effective',) or "
-            f"{num_classes} positive numbers, one for each of {', '.join(label_stats.label_names[:10])}"
+            f"task.class_weights is {shown(config.class_weights)}; expected (), ('balanced',), "
+            f"('effective',) or {num_classes} positive numbers, one for each of "
+            f"{', '.join(label_stats.label_names[:10])}"
         )
     return np.asarray(config.class_weights, np.float64)
 

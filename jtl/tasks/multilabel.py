@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jtl import metrics
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
+from jtl.ranges import Fraction, Positive, Range, check
 from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 NUM_SCORE_BINS = 1000
+BALANCED = ("balanced",)
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,18 @@ class Config:
     """
 
     name: str = "multilabel"
-    label_smoothing: float = 0.0
-    positive_weight: tuple[float | str, ...] = (1.0,)
-    threshold: float = 0.5
+    label_smoothing: Fraction = 0.0
+    positive_weight: tuple[Positive | str, ...] = (1.0,)
+    threshold: Annotated[float, Range(above=0, below=1)] = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise UserError(f"task.label_smoothing is {self.label_smoothing}; expected 0 <= value < 1")
-        if not 0.0 < self.threshold < 1.0:
-            raise UserError(f"task.threshold is {self.threshold}; expected 0 < value < 1")
+        check(self, "task")
+        is_number = [not isinstance(weight, str) for weight in self.positive_weight]
+        if self.positive_weight != BALANCED and not (is_number and all(is_number)):
+            raise UserError(
+                f"task.positive_weight is {shown(self.positive_weight)}; expected one positive number, "
+                f"('balanced',) or a positive number for each class"
+            )
 
 
 def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:
@@ -145,14 +150,13 @@ def average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarra
 
 def _positive_weights(config: Config, label_stats: LabelStats) -> np.ndarray:
     num_classes = len(label_stats.label_names)
-    if config.positive_weight == ("balanced",):
+    if config.positive_weight == BALANCED:
         counts = np.maximum(np.asarray(label_stats.counts, np.float64), 1.0)
         return (label_stats.num_examples - counts) / counts
-    is_number = [isinstance(weight, int | float) and weight > 0 for weight in config.positive_weight]
-    if len(config.positive_weight) not in (1, num_classes) or not all(is_number):
+    if len(config.positive_weight) not in (1, num_classes):
         raise UserError(
-            f"task.positive_weight is {config.positive_weight}; expected one positive number, ('balanced',) "
-            f"or {num_classes} positive numbers"
+            f"task.positive_weight is {shown(config.positive_weight)}; expected one positive number, "
+            f"('balanced',) or {num_classes} positive numbers"
         )
     return np.broadcast_to(np.asarray(config.positive_weight, np.float64), (num_classes,))
 

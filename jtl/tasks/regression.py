@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jtl import metrics
-from jtl.errors import UserError
+from jtl.ranges import NotNegative, check
 from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 
@@ -24,13 +24,10 @@ class Config:
     """
 
     name: str = "regression"
-    huber_delta: float = 0.0
+    huber_delta: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        if self.huber_delta < 0:
-            raise UserError(
-                f"task.huber_delta is {self.huber_delta}; expected 0 (squared loss) or a positive number"
-            )
+        check(self, "task")
 
 
 def stats(labels: np.ndarray, label_names: tuple[str, ...]) -> LabelStats:

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jtl import rng, tree
-from jtl.data import SOURCES, Labels, Source, sampling
+from jtl import memory, rng, tree
+from jtl.data import SOURCES, Labels, Source, batch_size, sampling
 from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
 from jtl.data.preflight import check_holds, check_kind
@@ -23,6 +23,7 @@ from jtl.inputs import Input
 from jtl.models import MODELS, Model
 from jtl.models.contract import build as build_model
 from jtl.models.shapes import output_shapes
+from jtl.ranges import INT32_MAX
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
@@ -39,6 +40,8 @@ from jtl.weights.recognise import recognise
 # Settings of data that hold for other data too.
 KEPT = ("_column", "columns")
 MIN_OUTPUTS = 2
+# A batch whose inputs are more than this part of the memory is looked at closely.
+LARGE_PART = 100
 # Kinds of head that are made of what was loaded.
 MADE_HEADS = {zero_shot.HEAD: zero_shot.start}
 
@@ -67,9 +70,11 @@ class Built(NamedTuple):
     loaded: Loaded | None
 
 
-def open_splits(config: Config, names: tuple[str, ...] | None = None) -> dict[str, Source]:
-    """Open the data's splits; `names` fixes the classes and their order."""
-    return open_source(config, Labels(TASKS[config.task.name].label_kind, names))
+def open_splits(config: Config, known: LabelStats | None = None) -> dict[str, Source]:
+    """Open the data's splits; a run's `known` labels fix the classes, their order, and how they are told."""
+    kind = TASKS[config.task.name].label_kind
+    labels = Labels(kind) if known is None else Labels(kind, known.label_names, known.reading)
+    return open_source(config, labels)
 
 
 def open_source(config: Config, labels: Labels) -> dict[str, Source]:
@@ -96,8 +101,10 @@ class Target(NamedTuple):
     is_labelled: bool
 
 
-def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
-    """Open the examples of `data.target`, None where there are none; `names` are the classes of the task.
+def open_target(config: Config, names: tuple[str, ...], reading: str = "") -> Target | None:
+    """Open the examples of `data.target`, None where there are none.
+
+    `names` are the classes of the task, `reading` how the run's labels tell them (`Info.reading`).
 
     A folder without folders (hidden ones do not count) and without tables has no labels. What has a test
     split is measured on that.
@@ -119,7 +126,7 @@ def open_target(config: Config, names: tuple[str, ...]) -> Target | None:
             return Target(found, found, is_labelled=False)
         settings = with_data(config, path)
         kind = TASKS[config.task.name].label_kind if is_labelled else NO_LABELS
-        splits = open_source(settings, Labels(kind, names if is_labelled else None))
+        splits = open_source(settings, Labels(kind, names if is_labelled else None, reading))
     except UserError as error:
         raise UserError(
             f"config.data.target: {error}; where its labels are of no use: data.has_target_labels=false"
@@ -166,17 +173,27 @@ def label_stats(config: Config, source: Source) -> LabelStats:
     sampling.check_source(config.train.sampling, source)
     labels = source.labels()
     labels = np.zeros(len(source), np.int64) if labels is None else labels
-    return TASKS[config.task.name].stats(labels, source.info.label_names)
+    stats = TASKS[config.task.name].stats(labels, source.info.label_names)
+    return stats._replace(reading=source.info.reading)
 
 
 def num_steps(config: Config, num_examples: int) -> int:
     """Return the steps of the run: `train.steps`, or `train.epochs` passes over the examples, rounded up.
 
     Never less than one step.
+
+    Raises:
+        UserError: there are more than can be counted in int32.
     """
-    return config.train.steps or max(
-        1, math.ceil(config.train.epochs * num_examples / config.train.batch_size)
-    )
+    if config.train.steps:
+        return config.train.steps
+    found = max(1, math.ceil(config.train.epochs * num_examples / config.train.batch_size))
+    if found > INT32_MAX:
+        raise UserError(
+            f"train.epochs is {config.train.epochs:g}, which are {found:.3g} steps of {num_examples:,} "
+            f"examples; expected at most {INT32_MAX:,} steps: lower it"
+        )
+    return found
 
 
 def check_batch(settings: Config, num_devices: int) -> None:
@@ -191,6 +208,17 @@ def check_batch(settings: Config, num_devices: int) -> None:
             f"train.batch_size is {size}; expected a multiple of {num_slices * num_devices} "
             f"(optim.accumulate {num_slices} x {num_devices} devices)"
         )
+
+
+def batch_remarks(config: Config, num_examples: int) -> list[str]:
+    """Return a line for people where a batch is larger than the training set."""
+    size = config.train.batch_size
+    if size <= num_examples:
+        return []
+    return [
+        f"train.batch_size is {size:,} and there are {num_examples:,} training examples: a batch has each "
+        f"of them {size / num_examples:.3g} times on average"
+    ]
 
 
 def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> Assembled:
@@ -216,6 +244,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     """Build everything a run of that many steps needs beside its data."""
     found = assembled(config, stats)
     assert found.task is not None, "a run has a task"
+    _check_batch_fits(config, found)
     strategy_kind = STRATEGIES[config.strategy.name]
     context = Context(
         layers=found.model.layers,
@@ -263,13 +292,14 @@ def classifier(config: Config, spec: str) -> Classifier:
     Raises:
         UserError: they cannot be had, or have no head.
     """
+    weights = config.weights if not spec else replace(config.weights, entry="", prefix="", leave_out=())
     spec = spec or config.model.weights
     if spec == NO_WEIGHTS:
         raise UserError(
             f"strategy {config.strategy.name!r} needs weights with their own head and config.model.weights "
             f"is {NO_WEIGHTS!r}; give pretrained weights"
         )
-    found = recognise(spec, replace(config.weights, sha256=""))
+    found = recognise(spec, replace(weights, sha256=""))
     if found.num_outputs < MIN_OUTPUTS:
         raise UserError(
             f"{spec!r} has no classification head, and strategy {config.strategy.name!r} needs it; expected "
@@ -277,8 +307,7 @@ def classifier(config: Config, spec: str) -> Classifier:
         )
     names = found.label_names or tuple(str(index) for index in range(found.num_outputs))
     settings = from_dict({"model": {"name": found.family, **found.config_fields, "weights": spec}})
-    weights = replace(config.weights, head="load", label_map={}, sha256="")
-    settings = replace(settings, weights=weights)
+    settings = replace(settings, weights=replace(weights, head="load", label_map={}, sha256=""))
     stats = TASKS[settings.task.name].stats(np.arange(len(names)), names)
     made = assembled(settings, stats)
     return Classifier(made.input, made.model, made.params, made.model_state, names, made.preprocess)
@@ -320,6 +349,20 @@ def _as_drawn(config: Config, stats: LabelStats) -> LabelStats:
         return stats
     counts = sampling.drawn_counts(config.train.sampling, np.asarray(stats.counts, np.int64))
     return stats._replace(counts=tuple(counts.tolist()), num_examples=int(counts.sum()))
+
+
+def _check_batch_fits(config: Config, found: Assembled) -> None:
+    """Check that inputs and what the layers make of them fit in memory, before any of it is there.
+
+    The layers are asked, which takes a trace of the model, only of a batch that is large.
+    """
+    size, setting = config.train.batch_size, "train.batch_size"
+    batch_size.check(found.input, found.preprocess, size, setting)
+    least = size * batch_size.example_bytes(found.input, found.preprocess)
+    if least > memory.device_bytes() / LARGE_PART:
+        outputs = output_shapes(found.model, found.params, found.model_state)
+        seen = tree.num_bytes({"features": outputs.features, **outputs.intermediates})
+        batch_size.check(found.input, found.preprocess, size, setting, more_bytes=seen)
 
 
 def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Model, Any, Any, Loaded | None]:

@@ -4,14 +4,12 @@ This is the only file that knows ConfigDict. A setting is declared beside the co
 are put together. An unknown key is an error, from the file and from the command line alike.
 """
 
-import ast
 import importlib.util
 import inspect
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,12 @@ from ml_collections import ConfigDict
 from jtl import files
 from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
+from jtl.training import reading
 from jtl.training.optim import Config as Optim
 from jtl.training.settings import Train
 from jtl.training.sharding import Config as Sharding
@@ -104,7 +103,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     values, known = _renamed(values), {each.name for each in fields(Config)}
     for key in values:
         if key not in known:
-            raise UserError(f"unknown config section {key!r}; nearest: {nearest(key, known)}")
+            raise UserError(f"unknown config section {shown(key)}; nearest: {nearest(str(key), known)}")
     sections: dict[str, Any] = {}
     for each in fields(Config):
         given = values.get(each.name, {})
@@ -112,11 +111,11 @@ def from_dict(values: Mapping[str, Any]) -> Config:
             sections[each.name] = _choice(each.name, given)
         elif each.name in OF_INPUT:
             section = OF_INPUT[each.name](input_of(sections["model"]))
-            sections[each.name] = _section(section, given, each.name)
+            sections[each.name] = reading.section(section, given, each.name)
         elif is_dataclass(each.type):
-            sections[each.name] = _section(typing.cast(type, each.type), given, each.name)
+            sections[each.name] = reading.section(typing.cast(type, each.type), given, each.name)
         elif each.name in values:
-            sections[each.name] = _convert(given, each.type, each.name)
+            sections[each.name] = reading.convert(given, each.type, each.name)
     return Config(**sections)
 
 
@@ -171,6 +170,12 @@ def with_overrides(config: Config, overrides: Sequence[tuple[str, str]]) -> Conf
     return from_dict(_overridden(values, overrides))
 
 
+def weights_of(overrides: Sequence[tuple[str, str]]) -> Weights:
+    """Return the section `weights` of overrides, to open weights by before there is a whole configuration."""
+    values = _overridden({}, [each for each in overrides if each[0].startswith("weights.")])
+    return reading.section(Weights, values.get("weights", {}), "weights")
+
+
 def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
     """Return "name: old → new" for each setting whose change would make a resumed run another run.
 
@@ -188,7 +193,7 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += _differences(ours, theirs, f"{name}.")
         elif _plain(ours) != _plain(theirs) and name not in RESUMABLE:
-            found.append(f"{name}: {theirs!r} -> {ours!r}")
+            found.append(f"{name}: {shown(theirs)} -> {shown(ours)}")
     return found
 
 
@@ -269,7 +274,7 @@ def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, 
         )
     if folder is not None and (begun := _begun_with(folder, spec)) is not None:
         return {**values, "model": {**begun, **model, "name": begun["name"]}}
-    found = recognise(spec, _section(Weights, values.get("weights", {}), "weights"))
+    found = recognise(spec, reading.section(Weights, values.get("weights", {}), "weights"))
     return {**values, "model": {**found.config_fields, **model, "name": found.family}}
 
 
@@ -303,7 +308,7 @@ def _override(values: dict[str, Any], name: str, value: str) -> None:
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise UserError(f"--config.{name}: {parent!r} is a value, not a section")
+            raise UserError(f"--config.{reading.cut(name)}: {shown(parent)} is a value, not a section")
     node[last] = value
 
 
@@ -311,88 +316,10 @@ def _choice(name: str, given: Mapping[str, Any]) -> Any:
     default, known = CHOICES[name]
     if not isinstance(given, Mapping):
         raise UserError(
-            f"config.{name} is {given!r}; expected a section with a name, such as {name}.name={default}"
+            f"config.{name} is {shown(given)}; expected a section with a name, such as {name}.name={default}"
         )
     chosen = given.get("name", default)
     if not isinstance(chosen, str) or chosen not in known:
-        raise UserError(f"unknown {name}.name {chosen!r}; nearest: {nearest(str(chosen), known)}")
-    return _section(known[chosen].Config, {**given, "name": chosen}, name)
-
-
-def _section(section: type, given: Any, where: str) -> Any:
-    if not isinstance(given, Mapping):
-        raise UserError(f"config.{where} is {given!r}; expected a section with settings")
-    hints = typing.get_type_hints(section)
-    known = {each.name: each for each in fields(section)}
-    for key in given:
-        if key not in known:
-            raise UserError(f"unknown config key {where}.{key}; nearest: {nearest(key, known)}")
-    missing = [name for name, each in known.items() if name not in given and each.default is MISSING]
-    missing = [name for name in missing if known[name].default_factory is MISSING]
-    if missing:
-        raise UserError(f"config.{where} lacks {', '.join(missing)}")
-    return section(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in given.items()})
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Return the value as the annotated type; text is parsed unless the type is text."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return _convert_union(value, typing.get_args(kind), where)
-    if isinstance(value, str) and kind is not str:
-        value = _parsed(value, where)
-    if typing.get_origin(kind) is tuple:
-        return _convert_tuple(value, typing.get_args(kind), where)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    of_what = typing.get_origin(kind) or kind
-    is_right = isinstance(value, of_what) if isinstance(of_what, type) else True
-    if not is_right or (kind is int and isinstance(value, bool)):
-        raise UserError(f"config.{where} is {value!r}; expected {files.type_name(kind)}")
-    return value
-
-
-def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
-    """Return the value as the first member type that takes it; text last, so that numbers stay numbers."""
-    if value is None and type(None) in kinds:
-        return None
-    for kind in sorted(kinds, key=lambda each: each is str):
-        if kind is type(None):
-            continue
-        try:
-            return _convert(value, kind, where)
-        except UserError:
-            continue
-    raise UserError(
-        f"config.{where} is {value!r}; expected {' or '.join(files.type_name(kind) for kind in kinds)}"
-    )
-
-
-def _convert_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise UserError(f"config.{where} is {value!r}; expected a tuple such as {_example(kinds)}")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return tuple(_convert(each, kinds[0], where) for each in value)
-    if len(value) != len(kinds):
-        raise UserError(
-            f"config.{where} is {value!r}; expected {len(kinds)} values such as {_example(kinds)}"
-        )
-    return tuple(_convert(each, kind, where) for each, kind in zip(value, kinds, strict=True))
-
-
-def _parsed(value: str, where: str) -> Any:
-    lowered = {"true": True, "false": False, "none": None}
-    if value.lower() in lowered:
-        return lowered[value.lower()]
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError) as error:
-        raise UserError(
-            f"config.{where} is {value!r}; expected a number, true, false, or a tuple in quotes"
-        ) from error
-
-
-def _example(kinds: tuple[Any, ...]) -> str:
-    samples = {int: "1", float: "0.5", str: "'name'", bool: "True"}
-    return f"({', '.join(samples.get(kind, '…') for kind in kinds if kind is not Ellipsis)},)"
+        nearby = nearest(chosen if isinstance(chosen, str) else default, known)
+        raise UserError(f"unknown {name}.name {shown(chosen)}; nearest: {nearby}")
+    return reading.section(known[chosen].Config, {**given, "name": chosen}, name)

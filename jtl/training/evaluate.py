@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jtl import metrics, signals
 from jtl.data import Source, pipeline
+from jtl.data.batch_size import check as check_batch_size
 from jtl.inputs import Input, Inputs
 from jtl.report import confusion, summary
 from jtl.strategies.contract import EXTRA
@@ -65,6 +66,7 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
         batch_size=settings.train.batch_size,
         mesh=mesh,
         settings=settings.inputs,
+        setting="train.batch_size",
     )
     state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
     features, _, labels = collect(make_output_step(parts), state, batches, mesh=mesh)
@@ -104,11 +106,16 @@ def batches_of(
     mesh: Mesh,
     settings: pipeline.Config,
     blank: Inputs | None = None,
+    setting: str = "--batch-size",
 ) -> pipeline.EvalBatches:
     """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices.
 
-    `blank` is as `pipeline.eval_batches` has it.
+    `blank` is as `pipeline.eval_batches` has it; `setting` is what gave the batch size.
+
+    Raises:
+        UserError: a batch cannot fit in memory.
     """
+    check_batch_size(kind, preprocess, batch_size, setting)
     size = -(-batch_size // mesh.size) * mesh.size
     transform = kind.transform(preprocess, None)
     return pipeline.eval_batches(

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 
 from jtl import __version__
-from jtl.errors import CURES, UserError, causes
+from jtl.errors import UserError
+from jtl.faults import CURES, causes
 from jtl.training import digests
 
 # A file that is gone, or something else in its place: that is damage. All other numbers are the machine's.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, Int
 from optax import contrib
 
 from jtl import tree
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
 from jtl.models.layers import layer_of
+from jtl.ranges import Count, Fraction, NotNegative, Positive, Range, Share, check
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group
 
 # A dict of leaves by name. optax's own types of trees (unions with scalars) fit no dict.
@@ -47,26 +48,26 @@ class Config:
     """
 
     name: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
     decay_on: str = "kernels"
-    momentum: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    momentum: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
     schedule: str = "cosine"
-    warmup: float = 0.1
-    end_factor: float = 0.0
-    decay_at: tuple[float, ...] = (0.5, 0.75)
-    decay_factor: float = 0.1
-    inverse_scale: float = 10.0
-    inverse_power: float = 0.75
-    clip_norm: float = 1.0
-    accumulate: int = 1
-    ema: float = 0.0
-    swa_start: float = 0.0
-    sam_radius: float = 0.0
-    layer_decay: float = 1.0
-    head_multiplier: float = 1.0
+    warmup: Fraction = 0.1
+    end_factor: Fraction = 0.0
+    decay_at: tuple[Share, ...] = (0.5, 0.75)
+    decay_factor: Positive = 0.1
+    inverse_scale: NotNegative = 10.0
+    inverse_power: NotNegative = 0.75
+    clip_norm: NotNegative = 1.0
+    accumulate: Count = 1
+    ema: Fraction = 0.0
+    swa_start: Fraction = 0.0
+    sam_radius: NotNegative = 0.0
+    layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0
+    head_multiplier: Positive = 1.0
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -75,24 +76,11 @@ class Config:
             value = getattr(self, field)
             if value not in known:
                 raise UserError(
-                    f"optim.{field} is {value!r}; expected one of {nearest(value, known, len(known))}"
+                    f"optim.{field} is {shown(value)}; expected one of {nearest(value, known, len(known))}"
                 )
-        self._check_ranges()
-        if self.accumulate < 1:
-            raise UserError(f"optim.accumulate is {self.accumulate}; expected 1 or more slices a batch")
+        check(self, "optim")
         if self.ema and self.swa_start:
             raise UserError(f"optim.ema is {self.ema} and optim.swa_start {self.swa_start}; set one to 0")
-
-    def _check_ranges(self) -> None:
-        for field in ("learning_rate", "epsilon", "layer_decay", "head_multiplier", "decay_factor"):
-            if getattr(self, field) <= 0:
-                raise UserError(f"optim.{field} is {getattr(self, field)}; expected a positive number")
-        for field in ("weight_decay", "clip_norm", "sam_radius", "inverse_scale", "inverse_power"):
-            if getattr(self, field) < 0:
-                raise UserError(f"optim.{field} is {getattr(self, field)}; expected 0 or a positive number")
-        for field in ("momentum", "beta2", "ema", "swa_start", "warmup", "end_factor"):
-            if not 0 <= getattr(self, field) < 1:
-                raise UserError(f"optim.{field} is {getattr(self, field)}; expected 0 <= value < 1")
 
 
 class Optimizer(NamedTuple):

@@ -117,7 +117,8 @@ def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         begun = files.read_record(folder / "meta.json")
         before = LabelStats.of_record(begun.below("labels"))
-        if before != stats:
+        # Runs once did not keep how their labels were read; the classes say whether it is the same.
+        if (before if before.reading else before._replace(reading=stats.reading)) != stats:
             raise UserError(
                 f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
                 f"of {len(before.label_names)} classes, now {stats.num_examples} of "
@@ -228,8 +229,8 @@ def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]
     ]
     for line in notes:
         live.log(line)
-    remark = "" if built.loaded is None else built.loaded.report.remark
-    return [remark, *notes] if remark else notes
+    # The report above says these too.
+    return [*([] if built.loaded is None else built.loaded.report.remarks()), *notes]
 
 
 def _feed(
@@ -248,6 +249,7 @@ def _feed(
         batch_size=settings.train.eval_batch_size or settings.train.batch_size,
         mesh=mesh,
         settings=settings.inputs,
+        setting="train.eval_batch_size" if settings.train.eval_batch_size else "train.batch_size",
     )
     return loop.Feed(
         splits=splits,
@@ -261,24 +263,25 @@ def _feed(
 def _open(settings: Config, live: Live) -> _Opened:
     """Open the data, and say what is in it."""
     splits = build.open_splits(settings)
-    names = next(iter(splits.values())).info.label_names
-    target = build.open_target(settings, names)
+    about = next(iter(splits.values())).info
+    target = build.open_target(settings, about.label_names, about.reading)
     others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
     if target is not None and target.evaluation is target.stream:
         del others[TARGET_TEST]
     kind = config.input_of(settings.model)
     checked = preflight.inspect({**splits, **others}, settings.data, kind)
-    for line in checked.lines:
-        live.log(line)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
         )
+    notes = [*checked.lines, *build.batch_remarks(settings, len(checked.splits["train"]))]
+    for line in notes:
+        live.log(line)
     found = dict(checked.splits)
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, checked.lines)
+    return _Opened(found, target, notes)
 
 
 def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from jtl.data.sampling import UNIFORM, check_name
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
+from jtl.ranges import Count, CountOr0, NotNegative, check
 
 
 @dataclass(frozen=True)
@@ -21,33 +22,26 @@ class Train:
     steps.
     """
 
-    epochs: float = 10.0
-    steps: int = 0
-    batch_size: int = 32
-    eval_batch_size: int = 0
-    seed: int = 0
-    eval_every: int = 0
-    checkpoint_every: int = 0
+    epochs: NotNegative = 10.0
+    steps: CountOr0 = 0
+    batch_size: Count = 32
+    eval_batch_size: CountOr0 = 0
+    seed: CountOr0 = 0
+    eval_every: CountOr0 = 0
+    checkpoint_every: CountOr0 = 0
     monitor: str = ""
-    patience: int = 0
-    min_gain: float = 0.0
+    patience: CountOr0 = 0
+    min_gain: NotNegative = 0.0
     sampling: str = UNIFORM
     batch_stats: str = "frozen"
-    log_every: int = 10
+    log_every: Count = 10
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"train.seed is {self.seed}; expected 0 <= value < 2**31")
-        for name in ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "patience", "min_gain"):
-            if getattr(self, name) < 0:
-                raise UserError(f"train.{name} is {getattr(self, name)}; expected 0 or more")
-        if not self.steps and self.epochs <= 0:
+        check(self, "train")
+        if not self.steps and not self.epochs:
             raise UserError(
                 f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
             )
         check_name(self.sampling)
         if self.batch_stats not in ("frozen", "adapt"):
-            raise UserError(f"train.batch_stats is {self.batch_stats!r}; expected 'frozen' or 'adapt'")
+            raise UserError(f"train.batch_stats is {shown(self.batch_stats)}; expected 'frozen' or 'adapt'")

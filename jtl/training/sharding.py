@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jtl import tree
-from jtl.errors import UserError, nearest
+from jtl.errors import UserError, nearest, shown
+from jtl.ranges import CountOr0, check
 
 AXIS = "data"
 FSDP_MIN_BYTES = 4 * 2**20
@@ -25,14 +26,15 @@ class Config:
     dimension from 4 MiB on).
     """
 
-    devices: int = 0
+    devices: CountOr0 = 0
     rules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        check(self, "sharding")
         for _, placement in self.rules:
             if placement not in PLACEMENTS:
                 known = nearest(placement, PLACEMENTS)
-                raise UserError(f"sharding.rules has placement {placement!r}; expected one of {known}")
+                raise UserError(f"sharding.rules has placement {shown(placement)}; expected one of {known}")
 
 
 def mesh(config: Config) -> Mesh:
@@ -42,7 +44,7 @@ def mesh(config: Config) -> Mesh:
         UserError: more devices are asked for than there are.
     """
     devices = jax.devices()
-    if config.devices > len(devices) or config.devices < 0:
+    if config.devices > len(devices):
         raise UserError(f"sharding.devices is {config.devices}; this machine has {len(devices)}")
     return Mesh(np.asarray(devices[: config.devices or len(devices)]), (AXIS,), axis_types=(AxisType.Auto,))
 

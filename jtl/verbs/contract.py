@@ -59,10 +59,20 @@ def add_batch_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="examples at a time")
 
 
-def refuse(overrides: Overrides) -> None:
-    """Raise UserError for settings given to a verb that reads none."""
+def refuse(overrides: Overrides, but: str = "") -> None:
+    """Raise UserError for settings given to a verb that reads none, or none `but` some."""
     if overrides:
-        raise UserError(f"--config.{overrides[0][0]} is given, but this verb reads no configuration")
+        raise UserError(f"--config.{overrides[0][0]} is given, but this verb reads no configuration{but}")
+
+
+def of_weights(overrides: Overrides) -> Overrides:
+    """Return the overrides of a verb that reads nothing but settings of weights.
+
+    Raises:
+        UserError: one is of something else.
+    """
+    refuse([each for each in overrides if not each[0].startswith("weights.")], but=" but weights.*")
+    return overrides
 
 
 def show(args: argparse.Namespace, result: Mapping[str, Any]) -> None:

@@ -111,12 +111,16 @@ def _with_head(
 
     if not run_folder and not data:
         raise UserError("--weights needs --data: a folder, a table or a .npz file to evaluate on")
-    found = predictor.of_run(run_folder) if run_folder else predictor.of_weights(weights)
+    found = (
+        predictor.of_run(run_folder)
+        if run_folder
+        else predictor.of_weights(weights, config.weights_of(overrides))
+    )
     if not run_folder and not predictor.has_names(found):
         sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
     settings = build.with_data(found.settings, data) if data else found.settings
     found = found._replace(settings=config.with_overrides(settings, overrides))
-    return found, build.open_splits(found.settings, found.stats.label_names)
+    return found, build.open_splits(found.settings, found.stats)
 
 
 def _zero_shot(
@@ -128,7 +132,8 @@ def _zero_shot(
 
     if not weights or not data:
         raise UserError("--zero-shot needs --weights of CLIP or SigLIP, and --data whose classes have names")
-    settings = build.with_data(predictor.zero_shot_settings(weights), data)
+    settings = predictor.zero_shot_settings(weights, config.weights_of(overrides))
+    settings = build.with_data(settings, data)
     settings = config.with_overrides(settings, overrides)
     splits = build.open_splits(settings)
     stats = build.label_stats(settings, next(iter(splits.values())))

@@ -62,7 +62,10 @@ def run(
     from jtl.training import build, config
 
     write = _writer(out, pool)
-    found = predictor.of_run(run_folder) if run_folder else predictor.of_backbone(weights)
+    if run_folder:
+        found = predictor.of_run(run_folder)
+    else:
+        found = predictor.of_backbone(weights, config.weights_of(overrides))
     settings = config.with_overrides(build.with_data(found.settings, data), overrides)
     splits = build.open_splits(settings)
     for source in splits.values():

@@ -73,7 +73,7 @@ def run(
     if top < 1:
         raise UserError(f"--top is {top}; expected 1 or more")
     write = _writer(out)
-    found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes)
+    found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes, overrides)
     given = [path for path in inputs if Path(path).suffix.lower() in tables.READERS]
     settings = build.with_data(found.settings, given[0]) if given else found.settings
     settings = config.with_overrides(settings, overrides)
@@ -240,12 +240,14 @@ def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
     return {**dict(zip(("text", "text_pair"), texts, strict=False)), "source": source.describe(index)}
 
 
-def _of_weights(weights: str, classes: str) -> "jtl.predictor.Trained":
+def _of_weights(weights: str, classes: str, overrides: Overrides) -> "jtl.predictor.Trained":
     from jtl import predictor
+    from jtl.training import config
 
-    found = predictor.of_weights(weights, needs_head=not classes)
+    settings = config.weights_of(overrides)
+    found = predictor.of_weights(weights, settings, needs_head=not classes)
     if classes and not found.stats.label_names:
-        return predictor.of_classes(weights, class_names(classes))
+        return predictor.of_classes(weights, class_names(classes), settings)
     if classes:
         return predictor.with_names(found, class_names(classes))
     names = predictor.imagenet_names()

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.models.contract import FEATURES
+from jtl.ranges import CountOr0, check
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
@@ -34,18 +35,26 @@ class Config:
     library the names come from. `channels`: "auto" sums the first convolution's input channels for one
     channel, and else repeats and rescales them; "strict" refuses other numbers of channels. `sha256` is the
     expected checksum of the file, "" for any. `cache_dir` holds downloads; "" is $JTL_CACHE or ~/.cache/jtl.
+
+    Which tensors of a file are the model's is found by their names; where that is not what is meant, `entry`
+    is the part of the file to read ("model_ema", "state_dict.teacher"), `prefix` what to take off its names
+    ("backbone."), and `leave_out` are patterns of names that are not wanted ("head.*,queue", or a tuple).
     """
 
     head: str = "new"
-    label_map: str | dict[str, int | str] = field(default_factory=dict)
+    label_map: str | dict[str, CountOr0 | str] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
     tokenizer: str = ""
     position_embedding: str = AUTO
     channels: str = "auto"
     sha256: str = ""
     cache_dir: str = ""
+    entry: str = ""
+    prefix: str = ""
+    leave_out: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check(self, "weights")
         choices = {
             "head": HEADS,
             "position_embedding": (AUTO, *RESAMPLERS),
@@ -54,15 +63,17 @@ class Config:
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
-                raise UserError(f"weights.{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+                raise UserError(
+                    f"weights.{name} is {shown(value)}; expected one of {', '.join(map(repr, known))}"
+                )
         if self.sha256 and not _is_sha256(self.sha256):
             raise UserError(
-                f"weights.sha256 is {self.sha256!r}; expected 64 hexadecimal digits, or '' for any file"
+                f"weights.sha256 is {shown(self.sha256)}; expected 64 hexadecimal digits, or '' for any file"
             )
         if (self.head == "map") != bool(self.label_map):
             raise UserError(
-                f"weights.head is {self.head!r} and weights.label_map is {self.label_map!r}; expected a map "
-                f"with head 'map', and none without"
+                f"weights.head is {self.head!r} and weights.label_map is {shown(self.label_map)}; expected a "
+                f"map with head 'map', and none without"
             )
 
 
@@ -81,7 +92,11 @@ class TensorFile(NamedTuple):
     own classes and inputs; `family` and
     `config_fields` where it says which model it belongs to (a run folder). `stated` are the settings that a
     config.json beside it gives, by family; `described_as` is which model that file says they are of, "" where
-    it names none. `remark` is what people should know of it before they trust it, "" for nothing.
+    it names none.
+
+    `tensors` are those taken for the model's, `others` the rest of the file (optimizer state, other copies),
+    by their names in the file, with a reason each in `reasons`. `raw_names` are the names in the file of
+    tensors that are called otherwise here; `notes` say for people what was decided about names.
     """
 
     path: Path
@@ -93,7 +108,10 @@ class TensorFile(NamedTuple):
     config_fields: Mapping[str, Any] = {}
     stated: Mapping[str, Mapping[str, Any]] = {}
     described_as: str = ""
-    remark: str = ""
+    others: Mapping[str, Tensor] = {}
+    reasons: Mapping[str, str] = {}
+    raw_names: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
 
 
 class Op(NamedTuple):

@@ -19,7 +19,8 @@ from jtl.weights.head import PREFIX
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign, pattern
 from jtl.weights.open import open_path
-from jtl.weights.recognise import described, of_file, origins_of
+from jtl.weights.origins import origins_of
+from jtl.weights.recognise import described, of_file
 from jtl.weights.report import shorten
 
 SHOWN = 4
@@ -74,7 +75,8 @@ def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Co
         raise UserError(f"--out {str(out)!r} is there already; give another path, or remove it")
     if not out.parent.is_dir():
         raise UserError(f"--out {str(out)!r}: folder {str(out.parent)!r} is not there; make it first")
-    file = open_path(hub.resolve(spec, settings or Config()).path)
+    settings = settings or Config()
+    file = open_path(hub.resolve(spec, settings).path, settings)
     source = described(file, spec)
     leaves, left_out = read_leaves(file, source, spec)
     title, arrays = named(source.family, TARGETS[to].libraries, leaves, source.config_fields)
@@ -140,7 +142,7 @@ def read_leaves(
     model = build(MODELS[family], config, source.num_outputs, reads=source.reads)
     params, model_state = model.shapes()
     shapes = tree.flatten({"params": params, "model_state": model_state})
-    origins = origins_of(file, family)
+    origins = origins_of(file.tensors, family)
     best = assign.best_origin(origins, file.tensors)
     assert best is not None, "a recognised file has an origin"
     origin, assignment = origins[best[0]], best[1]
@@ -154,7 +156,7 @@ def read_leaves(
         expected = tuple(tuple(shapes[leaf].shape) for leaf in fill.assigned.targets)
         parts = fill.assigned.row.op.forward(file.tensors[name].read(), expected)
         leaves.update(zip(fill.assigned.targets, parts, strict=True))
-    return leaves, dict(planned.left_out)
+    return leaves, {**planned.left_out, **file.reasons}
 
 
 def named(

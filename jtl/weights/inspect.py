@@ -6,19 +6,25 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jtl.models import MODELS
-from jtl.weights.contract import Config, Recognised, TensorFile
+from jtl.weights import FAMILIES
+from jtl.weights.contract import Config, Recognised, Tensor, TensorFile
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
-from jtl.weights.recognise import of_file, origins_of
-from jtl.weights.report import shorten
+from jtl.weights.origins import origins_of
+from jtl.weights.prefixes import SEPARATOR
+from jtl.weights.recognise import of_file
+from jtl.weights.report import left_out, shorten
 
 SHOWN_TENSORS, SHOWN_NAMES = 12, 4
 UNKNOWN, HEADINGS = "unknown", ("tensor", "shape", "dtype", "the model's")
 
 
 class Inspection(NamedTuple):
-    """An open file, what it was taken for (None: no model jtl knows), and where each of its tensors goes."""
+    """An open file, what it was taken for (None: no model jtl knows), and where each of its tensors goes.
+
+    `places` are by the names of what is taken for the model's; why the others are not, the file says.
+    """
 
     spec: str
     file: TensorFile
@@ -34,11 +40,11 @@ def inspect(spec: str, settings: Config | None = None) -> Inspection:
         UserError: the weights cannot be had or read.
     """
     found = hub.resolve(spec, settings or Config())
-    file = open_path(found.path)
+    file = open_path(found.path, settings)
     recognised = of_file(file)
     places = dict.fromkeys(file.tensors, UNKNOWN)
     if recognised is not None:
-        best = assign.best_origin(origins_of(file, recognised.family), file.tensors)
+        best = assign.best_origin(origins_of(file.tensors, recognised.family), file.tensors)
         assert best is not None, "a recognised file has an origin"
         places |= {name: joined(each.targets) for name, each in best[1].filled.items()}
         places |= {name: f"left out: {each.reason}" for name, each in best[1].left_out.items()}
@@ -76,9 +82,10 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "num_outputs": None if model is None else model.num_outputs,
         "label_names": None if file.label_names is None else list(file.label_names),
         "preprocess": preprocess,
+        "notes": list(file.notes),
         "tensors": [
-            {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "place": found.places[name]}
-            for name, tensor in file.tensors.items()
+            {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "place": place}
+            for name, tensor, place in _all(found)
         ],
     }
 
@@ -92,6 +99,8 @@ def text(found: Inspection) -> list[str]:
         f"weights: {found.spec} ({file.format}, sha256 {found.sha256[:12]}…)",
         f"  {len(file.tensors)} tensors ({kinds}), {_num_values(file):,} values",
     ]
+    lines += [f"  {note}" for note in file.notes]
+    lines += [f"  beside them {line}" for line in left_out(file.reasons)]
     if model is None:
         return [*lines, "  taken for: no model jtl knows"]
     settings = ", ".join(f"model.{name}={value!r}" for name, value in model.config_fields.items())
@@ -114,12 +123,32 @@ def text(found: Inspection) -> list[str]:
 
 def rows(found: Inspection, *, has_all: bool) -> tuple[list[list[str]], int]:
     """Return the table of the first tensors, or all of them, with headings; and how many are not shown."""
-    shown = list(found.file.tensors.items())[: None if has_all else SHOWN_TENSORS]
+    every = _all(found)
+    shown = every[: None if has_all else SHOWN_TENSORS]
     table = [
-        [name, "x".join(map(str, tensor.shape)) or "scalar", tensor.dtype, found.places[name]]
-        for name, tensor in shown
+        [name, "x".join(map(str, tensor.shape)) or "scalar", tensor.dtype, place]
+        for name, tensor, place in shown
     ]
-    return [list(HEADINGS), *table], len(found.file.tensors) - len(shown)
+    return [list(HEADINGS), *table], len(every) - len(shown)
+
+
+def unknown(found: Inspection) -> str:
+    """Return what to set where no family knows a file's names."""
+    tensors = found.file.tensors
+    tops = Counter(SEPARATOR.split(name)[0] for name in tensors)
+    parts = shorten([f"{top!r} ({count})" for top, count in tops.most_common()], SHOWN_NAMES)
+    return (
+        f"weights {found.spec!r} look like no model jtl knows: {len(tensors)} names begin with {parts}; "
+        f"where it is a part of the file set --config.weights.entry=PART, where names have something before "
+        f"--config.weights.prefix=PREFIX; known families: {', '.join(FAMILIES)}"
+    )
+
+
+def _all(found: Inspection) -> list[tuple[str, Tensor, str]]:
+    """Return (name, tensor, place) of all tensors of the file, those of the model first."""
+    file = found.file
+    taken = [(name, tensor, found.places[name]) for name, tensor in file.tensors.items()]
+    return [*taken, *((name, each, f"left out: {file.reasons[name]}") for name, each in file.others.items())]
 
 
 def _num_values(file: TensorFile) -> int:

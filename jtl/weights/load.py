@@ -16,7 +16,8 @@ from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
-from jtl.weights.recognise import of_family, of_file, origins_of
+from jtl.weights.origins import origins_of
+from jtl.weights.recognise import of_family, of_file
 from jtl.weights.report import LoadReport
 
 MAX_EPSILON = 1e-6
@@ -47,12 +48,12 @@ def load(
         UserError: the weights cannot be had or read, or are not of this model.
     """
     found = hub.resolve(spec, settings)
-    file = open_path(found.path)
+    file = open_path(found.path, settings)
     if file.stated and family not in file.stated:
         of_file(file)  # raises where the config.json beside it is of another model than the tensors
     names = FAMILIES[family]
     leaves = tree.flatten({"params": model_params, "model_state": model_state})
-    origins = origins_of(file, family)
+    origins = origins_of(file.tensors, family)
     best = assign.best_origin(origins, file.tensors)
     if best is None:
         raise UserError(problems.wrong_family(spec, file, family))
@@ -69,7 +70,7 @@ def load(
     return Loaded(
         params=fitted.get("params", {}),
         model_state=fitted.get("model_state", {}),
-        report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves), file.remark),
+        report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves), file.notes),
         preprocess=_preprocess(file, family),
         label_names=file.label_names,
         source=spec,

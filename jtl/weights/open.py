@@ -4,12 +4,13 @@ import hashlib
 from pathlib import Path
 
 from jtl.errors import UserError
-from jtl.weights.contract import TensorFile
+from jtl.weights.contract import Config, TensorFile
 from jtl.weights.formats import orbax_folder, sharded
 from jtl.weights.formats.files import open_file
 from jtl.weights.hub import beside
 from jtl.weights.hub.download import sha256_of
 from jtl.weights.run_folder import META_NAME, WEIGHTS_NAME, open_run
+from jtl.weights.unwrap import unwrapped
 
 # What folders and hubs call their weights; the safer format first.
 NAMES = (
@@ -19,19 +20,22 @@ NAMES = (
 )
 
 
-def open_path(path: Path) -> TensorFile:
+def open_path(path: Path, settings: Config | None = None) -> TensorFile:
     """Open a file or folder of weights; of a folder also what lies beside them (`beside`).
+
+    What of a file is the model's, `settings` and the names say (`unwrap`).
 
     Raises:
         UserError: there are no weights, or they or what lies beside them are damaged.
     """
+    settings = settings or Config()
     if not path.is_dir():
-        return open_file(path)
+        return unwrapped(open_file(path), settings)
     if (path / META_NAME).is_file() and (path / WEIGHTS_NAME).is_file():
         return open_run(path)
     found = _weights_in(path)
     file = orbax_folder.open_orbax(found) if found.is_dir() else open_file(found)
-    return beside.describe(file, path)
+    return beside.describe(unwrapped(file, settings), path)
 
 
 def digest(path: Path) -> str:

@@ -70,6 +70,9 @@ class Plan(NamedTuple):
             else:
                 row = ReportRow(LEFT_OUT, name, (), tensor.shape, size, tensor.dtype, self.left_out[name])
             rows.append(row)
+        for name, tensor in file.others.items():
+            size = math.prod(tensor.shape)
+            rows.append(ReportRow(LEFT_OUT, name, (), tensor.shape, size, tensor.dtype, file.reasons[name]))
         for name, note in self.new.items():
             rows.append(ReportRow(NEW, "", (name,), leaves[name].shape, leaves[name].size, "float32", note))
         return tuple(rows)

@@ -8,14 +8,14 @@ from jtl.errors import UserError
 from jtl.models import MODELS
 from jtl.models.contract import FEATURES, build
 from jtl.weights import FAMILIES
-from jtl.weights.contract import Config, Origin, Recognised, TensorFile
+from jtl.weights.contract import Config, Recognised, TensorFile
 from jtl.weights.head import PREFIX
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
 from jtl.weights.open import open_path
+from jtl.weights.origins import Known, best_known, known_as
 from jtl.weights.report import shorten
 
-OWN_PREFIXES = ("params/", "model_state/")
 CURE = "get both again, of one version, or give the file of weights itself"
 
 
@@ -25,8 +25,9 @@ def recognise(spec: str, settings: Config | None = None) -> Recognised:
     Raises:
         UserError: the weights cannot be had or read, or look like no model jtl knows.
     """
-    found = hub.resolve(spec, settings or Config())
-    return described(open_path(found.path), spec)
+    settings = settings or Config()
+    found = hub.resolve(spec, settings)
+    return described(open_path(found.path, settings), spec)
 
 
 def described(file: TensorFile, spec: str) -> Recognised:
@@ -75,63 +76,27 @@ def of_family(file: TensorFile, family: str) -> Recognised | None:
     Raises:
         UserError: the config.json beside it is of another model.
     """
-    found = _as_family(file, family)
-    return None if found is None else found[1]
-
-
-def origins_of(file: TensorFile, family: str) -> Mapping[str, Origin]:
-    """Return the origins a file's names may be of; jtl's own files name every leaf as the model does.
-
-    Some of them without "params/": flat archives and trees of parameters alone lose it when they are opened.
-    """
-    # Flax's own collections may be called so too.
-    has_own = FAMILIES[family].marker in file.tensors
-    origins = FAMILIES[family].origins
-    unneeded = assign.unneeded_leaves(origins.values())
-    if has_own and all(name.startswith(OWN_PREFIXES) for name in file.tensors):
-        return {"jtl": assign.own_origin(file.tensors, unneeded)}
-    is_bare = FAMILIES[family].marker.removeprefix(OWN_PREFIXES[0]) in file.tensors
-    found = assign.best_origin(origins, file.tensors) if is_bare else None
-    if is_bare and (found is None or found[1].unknown):
-        return {**origins, "jtl": assign.own_origin(file.tensors, unneeded, OWN_PREFIXES[0])}
-    return origins
+    known = known_as(file.tensors, family)
+    return None if known is None else _recognised(file, known)
 
 
 def _best(file: TensorFile, families: Iterable[str]) -> Recognised | None:
     """Return what the file is as one of the family that knows most of its names."""
-    candidates = [recognised for family in families if (recognised := _as_family(file, family)) is not None]
-    return max(candidates, key=lambda each: each[0])[1] if candidates else None
+    known = best_known(file.tensors, families)
+    return None if known is None else _recognised(file, known)
 
 
-def _as_family(file: TensorFile, family: str) -> tuple[int, Recognised] | None:
-    """Return how many names the family knows, and what the file is as one of it."""
-    origins = origins_of(file, family)
-    best = assign.best_origin(origins, file.tensors)
-    if best is None:
-        return None
-    key, assignment = best
-    shapes = assign.model_shapes(assignment.filled, file.tensors)
-    found = FAMILIES[family].recognise(shapes)
-    if found is None:
-        return None
-    fields, title = found
-    fields = {**fields, **origins[key].config_fields}
-    reads, num_outputs = _head_of(family, shapes)
-    title = f"{title} with {num_outputs or ('no' if reads == FEATURES else reads)} outputs"
-    found = Recognised(family, fields, num_outputs, key, f"{title} and {origins[key].title}", reads=reads)
+def _recognised(file: TensorFile, known: Known) -> Recognised:
+    """Return what the file is, with what is said beside its tensors of its model."""
+    family = known.family
+    title = f"{known.title} with {known.num_outputs or ('no' if known.reads == FEATURES else known.reads)}"
+    title = f"{title} outputs and {known.origin.title}"
+    found = Recognised(family, known.fields, known.num_outputs, known.key, title, reads=known.reads)
     if file.family == family:
-        found = found._replace(config_fields=dict(file.config_fields))
-    elif family in file.stated:
-        found = found._replace(config_fields=_stated(file, found, assignment))
-    return len(assignment.filled), found
-
-
-def _head_of(family: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
-    """Return what the head of a file with these leaves reads, and the number of outputs of features' head."""
-    for reads, leaf in FAMILIES[family].heads:
-        if leaf in shapes:
-            return reads, shapes[leaf][-1] if reads == FEATURES else 0
-    return FEATURES, 0
+        return found._replace(config_fields=dict(file.config_fields))
+    if family in file.stated:
+        return found._replace(config_fields=_stated(file, found, known.assignment))
+    return found
 
 
 def _stated(file: TensorFile, found: Recognised, assignment: assign.Assignment) -> dict[str, Any]:

@@ -24,12 +24,15 @@ class ReportRow(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """Every source tensor and every model leaf, each in exactly one row; `remark` is that of the file."""
+    """Every source tensor and every model leaf, each in exactly one row.
+
+    `notes` say what was decided about the file's names.
+    """
 
     source: str
     origin: str
     rows: tuple[ReportRow, ...]
-    remark: str = ""
+    notes: tuple[str, ...] = ()
 
     def of(self, status: str) -> tuple[ReportRow, ...]:
         """Return the rows with that status."""
@@ -42,7 +45,7 @@ class LoadReport(NamedTuple):
         dtypes = sorted({row.dtype for row in loaded} - {"float32"})
         lines = [
             f"weights: {self.source} ({self.origin})",
-            *([f"  {self.remark}"] if self.remark else []),
+            *(f"  {note}" for note in self.notes),
             f"  loaded {_plural(len(loaded), 'tensor')}, {_compact(num_values)} values"
             + (f" ({', '.join(dtypes)} -> float32)" if dtypes else ""),
             *(f"    {row.source}: {row.note}" for row in loaded if row.note),
@@ -50,11 +53,28 @@ class LoadReport(NamedTuple):
         for status in (RESAMPLED, NEW):
             if rows := self.of(status):
                 lines.append(f"  {status} {len(rows)}: {shorten(map(_described, rows), MAX_NAMES)}")
-        left_out = self.of(LEFT_OUT)
-        for reason in dict.fromkeys(row.note for row in left_out):
-            names = [row.source for row in left_out if row.note == reason]
-            lines.append(f"  {LEFT_OUT} {len(names)} ({reason}): {shorten(names, MAX_NAMES)}")
+        lines += [f"  {line}" for line in left_out({row.source: row.note for row in self.of(LEFT_OUT)})]
         return "\n".join(lines)
+
+    def remarks(self) -> list[str]:
+        """Return what was decided for the user: about names, what is left out, what was resampled."""
+        found = [*self.notes, *left_out({row.source: row.note for row in self.of(LEFT_OUT)})]
+        if rows := self.of(RESAMPLED):
+            found.append(f"{RESAMPLED} {len(rows)}: {shorten(map(_described, rows), MAX_NAMES)}")
+        return [f"weights: {line}" for line in found]
+
+
+def left_out(reasons: Mapping[str, str]) -> list[str]:
+    """Return what was left out (name → reason), a line a reason.
+
+    >>> left_out({"a": "counter", "b": "counter"})
+    ['left out 2 (counter): a, b']
+    """
+    lines = []
+    for reason in dict.fromkeys(reasons.values()):
+        names = [name for name, each in reasons.items() if each == reason]
+        lines.append(f"{LEFT_OUT} {len(names)} ({reason}): {shorten(names, MAX_NAMES)}")
+    return lines
 
 
 def shorten(texts: Iterable[Any], count: int) -> str:

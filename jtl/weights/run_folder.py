@@ -50,7 +50,7 @@ def open_run(folder: Path) -> TensorFile:
     Raises:
         UserError: its meta.json does not say what is needed, or the weights are not those it wrote.
     """
-    remark = _verified(folder)
+    notes = _verified(folder)
     record = files.read_record(folder / META_NAME)
     family = record.get("family", files.TEXT)
     if family not in MODELS:
@@ -64,12 +64,12 @@ def open_run(folder: Path) -> TensorFile:
         preprocess=kind.placed(preprocess, folder),
         family=family,
         config_fields={name: value for name, value in fields.items() if name not in OTHER_FIELDS},
-        remark=remark,
+        notes=notes,
     )
 
 
-def _verified(folder: Path) -> str:
-    """Return "" where a folder's weights are those that were written, and why where nothing tells.
+def _verified(folder: Path) -> tuple[str, ...]:
+    """Return nothing where a folder's weights are those that were written, a note where nothing tells.
 
     Raises:
         UserError: they are others.
@@ -77,14 +77,14 @@ def _verified(folder: Path) -> str:
     path, told = folder / WEIGHTS_NAME, folder / SUMMARY_NAME
     expected = files.read_record(told).get(DIGEST_KEY, files.TEXT, "") if told.is_file() else ""
     if not expected:
-        return f"{str(path)!r} could not be verified: no {SUMMARY_NAME} beside it says its sha256"
+        return (f"{str(path)!r} could not be verified: no {SUMMARY_NAME} beside it says its sha256",)
     found = sha256_of(path)
     if found != expected:
         raise UserError(
             f"{str(path)!r} has changed since it was written: its sha256 is {found[:12]}…, "
             f"{SUMMARY_NAME} says {expected[:12]}…; restore the file, or make it again: {_cure(folder)}"
         )
-    return ""
+    return ()
 
 
 def _cure(folder: Path) -> str:

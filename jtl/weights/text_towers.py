@@ -36,7 +36,7 @@ def load(spec: str, settings: Config) -> LoadedText:
         UserError: the weights cannot be had or read, or have no text tower jtl knows.
     """
     found = hub.resolve(spec, settings)
-    file = open_path(found.path)
+    file = open_path(found.path, settings)
     best = assign.best_origin(text.ORIGINS, file.tensors)
     origin, assignment = (text.ORIGINS[best[0]], best[1]) if best else (None, None)
     shapes = assign.model_shapes(assignment.filled, file.tensors) if assignment else {}
@@ -54,7 +54,7 @@ def load(spec: str, settings: Config) -> LoadedText:
     if not planned.is_sound:
         raise UserError(_misfit(spec, file, planned))
     filled = read(file, planned, leaves)
-    report = LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves))
+    report = LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves), file.notes)
     return LoadedText(model, tree.unflatten(filled)["params"], report, found.path)
 
 

@@ -1,12 +1,13 @@
 """What is said of the data before training, and which data is refused."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from jtl.data import SOURCES, Config, Labels, Source, preflight
+from jtl.data import SOURCES, Config, Labels, Source, files, preflight
 from jtl.data.preflight import inspect
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, image
@@ -33,10 +34,15 @@ def test_good_data_passes_unchanged(opened: Any, name: str) -> None:
     splits = opened(name)
     kinds = {kind.holds: kind for kind in INPUTS.values()}
     found = inspect(splits, SOURCES["digits"].Config(), kinds[splits["train"].info.holds])
-    assert found.splits == splits
+    for split, source in found.splits.items():
+        assert [source.describe(row) for row in range(len(source))] == [
+            splits[split].describe(row) for row in range(len(splits[split]))
+        ]
     assert not found.unreadable
     assert not found.duplicates
-    assert [line.split(":")[0] for line in found.lines] == ["train", "val"]
+    assert not found.conflicts
+    assert [line.split(":")[0] for line in found.lines[-2:]] == ["train", "val"]
+    assert all("label" in line for line in found.lines[:-2])
 
 
 def test_lines_count_images_classes_and_imbalance(tmp_path: Path) -> None:
@@ -52,9 +58,13 @@ def test_lines_count_images_classes_and_imbalance(tmp_path: Path) -> None:
 def test_classes_without_images_are_named(tmp_path: Path) -> None:
     folder(tmp_path, {"set": 2})
     (tmp_path / "t.csv").write_text("set/0.png,0\nset/1.png,2\n")
-    config = SOURCES["table"].Config(path=str(tmp_path / "t.csv"), val_fraction=0.0)
+    config = SOURCES["table"].Config(path=str(tmp_path / "t.csv"), val_fraction=0.0, labels_are="places")
     found = inspect(SOURCES["table"].open(config, Labels()), config, image.INPUT)
-    assert found.lines == ["train: 2 images, 3 classes, largest:smallest 1.0; without images: 1"]
+    assert found.lines == [
+        "image of column 'path', labels of 'label'",
+        "labels are places, from 0, among 3 classes: 0, 1, 2",
+        "train: 2 images, 3 classes, largest:smallest 1.0; without images: 1",
+    ]
 
 
 def test_regression_and_multilabel_are_described(tmp_path: Path) -> None:
@@ -62,10 +72,13 @@ def test_regression_and_multilabel_are_described(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("set/0.png,0;1\nset/1.png,0\nset/2.png,\n")
     config = SOURCES["table"].Config(path=str(tmp_path / "t.csv"), val_fraction=0.0)
     lines = inspect(SOURCES["table"].open(config, Labels("multilabel")), config, image.INPUT).lines
-    assert lines == ["train: 3 images, 2 classes, largest:smallest 2.0 (0: 2, 1: 1)"]
+    assert lines[1:] == [
+        "labels are the numbers 0 to 1",
+        "train: 3 images, 2 classes, largest:smallest 2.0 (0: 2, 1: 1)",
+    ]
     (tmp_path / "t.csv").write_text("set/0.png,0.5\nset/1.png,0\nset/2.png,1\n")
     lines = inspect(SOURCES["table"].open(config, Labels("regression")), config, image.INPUT).lines
-    assert lines == ["train: 3 images, 1 values each"]
+    assert lines[1:] == ["train: 3 images, 1 values each"]
 
 
 def test_unreadable_images_are_an_error_that_names_them_and_says_what_to_set(tmp_path: Path) -> None:
@@ -112,6 +125,93 @@ def test_the_same_image_in_two_splits_is_named(tmp_path: Path) -> None:
     assert found.duplicates == [(str(tmp_path / "train/ant/1.png"), str(tmp_path / "val/ant/copy.png"))]
     assert "1 images are in two splits" in found.lines[-1]
     assert "copy.png" in found.lines[-1]
+
+
+def test_the_same_image_under_two_classes_of_a_split_is_named(tmp_path: Path) -> None:
+    folder(tmp_path, {"train/benign": 6, "train/malign": 6, "val/benign": 1, "val/malign": 1})
+    for place in range(4):
+        copy = (tmp_path / f"train/benign/{place}.png").read_bytes()
+        (tmp_path / f"train/malign/copy{place}.png").write_bytes(copy)
+    (tmp_path / "train/benign/again.png").write_bytes((tmp_path / "train/benign/5.png").read_bytes())
+    splits, config = open_folder(tmp_path)
+    found = inspect(splits, config, image.INPUT)
+    assert len(found.conflicts) == 4
+    first, other = tmp_path / "train/benign/0.png", tmp_path / "train/malign/copy0.png"
+    assert found.lines[2].startswith(
+        f"train: 4 images stand there again under another label: {first} (benign) = {other} (malign), "
+    )
+    assert found.lines[3] == (
+        f"train: 1 images are copies of others: {tmp_path / 'train/benign/5.png'} = "
+        f"{tmp_path / 'train/benign/again.png'}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "words"),
+    [
+        ("class", ["a", "b"], ["a", "b"]),
+        ("multilabel", ["a;b", "b"], ["a, b", "b"]),
+        ("regression", ["0.5", "2"], ["0.5", "2"]),
+    ],
+)
+def test_equal_texts_of_other_labels_are_named_with_them(
+    tmp_path: Path, kind: str, cells: list[str], words: list[str]
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"text,label\nsame,{cells[0]}\nother,{cells[1]}\nsame,{cells[1]}\nsame,{cells[0]}\n")
+    config = SOURCES["table"].Config(path=str(path), val_fraction=0.0)
+    found = inspect(SOURCES["table"].open(config, Labels(kind)), config, INPUTS["tokens"])
+    first, other, copy = (f"row {row} of {path}" for row in (2, 4, 5))
+    assert found.conflicts == [(f"{first} ({words[0]})", f"{other} ({words[1]})")]
+    assert f"train: 1 texts are copies of others: {first} = {copy}" in found.lines
+
+
+@pytest.mark.parametrize("settings", [{}, {"val_fraction": 0.0}, {"folds": 2}, {"train_per_class": 3}])
+def test_a_file_that_is_gone_is_skipped_and_named_however_the_set_is_split(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    folder(tmp_path, {"ash": 8, "birch": 8})
+    (tmp_path / "ash/empty.png").write_bytes(b"")
+    (tmp_path / "birch/gone.png").symlink_to(tmp_path / "nowhere.png")
+    splits, config = open_folder(tmp_path, max_unreadable=5, **settings)
+    found = inspect(splits, config, image.INPUT)
+    assert any("birch/gone.png" in each for each in found.unreadable)
+    assert sum(map(len, found.splits.values())) + len(found.unreadable) == sum(map(len, splits.values()))
+    with pytest.raises(UserError, match="images are unreadable, expected at most 0: cannot read"):
+        inspect(*open_folder(tmp_path, **settings), image.INPUT)
+
+
+@pytest.mark.parametrize(("is_split", "num_reads"), [(True, 1), (False, 2)])
+def test_examples_are_read_once_and_once_more_where_a_split_goes_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_split: bool, num_reads: int
+) -> None:
+    classes = [
+        f"{split}{name}" for split in (("train/", "val/") if is_split else ("",)) for name in ("a", "b")
+    ]
+    folder(tmp_path, dict.fromkeys(classes, 6))
+    opened: list[str] = []
+
+    def counting(path: Any, *args: Any, **kwargs: Any) -> Any:
+        opened.append(str(path))
+        return open(path, *args, **kwargs)
+
+    monkeypatch.setattr(files, "open", counting, raising=False)
+    splits, config = open_folder(tmp_path)
+    found = inspect(splits, config, image.INPUT)
+    for source in found.splits.values():
+        preflight.digest(source)
+        pickle.loads(pickle.dumps(source))
+    assert len(opened) == num_reads * 6 * len(classes)
+
+
+def test_more_examples_a_class_than_there_are_is_said(tmp_path: Path) -> None:
+    folder(tmp_path, {"ash": 8, "birch": 3})
+    splits, config = open_folder(tmp_path, train_per_class=5, val_fraction=0.0)
+    found = inspect(splits, config, image.INPUT)
+    assert found.lines[0] == (
+        "data.train_per_class is 5, more than 1 of 2 classes have for training, which keep all: birch: 3"
+    )
+    assert len(found.splits["train"]) == 8
 
 
 def test_a_large_split_is_sampled_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,10 @@ def test_column_of_texts_is_found_by_its_customary_name(tmp_path: Path, column: 
     path = write(tmp_path / "a.csv", f"id,{column.capitalize()},label\n7,good,0\n8,bad,1\n")
     source = only(path)
     assert raws(source) == ["good", "bad"]
-    assert source.info.notes == (f"text of column '{column.capitalize()}', labels of 'label'",)
+    assert source.info.notes == (
+        f"text of column '{column.capitalize()}', labels of 'label'",
+        "labels are the numbers 0 to 1",
+    )
 
 
 @pytest.mark.parametrize(("first", "second"), TEXT_PAIRS.items())
@@ -250,27 +253,6 @@ def test_column_that_is_not_there_is_told(tmp_path: Path, settings: dict[str, st
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"text": "a", "label": 0}\n{"text"\n', r"row 2 of .*a.jsonl is no JSON \(.*\): '{\"text\"'"),
-        ('{"text": "a", "label": 0}\n3\n', "row 2 of .*a.jsonl is a int, expected an object"),
-        ('[{"text": "a", "label": 0}, [1]]', "row 2 of .*a.jsonl is a list, expected an object"),
-        ("", "a.jsonl has the columns ; expected one of path"),
-        ('{"id": 1}', "a.jsonl has the columns id; expected one of path"),
-    ],
-)
-def test_bad_json_lines_are_told_in_one_line(tmp_path: Path, content: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        open_kind(write(tmp_path / "a.jsonl", content))
-
-
-def test_json_lines_are_not_split_within_a_text(tmp_path: Path) -> None:
-    texts = ["one\u2028two", "three\u0085four"]
-    lines = "".join(json.dumps({"text": text, "label": 0}, ensure_ascii=False) + "\n" for text in texts)
-    assert raws(only(write(tmp_path / "a.jsonl", lines))) == texts
-
-
-@pytest.mark.parametrize(
     ("names", "message"),
     [
         (["train.csv", "train.tsv"], "holds 'train.csv' and 'train.tsv', keep one"),
@@ -297,6 +279,7 @@ def test_preflight_says_what_was_read_and_which_texts_are_in_two_splits(tmp_path
     found = preflight.inspect(SOURCES["table"].open(config, CLASS), config, INPUTS["tokens"])
     assert found.lines == [
         "text of column 'text', labels of 'label'",
+        "labels are the numbers 0 to 1",
         "train: 2 texts, 2 classes, largest:smallest 1.0",
         "val: 1 texts, 2 classes, largest:smallest 1.0; without texts: 0",
         f"1 texts are in two splits: row 2 of {path} = row 4 of {path}",
@@ -323,7 +306,7 @@ def test_folder_of_text_files_is_one_of_classes(tmp_path: Path) -> None:
         "train": [0, 1, 1],
         "val": [0, 1],
     }
-    assert splits["train"].info == (str(tmp_path / "train"), ("neg", "pos"), "text", ())
+    assert splits["train"].info == (str(tmp_path / "train"), ("neg", "pos"), "text", (), "names")
     assert splits["train"][0]["raw"] == b"the text train/neg/0.txt\n"
 
 

@@ -273,11 +273,11 @@ def test_decoding_smaller_never_enlarges_the_smallest_crop() -> None:
     [
         ({"crop_scale": (0.0, 1.0)}, "augment.crop_scale"),
         ({"crop_ratio": (2.0, 1.0)}, "augment.crop_ratio"),
-        ({"flip": 1.5}, "augment.flip is 1.5, expected 0 to 1"),
+        ({"flip": 1.5}, "augment.flip is 1.5; expected 0 <= value <= 1"),
         ({"mixup_alpha": -0.1}, "augment.mixup_alpha"),
         ({"policy": "randaug"}, "augment.policy 'randaug' is unknown; nearest: 'randaugment'"),
         ({"interpolation": "nearest"}, "augment.interpolation"),
-        ({"policy_magnitude": 11.0}, "augment.policy_magnitude is 11.0, expected 0 to 10"),
+        ({"policy_magnitude": 11.0}, "augment.policy_magnitude is 11.0; expected 0 <= value <= 10"),
     ],
 )
 def test_an_augmentation_out_of_range_is_an_error(settings: dict[str, Any], message: str) -> None:

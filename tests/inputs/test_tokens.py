@@ -263,8 +263,8 @@ def test_hiding_needs_a_mask_token() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Augment(mask_tokens=1), "augment.mask_tokens is 1, expected 0"),
-        (lambda: Changes(max_tokens=-1), "preprocess.max_tokens is -1, expected 0"),
+        (lambda: Augment(mask_tokens=1), "augment.mask_tokens is 1; expected 0"),
+        (lambda: Changes(max_tokens=-1), "preprocess.max_tokens is -1; expected 0"),
         (
             lambda: by_words(max_tokens=4),
             "preprocess.max_tokens is 4, expected at least 5: .* adds 3",

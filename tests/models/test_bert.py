@@ -253,7 +253,7 @@ def test_strategies_find_their_layers_in_every_block(strategy: str, expected: se
         ({"pooler": "gelu"}, "model.pooler is 'gelu'; expected one of"),
         ({"attention_dropout": 1.0}, "model.attention_dropout is 1.0"),
         ({"vocabulary": -1}, "model.vocabulary is -1; expected 0 or more"),
-        ({"layer_norm_epsilon": 2.0}, "model.layer_norm_epsilon is 2.0; expected a small positive number"),
+        ({"layer_norm_epsilon": 2.0}, "model.layer_norm_epsilon is 2.0; expected 0 <= value < 1"),
         ({"adapter": "conv", "features": ("block0",)}, "model.adapter is 'conv' on a layer of shape"),
     ],
 )

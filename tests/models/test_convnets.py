@@ -284,16 +284,16 @@ def test_config_of_another_kind_is_refused(family: str, values: Any, message: st
     [
         ("resnet", {"root": "deeper"}, "model.root is 'deeper'; expected one of"),
         ("resnet", {"shortcut": "pool"}, "model.shortcut is 'pool'; expected one of"),
-        ("resnet", {"norm_epsilon": -1.0}, "model.norm_epsilon is -1.0; expected a small positive"),
-        ("bit", {"num_groups": 0}, "model.num_groups is 0; expected 1 or more"),
-        ("convnext", {"version": 3}, "model.version is 3; expected 1 or 2"),
-        ("convnext", {"widths": (0,)}, r"model.widths is \(0,\); expected one channel or more"),
+        ("resnet", {"norm_epsilon": -1.0}, "model.norm_epsilon is -1.0; expected 0 <= value"),
+        ("bit", {"num_groups": 0}, "model.num_groups is 0; expected 1 <= value"),
+        ("convnext", {"version": 3}, "model.version is 3; expected 0 <= value <= 2"),
+        ("convnext", {"widths": (0,)}, r"model.widths is \(0,\); expected 1 <= value"),
         ("convnext", {"mlp": "linear"}, "model.mlp is 'linear'; expected one of"),
-        ("convnext", {"final_norm_epsilon": 0.0}, "model.final_norm_epsilon is 0.0; expected a small"),
+        ("convnext", {"final_norm_epsilon": 0.0}, "model.final_norm_epsilon is 0.0; expected 0 < value"),
         ("mobilenet_v2", {"padding": "valid"}, "model.padding is 'valid'; expected one of"),
-        ("mobilenet_v2", {"width": -1.0}, "model.width is -1.0; expected more than 0"),
+        ("mobilenet_v2", {"width": -1.0}, "model.width is -1.0; expected 0 <= value"),
         ("mobilenet_v2", {"units": (1,) * 8}, "expected 7 stages or fewer"),
-        ("mobilenet_v2", {"norm_momentum": 1.0}, "model.norm_momentum is 1.0; expected 0 or more"),
+        ("mobilenet_v2", {"norm_momentum": 1.0}, "model.norm_momentum is 1.0; expected 0 <= value"),
     ],
 )
 def test_settings_out_of_range_are_refused(family: str, changes: Any, message: str) -> None:

@@ -114,7 +114,7 @@ def test_a_probe_on_a_low_layer_does_not_compute_the_layers_above() -> None:
         ({"adapter": "mlp"}, "model.features names no layer"),
         ({"adapter": "lstm", "features": ("block0",)}, "model.adapter is 'lstm'"),
         ({"feature_pool": "max"}, "model.feature_pool is 'max'"),
-        ({"adapter_width": 0}, "model.adapter_width is 0; expected 1 or more"),
+        ({"adapter_width": 0}, "model.adapter_width is 0; expected 1 <= value"),
         ({"features": ("pre_head",), "adapter": "conv"}, "'conv' on a layer of shape"),
         ({"features": ("block0",), "feature_pool": "cls", "pool": "gap"}, "has no class token"),
     ],

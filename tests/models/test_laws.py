@@ -253,8 +253,8 @@ def test_images_of_another_size_are_refused(family: str) -> None:
     [
         ({"size": "huge"}, "model.size is 'huge'; expected one of .*; nearest: "),
         ({"dtype": "float16"}, "model.dtype is 'float16'; expected one of .*; nearest: "),
-        ({"head_dropout": 1.0}, "model.head_dropout is 1.0; expected 0 or more and less than 1"),
-        ({"head_widths": (0,)}, r"model.head_widths is \(0,\); expected positive widths"),
+        ({"head_dropout": 1.0}, "model.head_dropout is 1.0; expected 0 <= value < 1"),
+        ({"head_widths": (0,)}, r"model.head_widths is \(0,\); expected 1 <= value"),
         ({"head_activation": "swish"}, "model.head_activation is 'swish'; expected one of"),
     ],
 )

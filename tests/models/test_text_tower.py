@@ -73,7 +73,7 @@ def test_fields_of_the_size_yield_to_those_given() -> None:
         ({"pool": "cls"}, "text.pool is 'cls'; expected one of"),
         ({"loss": "hinge"}, "text.loss is 'hinge'; expected one of"),
         ({"gelu": "fast"}, "text.gelu is 'fast'; expected one of"),
-        ({"depth": -1}, "text.depth is -1; expected 0 or more"),
+        ({"depth": -1}, "text.depth is -1; expected 0 <= value"),
         ({"heads": 3}, "text.dim is 16; expected a multiple of text.heads, 3"),
         (
             {"pool": "first_eos"},

@@ -121,11 +121,11 @@ def test_explicit_fields_override_the_sizes() -> None:
         ({"heads": 3}, "model.dim is 16; expected a multiple of model.heads, 3"),
         ({"pool": "mean"}, "model.pool is 'mean'; expected one of .*; nearest: "),
         ({"gelu": "erf"}, "model.gelu is 'erf'; expected one of"),
-        ({"drop_path": 1.0}, "model.drop_path is 1.0; expected 0 or more and less than 1"),
+        ({"drop_path": 1.0}, "model.drop_path is 1.0; expected 0 <= value < 1"),
         ({"dropout": -0.1}, "model.dropout is -0.1; expected"),
-        ({"depth": -1}, "model.depth is -1; expected 0 or more"),
+        ({"depth": -1}, "model.depth is -1; expected 0 <= value"),
         ({"patch_px": (0, 4)}, r"model.patch_px is \(0, 4\); expected pixels"),
-        ({"layer_norm_epsilon": -1.0}, "model.layer_norm_epsilon is -1.0; expected a small positive number"),
+        ({"layer_norm_epsilon": -1.0}, "model.layer_norm_epsilon is -1.0; expected 0 <= value < 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:

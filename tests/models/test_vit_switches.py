@@ -142,7 +142,7 @@ def test_every_switch_computes_in_the_dtype_asked_for() -> None:
     [
         ({"mlp": "relu"}, "model.mlp is 'relu'; expected one of"),
         ({"feature_norm": "none"}, "model.feature_norm is 'none'; expected one of"),
-        ({"projection_dim": -1}, "model.projection_dim is -1; expected 0 or more"),
+        ({"projection_dim": -1}, "model.projection_dim is -1; expected 0 <= value"),
         ({"pool": "distilled", "projection_dim": 4}, "model.projection_dim is 4 and model.pool 'distilled'"),
         (
             {"has_register_position": True, "has_class_position": False},

@@ -375,9 +375,9 @@ def test_methods_that_need_classes_refuse_other_tasks(strategy: str, task: str) 
     [
         ("dann", {"max_lambda": -1.0}, "strategy.max_lambda is -1.0"),
         ("dann", {"hidden_widths": (0,)}, r"strategy.hidden_widths is \(0,\)"),
-        ("cdan", {"gamma": 0.0}, "strategy.gamma 0.0"),
+        ("cdan", {"gamma": 0.0}, "strategy.gamma is 0.0"),
         ("cdan", {"projected_dim": 0}, "strategy.projected_dim is 0"),
-        ("mcc", {"temperature": 0.0}, "strategy.temperature 0.0"),
+        ("mcc", {"temperature": 0.0}, "strategy.temperature is 0.0"),
         ("mdd", {"margin": 0.0}, "strategy.margin is 0.0"),
         ("dan", {"weight": -1.0}, "strategy.weight is -1.0"),
         ("dan", {"layers": ("feature",)}, "strategy.layers names 'feature'; expected of 'features'"),

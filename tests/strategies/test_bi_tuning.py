@@ -104,9 +104,9 @@ def test_projector_trains_and_is_not_written() -> None:
     ("fields", "message"),
     [
         ({"classifier_weight": -1.0}, r"strategy.classifier_weight is -1.0"),
-        ({"projector_weight": -1.0}, r"strategy.projector_weight -1.0; expected 0 or more"),
+        ({"projector_weight": -1.0}, r"strategy.projector_weight is -1.0; expected 0 or more"),
         ({"projection_dim": 0}, r"strategy.projection_dim is 0"),
-        ({"temperature": 0.0}, r"strategy.temperature 0.0; expected 1 or more, and a positive number"),
+        ({"temperature": 0.0}, r"strategy.temperature is 0.0; expected a positive number"),
     ],
 )
 def test_settings_out_of_range_are_refused(fields: dict[str, Any], message: str) -> None:

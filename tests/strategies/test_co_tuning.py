@@ -93,10 +93,10 @@ def test_another_kind_of_head_is_refused(width: int, head: Any, message: str) ->
         co_tuning.build(co_tuning.Config(), _context(width, lambda spec: source))
 
 
-@pytest.mark.parametrize("fields", [{"weight": -1.0}, {"temperature": 0.0}])
-def test_settings_out_of_range_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"strategy.weight is .* and strategy.temperature"):
-        co_tuning.Config(**fields)
+@pytest.mark.parametrize(("name", "value"), [("weight", -1.0), ("temperature", 0.0)])
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"strategy.{name} is {value}; expected"):
+        co_tuning.Config(**{name: value})
 
 
 @pytest.mark.parametrize("strategy", ["co_tuning", "bi_tuning"])

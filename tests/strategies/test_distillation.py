@@ -182,7 +182,7 @@ def test_a_teacher_that_does_not_fit_is_refused(names: Any, channels: int, messa
         ({"teacher": "x", "weight": -1.0}, r"strategy.weight is -1.0"),
         (
             {"teacher": "x", "temperature": 0.0},
-            r"strategy.temperature 0.0; expected 0 or more, and a positive",
+            r"strategy.temperature is 0.0; expected a positive number",
         ),
         ({"teacher": "x", "feature_distance": "l1"}, r"strategy.feature_distance is 'l1'; expected one of"),
     ],

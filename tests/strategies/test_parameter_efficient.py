@@ -125,6 +125,10 @@ def _products_as_large_as_a_kernel(text: str) -> list[str]:
     [
         ({"targets": ("attn/q",)}, r"strategy.targets 'attn/q' matches no parameter; nearest"),
         ({"rank": 0}, "strategy.rank is 0; expected 1 or more"),
+        (
+            {"rank": 10**6},
+            "strategy.rank is 1000000; expected at most 16, the full rank of",
+        ),
         ({"alpha": -1.0}, "strategy.alpha is -1.0"),
         ({"targets": ()}, "at least one regular expression"),
     ],

@@ -79,7 +79,7 @@ def test_bss_pushes_along_the_weakest_direction_alone() -> None:
     ("strategy", "fields", "message"),
     [
         ("l2_sp", {"alpha": -1.0}, "strategy.alpha is -1.0"),
-        ("bss", {"num_singular": 0}, "strategy.num_singular 0"),
+        ("bss", {"num_singular": 0}, "strategy.num_singular is 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(strategy: str, fields: dict[str, Any], message: str) -> None:

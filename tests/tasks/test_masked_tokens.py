@@ -254,13 +254,13 @@ def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fraction": 0.0}, r"task.fraction is 0.0; expected above 0 and at most 1"),
-        ({"fraction": 1.1}, r"task.fraction is 1.1; expected above 0"),
+        ({"fraction": 0.0}, r"task.fraction is 0.0; expected 0 < value <= 1"),
+        ({"fraction": 1.1}, r"task.fraction is 1.1; expected 0 < value"),
         (
             {"masked": 0.8, "random": 0.3},
             "task.masked is 0.8 and task.random 0.3; expected shares of at most",
         ),
-        ({"random": -0.1}, "task.random -0.1; expected shares"),
+        ({"random": -0.1}, "task.random is -0.1; expected 0 <= value <= 1"),
     ],
 )
 def test_shares_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:

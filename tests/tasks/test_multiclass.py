@@ -99,13 +99,17 @@ def test_balanced_weights_are_inverse_to_the_counts_and_average_one_over_the_tra
     assert weights[9] / weights[0] == pytest.approx(6.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("weights", [(1.0, 2.0), ("balance",), (1.0, 0.0, 1.0)])
-def test_class_weights_of_wrong_number_or_sign_are_refused(weights: tuple) -> None:
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ((1.0, 2.0), r"\(\), \('balanced',\), \('effective',\) or 3 positive numbers"),
+        (("balance",), r"\(\), \('balanced',\), \('effective',\) or a positive number for each"),
+        ((1.0, 0.0, 1.0), "a positive number for each"),
+    ],
+)
+def test_class_weights_of_wrong_number_or_sign_are_refused(weights: tuple, expected: str) -> None:
     labels = np.array([0, 1, 2])
-    with pytest.raises(
-        UserError,
-        match=r"task.class_weights .* expected \(\), \('balanced',\), \('effective',\) or 3 positive numbers",
-    ):
+    with pytest.raises(UserError, match=rf"task.class_weights is .* expected {expected}"):
         multiclass.build(multiclass.Config(class_weights=weights), multiclass.stats(labels, ("a", "b", "c")))
 
 

@@ -228,7 +228,7 @@ def test_muon_orthogonalises_kernels_of_attention_over_all_heads() -> None:
         ("name", "adamv", "optim.name is 'adamv'; expected one of 'adam'"),
         ("schedule", "cosin", "optim.schedule is 'cosin'; expected one of 'cosine'"),
         ("learning_rate", 0.0, "optim.learning_rate is 0.0; expected a positive number"),
-        ("weight_decay", -1.0, "optim.weight_decay is -1.0; expected 0 or a positive number"),
+        ("weight_decay", -1.0, "optim.weight_decay is -1.0; expected 0 or more"),
         ("ema", 1.0, "optim.ema is 1.0; expected 0 <= value < 1"),
         ("accumulate", 0, "optim.accumulate is 0; expected 1 or more"),
     ],

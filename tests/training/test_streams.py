@@ -171,7 +171,7 @@ def test_frozen_names_rest_whatever_the_strategy_says() -> None:
         ({"freeze": (".",)}, "leaves nothing to train"),
         ({"freeze": ("",)}, "leaves nothing to train"),
         ({"ema": 0.9, "swa_start": 0.5}, "optim.ema is 0.9 and optim.swa_start 0.5; set one to 0"),
-        ({"sam_radius": -0.1}, "optim.sam_radius is -0.1; expected 0 or a positive number"),
+        ({"sam_radius": -0.1}, "optim.sam_radius is -0.1; expected 0 or more"),
         ({"swa_start": 1.0}, "optim.swa_start is 1.0; expected 0 <= value < 1"),
     ],
 )

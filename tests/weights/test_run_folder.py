@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_weights_as_written_are_opened_without_a_word(run: Path) -> None:
-    assert open_path(run).remark == ""
+    assert open_path(run).notes == ()
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
@@ -57,7 +57,7 @@ def test_weights_that_nothing_tells_of_are_opened_with_a_remark(run: Path, told:
     (run / SUMMARY_NAME).unlink()
     if told is not None:
         (run / SUMMARY_NAME).write_text(told)
-    assert "model.safetensors' could not be verified: no summary.json beside it" in open_path(run).remark
+    assert "model.safetensors' could not be verified: no summary.json beside it" in open_path(run).notes[0]
 
 
 @pytest.mark.parametrize("told", ["[]", '{"model_sha256": 5}', "{"])
@@ -89,4 +89,4 @@ def test_remark_is_in_the_report_of_loading(run: Path) -> None:
         model_state=state,
         settings=settings,
     )
-    assert "\n  " + open_path(run).remark in loaded.report.text()
+    assert "\n  " + open_path(run).notes[0] in loaded.report.text()

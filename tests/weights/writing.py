@@ -1,7 +1,9 @@
 """Writing a model's leaves under another library's names, for the tests of loading."""
 
 import json
+import pickle
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -98,6 +100,37 @@ def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     np.savez(path, **arrays)
     return str(path)
+
+
+def save_torch(path: Path, root: Mapping[str, Any]) -> str:
+    """Write what torch.save writes since 1.6 of nested dicts, lists, arrays and plain values."""
+    stored: list[np.ndarray] = []
+    content = b"\x80\x02" + _pickled(root, stored) + b"."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/byteorder", "little")
+        for key, array in enumerate(stored):
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+    return str(path)
+
+
+def _pickled(value: Any, stored: list[np.ndarray]) -> bytes:
+    """Return the opcodes of a value; arrays become tensors, whose values come to `stored`."""
+    if isinstance(value, Mapping):
+        items = (_pickled(each, stored) for pair in value.items() for each in pair)
+        return b"}(" + b"".join(items) + b"u"
+    if isinstance(value, list):
+        return b"](" + b"".join(_pickled(each, stored) for each in value) + b"e"
+    if not isinstance(value, np.ndarray):
+        return pickle.dumps(value, 2)[2:-1]
+    stored.append(np.ascontiguousarray(value).reshape(value.shape))
+    kind = {"float32": b"FloatStorage", "int64": b"LongStorage"}[value.dtype.name]
+    key, size = _pickled(str(len(stored) - 1), stored), _pickled(value.size, stored)
+    storage = b"(" + _pickled("storage", stored) + b"ctorch\n" + kind + b"\n" + key
+    storage += _pickled("cpu", stored) + size + b"tQ"
+    strides = tuple(each // value.itemsize for each in stored[-1].strides)
+    place = b"".join(_pickled(each, stored) for each in (0, value.shape, strides, False, {}))
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + place + b"tR"
 
 
 def save_raw(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:

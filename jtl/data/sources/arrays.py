@@ -17,6 +17,8 @@ from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
+# NumPy's kinds of numbers: signed, unsigned, float.
+NUMBER_KINDS = "iuf"
 # The names in use: Keras', MedMNIST's, and a file that is not split.
 KEY_PATTERNS = (
     ("x_{split}", "y_{split}"),
@@ -32,8 +34,8 @@ class Config(contract.Config):
 
     `image_keys` and `label_keys` name its arrays, with `{split}` for train, val and test ("x_{split}"); ""
     finds the customary names: x_train and y_train, train_images and train_labels, images and labels. Labels
-    are class indices, names, multi-hot rows (multilabel) or numbers (regression). An array `label_names`
-    gives the classes their names.
+    are names or numbers of classes, multi-hot rows (multilabel) or numbers (regression). An array
+    `label_names` gives the classes their names; numbers are then places among them.
     """
 
     name: str = "arrays"
@@ -70,8 +72,9 @@ class Arrays:
         """Name the file and the row."""
         return f"{self.info.name}[{index}]"
 
-    def fingerprint(self, index: int) -> bytes:
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
+        del raw
         return hashlib.blake2b(np.ascontiguousarray(self.images[index]).tobytes(), digest_size=16).digest()
 
 
@@ -126,20 +129,33 @@ def build(
         raise UserError(f"{name} holds {', '.join(pairs)} but no train split; add it")
     images = {split: _checked_images(pair[0], f"{name}: {split} images") for split, pair in pairs.items()}
     cells: dict[str, list[str]] = {}
+    are_words = False
     for split, (_, targets) in pairs.items():
         if targets.ndim == 0 or len(targets) != len(images[split]):
             raise UserError(
                 f"{name}: {len(images[split])} {split} images but labels of shape {targets.shape}"
             )
+        if len(targets) == 0:
+            raise UserError(f"{name}: the {split} split has no examples")
         cells[split] = _cells(targets, labels.kind, f"{name}: {split} labels")
+        are_words |= targets.dtype.kind not in NUMBER_KINDS
         if labels.kind == "multilabel" and targets.ndim == 2 and own_names is None:
             own_names = labels.names or tuple(str(place) for place in range(targets.shape[1]))
     encoded = encode_splits(
-        cells, labels, where=lambda split, row: f"{name}: {split} label {row}", own_names=own_names
+        cells,
+        labels,
+        where=lambda split, row: f"{name}: {split} label {row}",
+        own_names=own_names,
+        are_places=own_names is not None and not are_words,
+        asked=config.labels_are,
     )
     splits: dict[str, Source] = {
-        split: Arrays(Info(f"{name}:{split}", encoded[split].names), images[split], encoded[split].values)
-        for split in pairs
+        split: Arrays(
+            Info(f"{name}:{split}", found.names, notes=found.notes, reading=found.reading),
+            images[split],
+            found.values,
+        )
+        for split, found in encoded.items()
     }
     return subset.arrange(splits, config)
 

@@ -8,7 +8,7 @@ import numpy as np
 from jtl.data import contract
 from jtl.data.contract import IMAGE, Labels, Source, SourceKind
 from jtl.data.sources import arrays
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 
 _MAX_INK = 16
 
@@ -23,7 +23,7 @@ class Config(contract.Config):
         super().__post_init__()
         if self.path:
             raise UserError(
-                f"data.path is {self.path!r}, but 'digits' is embedded; for your data set data.name"
+                f"data.path is {shown(self.path)}, but 'digits' is embedded; for your data set data.name"
             )
 
 

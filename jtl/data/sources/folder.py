@@ -87,6 +87,7 @@ def open_folder(contents: Contents, config: contract.Config, labels: Labels) -> 
         labels,
         where=lambda split, row: os.path.join(roots[split], paths[split][row]),
         own_names=own_names,
+        asked=config.labels_are,
     )
     splits = {split: _source(root, paths[split], encoded[split], contents) for split, root in roots.items()}
     return subset.arrange(splits, config)
@@ -109,7 +110,7 @@ def _unlabelled(contents: Contents, path: str) -> dict[str, Source]:
 
 
 def _source(root: str, paths: list[str], encoded: Encoded, contents: Contents) -> Source:
-    info = Info(root, encoded.names, contents.kind.holds)
+    info = Info(root, encoded.names, contents.kind.holds, reading=encoded.reading)
     return Files(info, root, tuple(paths), encoded.values)
 
 

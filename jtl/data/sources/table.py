@@ -107,6 +107,7 @@ def open_table(config: Config, labels: Labels) -> dict[str, Source]:
         {split: each.cells for split, each in rows.items()},
         labels,
         where=lambda split, row: rows[split].table.where(int(rows[split].places[row])),
+        asked=config.labels_are,
     )
     notes = tuple(dict.fromkeys(_note(found[split], chosen[split]) for split in found))
     make = SOURCES[holds[0]]
@@ -298,7 +299,6 @@ def _images(split: str, rows: _Rows, encoded: Encoded, notes: tuple[str, ...]) -
     Raises:
         UserError: one is not there.
     """
-    del notes
     table = rows.table
     root = os.path.dirname(table.path) or "."
     paths = tuple(str(each) for each in rows.contents)
@@ -308,13 +308,17 @@ def _images(split: str, rows: _Rows, encoded: Encoded, notes: tuple[str, ...]) -
             f"{table.where(int(rows.places[missing[0]]))}: image {paths[missing[0]]!r} is not in {root} "
             f"({len(missing)} of {len(paths)} are missing); paths are relative to the table's folder"
         )
-    info = Info(f"{table.path}:{split}", encoded.names, IMAGE)
+    info = Info(
+        f"{table.path}:{split}", encoded.names, IMAGE, (*notes, *encoded.notes), reading=encoded.reading
+    )
     return Files(info, root, paths, encoded.values)
 
 
 def _texts(split: str, rows: _Rows, encoded: Encoded, notes: tuple[str, ...]) -> Source:
     table = rows.table
-    info = Info(f"{table.path}:{split}", encoded.names, TEXT, notes)
+    info = Info(
+        f"{table.path}:{split}", encoded.names, TEXT, (*notes, *encoded.notes), reading=encoded.reading
+    )
     return Texts(info, rows.contents, encoded.values, table.path, rows.places + table.first_row)
 
 

@@ -70,9 +70,9 @@ class Records:
         """Name the folder, the split and the record."""
         return f"{self.info.name}[{index}]"
 
-    def fingerprint(self, index: int) -> bytes:
+    def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
-        return hashlib.blake2b(self._encoded(index), digest_size=16).digest()
+        return hashlib.blake2b(self._encoded(index) if raw is None else raw, digest_size=16).digest()
 
     def _encoded(self, index: int) -> bytes:
         try:
@@ -107,17 +107,23 @@ def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
         ]
         for split, each in records.items()
     }
+    own_names = _class_names(builder.info.features[config.label_key]) if labels.kind != "regression" else None
     encoded = encode_splits(
         cells,
         labels,
         where=lambda split, row: f"record {row} of {found[split]} in {folder}",
-        own_names=_class_names(builder.info.features[config.label_key])
-        if labels.kind != "regression"
-        else None,
+        own_names=own_names,
+        are_places=own_names is not None,
+        asked=config.labels_are,
     )
     splits: dict[str, Source] = {
         split: Records(
-            Info(f"{folder}:{split}", encoded[split].names),
+            Info(
+                f"{folder}:{split}",
+                encoded[split].names,
+                notes=encoded[split].notes,
+                reading=encoded[split].reading,
+            ),
             records[split],
             config.image_key,
             encoded[split].values,

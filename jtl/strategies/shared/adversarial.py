@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jtl.errors import UserError
 from jtl.models import initial
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Group
 
@@ -46,17 +45,6 @@ def strength(step: Int[Array, ""], num_steps: int, max_lambda: float, gamma: flo
     """
     part = step / num_steps
     return max_lambda * (2.0 / (1.0 + jnp.exp(-gamma * part)) - 1.0)
-
-
-def check(max_lambda: float, gamma: float, hidden_widths: Sequence[int], multiplier: float) -> None:
-    """Raise UserError unless the settings of an adversary are in range."""
-    if max_lambda < 0 or gamma <= 0 or multiplier <= 0:
-        raise UserError(
-            f"strategy.max_lambda is {max_lambda}, strategy.gamma {gamma} and strategy.multiplier "
-            f"{multiplier}; expected 0 or more, and positive numbers"
-        )
-    if any(width < 1 for width in hidden_widths):
-        raise UserError(f"strategy.hidden_widths is {hidden_widths}; expected positive widths, () for none")
 
 
 def groups(multiplier: float) -> Callable[[Sequence[str]], dict[str, Group]]:

@@ -199,7 +199,7 @@ def make_judge(
 def _readable_splits(member: Member) -> dict[str, Source]:
     """Open a member's data and say what is in it, without what cannot be read."""
     settings = member.found.settings
-    opened = build.open_splits(settings, member.stats.label_names)
+    opened = build.open_splits(settings, member.stats)
     checked = preflight.inspect(opened, settings.data, config.input_of(settings.model))
     say(*checked.lines)
     return checked.splits

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jtl.verbs.contract import Verb, refuse, show
+from jtl.verbs.contract import Verb, of_weights, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl.training import config
     from jtl.weights import convert
 
-    refuse(overrides)
-    done = convert.convert(args.file, args.to, Path(args.out))
+    done = convert.convert(args.file, args.to, Path(args.out), config.weights_of(of_weights(overrides)))
     if not args.json:
         sys.stdout.write("\n".join(convert.text(done)) + "\n")
     show(args, convert.as_json(done))

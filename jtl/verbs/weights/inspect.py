@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from jtl.verbs.contract import Verb, refuse, show
+from jtl.errors import UserError
+from jtl.verbs.contract import Verb, of_weights, show
 
 # Names stay whole, whatever the terminal.
 UNLIMITED = 10_000
@@ -17,16 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from jtl.report import tables
+    from jtl.training import config
     from jtl.weights import inspect
 
-    refuse(overrides)
-    found = inspect.inspect(args.file)
+    found = inspect.inspect(args.file, config.weights_of(of_weights(overrides)))
     if not args.json:
         rows, num_hidden = inspect.rows(found, has_all=args.tensors)
         more = [f"… {num_hidden} more (--tensors shows them)"] if num_hidden else []
         table = tables.aligned(rows, left=(0, 1, 2, 3), width=UNLIMITED)
         sys.stdout.write("\n".join([*inspect.text(found), table, *more]) + "\n")
     show(args, inspect.as_json(found))
+    if found.recognised is None:
+        raise UserError(inspect.unknown(found))
     return 0
 
 

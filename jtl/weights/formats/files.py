@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jtl.errors import UserError
-from jtl.weights.contract import Tensor, TensorFile
+from jtl.weights.contract import TensorFile
 from jtl.weights.formats import archive, flax_file, keras_file, npz, safetensors_file, sharded, torch_file
 
 # Wrappers (data-parallel, compiled) put these in front of every name of a module.
@@ -18,8 +18,7 @@ def open_file(path: Path) -> TensorFile:
     Raises:
         UserError: the file is empty, damaged, not weights, or wants code to be run.
     """
-    file = _open(path)
-    return file._replace(tensors=_unwrapped(dict(file.tensors)))
+    return _unwrapped(_open(path))
 
 
 def _open(path: Path) -> TensorFile:
@@ -44,12 +43,14 @@ def described(start: bytes) -> str:
     return f"it starts with {start[:16]!r}"
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without a wrapper's prefix, where all of them have it."""
+def _unwrapped(file: TensorFile) -> TensorFile:
+    """Return the file with its tensors' names without a wrapper's prefix, where all of them have it."""
     for prefix in WRAPPERS:
-        if all(name.startswith(prefix) for name in tensors):
-            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return tensors
+        if all(name.startswith(prefix) for name in file.tensors):
+            raw_names = {name.removeprefix(prefix): file.raw_names.get(name, name) for name in file.tensors}
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items()}
+            return _unwrapped(file._replace(tensors=tensors, raw_names=raw_names))
+    return file
 
 
 def _is_npz(start: bytes, path: Path) -> bool:

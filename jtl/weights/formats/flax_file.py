@@ -73,8 +73,8 @@ def open_flax(path: Path) -> TensorFile:
             f"again"
         ) from error
     container, names = variables.of_model(found, str(path))
-    tensors = {name: _tensor(path, found[source]) for name, source in names.items()}
-    return TensorFile(path, f"Flax msgpack{container}", tensors)
+    tensors = {name: _tensor(path, places) for name, places in found.items()}
+    return variables.chosen(TensorFile(path, f"Flax msgpack{container}", tensors), names)
 
 
 def is_flax(start: bytes) -> bool:

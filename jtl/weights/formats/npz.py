@@ -39,10 +39,11 @@ def open_npz(path: Path) -> TensorFile:
     prefix = next((each for each in PREFIXES if any(name.startswith(each) for name in tensors)), "")
     if any(name.startswith(RUN_FOLDER_PREFIX) for name in tensors):
         prefix = ""
-    bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    if len(bare) != len(entries):
+    names = {name.removeprefix(prefix): name for name in tensors}
+    if len(names) != len(entries):
         raise UserError(f"{str(path)!r} holds entries that differ only by the prefix {prefix!r}")
-    return TensorFile(path, "npz", bare)
+    raw_names = {name: raw for name, raw in names.items() if name != raw}
+    return TensorFile(path, "npz", {name: tensors[raw] for name, raw in names.items()}, raw_names=raw_names)
 
 
 def _tensor(path: Path, entry: zipfile.ZipInfo) -> Tensor:

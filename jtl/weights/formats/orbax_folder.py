@@ -64,7 +64,7 @@ def open_orbax(item: Path) -> TensorFile:
             f"Orbax checkpoint {str(item)!r} would expand to {total} bytes from {found}: no weights do"
         )
     container, names = variables.of_model(tensors, str(item))
-    return TensorFile(item, f"Orbax{container}", {name: tensors[source] for name, source in names.items()})
+    return variables.chosen(TensorFile(item, f"Orbax{container}", tensors), names)
 
 
 class _Layout(NamedTuple):

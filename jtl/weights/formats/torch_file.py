@@ -26,7 +26,7 @@ COUNT_BYTES = 8
 MAX_PICKLE_BYTES = 1 << 28
 # Where training scripts keep the model's tensors, in the order of preference: averages first (as timm).
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
-MAX_DEPTH, MAX_TENSORS = 16, 50_000
+MAX_DEPTH, MAX_TENSORS = 16, 200_000
 
 DTYPES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype(np.float32),
@@ -91,21 +91,21 @@ def open_zip(path: Path) -> TensorFile:
         raise UserError(f"{str(path)!r} was written big-endian, which is not read")
     content = archive.member(path, pickles[0])
     root = unpickle.load(io.BytesIO(content), GLOBALS, _storage, _what(path))
-    container, named = _state_dict(root, path)
+    found = _state_dict(root, path)
 
     def read_storage(storage: Storage) -> bytes:
         return archive.member(path, f"{folder}data/{storage.key}")
 
     def check(storage: Storage) -> None:
         entry = entries.get(f"{folder}data/{storage.key}")
-        found = 0 if entry is None else entry.file_size
-        if found < storage.num_values * storage.dtype.itemsize:
+        size = 0 if entry is None else entry.file_size
+        if size < storage.num_values * storage.dtype.itemsize:
             raise UserError(
-                f"storage {storage.key!r} of {str(path)!r} has {found} bytes; expected "
+                f"storage {storage.key!r} of {str(path)!r} has {size} bytes; expected "
                 f"{storage.num_values * storage.dtype.itemsize}: truncated? Get it again"
             )
 
-    return TensorFile(path, f"PyTorch zip{container}", _tensors(named, read_storage, check))
+    return _file(path, "PyTorch zip", found, _tensors(found.views, read_storage, check))
 
 
 def open_legacy(path: Path) -> TensorFile:
@@ -133,7 +133,7 @@ def open_legacy(path: Path) -> TensorFile:
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise UserError(f"{what} lists no storages; get it again")
         starts = _legacy_starts(view, keys, storages, what)
-    container, named = _state_dict(root, path)
+    found = _state_dict(root, path)
 
     def read_storage(storage: Storage) -> bytes:
         with path.open("rb") as stream:
@@ -144,7 +144,7 @@ def open_legacy(path: Path) -> TensorFile:
         if storage.key not in starts:
             raise UserError(f"{what} lacks storage {storage.key!r}: truncated? Get it again")
 
-    return TensorFile(path, f"PyTorch pickle{container}", _tensors(named, read_storage, check))
+    return _file(path, "PyTorch pickle", found, _tensors(found.views, read_storage, check))
 
 
 def _legacy_starts(
@@ -168,6 +168,27 @@ def _legacy_starts(
     return starts
 
 
+class _Found(NamedTuple):
+    """All tensors of a file by dotted name, and which entry of it is the model's ("": all there is)."""
+
+    views: Mapping[str, View]
+    entry: str
+
+
+def _file(path: Path, title: str, found: _Found, tensors: Mapping[str, Tensor]) -> TensorFile:
+    if not found.entry:
+        return TensorFile(path, title, tensors)
+    under = f"{found.entry}."
+    raw_names = {name.removeprefix(under): name for name in tensors if name.startswith(under)}
+    return TensorFile(
+        path,
+        f"{title}, entry {found.entry!r}",
+        {name: tensors[raw] for name, raw in raw_names.items()},
+        others={name: tensor for name, tensor in tensors.items() if not name.startswith(under)},
+        raw_names=raw_names,
+    )
+
+
 def _tensors(
     named: Mapping[str, View], read_storage: Callable[[Storage], bytes], check: Callable[[Storage], None]
 ) -> dict[str, Tensor]:
@@ -186,17 +207,18 @@ def _read(view: View, read_storage: Callable[[Storage], bytes]) -> np.ndarray:
     return np.array(np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False), order="C")
 
 
-def _state_dict(root: Any, path: Path) -> tuple[str, dict[str, View]]:
-    """Return where the model's tensors are, for people ("": at the top), and the tensors by name."""
+def _state_dict(root: Any, path: Path) -> _Found:
+    """Return all tensors of a file, and which entry is the model's by what training scripts call it."""
     if not isinstance(root, dict):
         raise UserError(
             f"{_what(path)} holds a {type(root).__name__}; expected a dict of tensors (a state_dict)"
         )
+    views = _named_views(root, path)
     for key in CONTAINERS:
-        if isinstance(root.get(key), dict) and (named := _named_views(root[key], path)):
-            return f", entry {key!r}", named
-    if any(isinstance(value, View) for value in root.values()):
-        return "", _named_views(root, path)
+        if isinstance(root.get(key), dict) and any(name.startswith(f"{key}.") for name in views):
+            return _Found(views, key)
+    if views:
+        return _Found(views, "")
     entries = shorten((repr(key) for key in root if isinstance(key, str)), 8)
     raise UserError(
         f"{_what(path)} holds the entries {entries or 'none'} and no tensors among them; expected a "
@@ -205,7 +227,7 @@ def _state_dict(root: Any, path: Path) -> tuple[str, dict[str, View]]:
 
 
 def _named_views(tree: Mapping[Any, Any], path: Path) -> dict[str, View]:
-    """Return the tensors of nested dicts by dotted name."""
+    """Return the tensors of nested dicts and lists by dotted name."""
     found: dict[str, View] = {}
     pending: list[tuple[str, Any, int]] = [(str(key), value, 1) for key, value in tree.items()]
     for count, (name, value, depth) in enumerate(pending):
@@ -213,11 +235,12 @@ def _named_views(tree: Mapping[Any, Any], path: Path) -> dict[str, View]:
             if name in found:
                 raise UserError(f"{_what(path)} holds two tensors named {name!r}")
             found[name] = value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict | list):
             # A dict can hold itself, or the same dict many times over.
             if depth > MAX_DEPTH or count > MAX_TENSORS or len(value) > MAX_TENSORS:
                 raise UserError(f"{_what(path)} nests its tensors without end; {unpickle.REFUSED}")
-            pending += [(f"{name}.{key}", inner, depth + 1) for key, inner in value.items()]
+            inner_values = value.items() if isinstance(value, dict) else enumerate(value)
+            pending += [(f"{name}.{key}", inner, depth + 1) for key, inner in inner_values]
     return found
 
 

@@ -3,9 +3,10 @@
 A training state holds much besides: optimizer, step, averages. Names are paths joined by '/'.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from jtl.errors import UserError
+from jtl.weights.contract import TensorFile
 from jtl.weights.report import shorten
 
 # Where training states keep the model, in the order of preference: averages first, as for PyTorch's.
@@ -34,6 +35,16 @@ def of_model(names: Iterable[str], where: str) -> tuple[str, dict[str, str]]:
         twice = [name for name in renamed if sum(name == each for each, _ in pairs) > 1]
         raise UserError(f"{where!r} holds several variables named {shorten(twice, 3)}")
     return container, renamed
+
+
+def chosen(file: TensorFile, names: Mapping[str, str]) -> TensorFile:
+    """Return a file of all tensors of a tree with those of `names` (→ names in the tree) as the model's."""
+    taken = set(names.values())
+    return file._replace(
+        tensors={name: file.tensors[raw] for name, raw in names.items()},
+        others={raw: tensor for raw, tensor in file.tensors.items() if raw not in taken},
+        raw_names={name: raw for name, raw in names.items() if name != raw},
+    )
 
 
 def _of_training_state(names: tuple[str, ...]) -> tuple[str, list[tuple[str, str]]] | None:

@@ -1,0 +1,1 @@
+"""Trials of what goes wrong around a run: killed, signalled, started twice, its files or machine damaged."""
