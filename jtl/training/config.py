@@ -20,7 +20,7 @@ from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
 from jtl.errors import UserError, nearest, shown
 from jtl.inputs import INPUTS, Input
-from jtl.models import MODELS
+from jtl.models import MODELS, layers
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
 from jtl.training import reading
@@ -67,6 +67,9 @@ OF_INPUT: dict[str, Callable[[Input], type]] = {
     "preprocess": lambda kind: kind.Changes,
     "augment": lambda kind: kind.Augment,
 }
+
+# What every saved section `weights` has, whenever it was saved.
+SAVED_BEFORE = {"head", "label_map", "position_embedding", "channels", "sha256", "cache_dir"}
 
 # Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices and
 # rules) the order in which float32 sums are added.
@@ -142,10 +145,14 @@ def of_folder(folder: Path) -> Config:
 
 
 def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values of a run folder that was saved when `inputs` was called `input`, as they are now.
+    """Return the values of a run folder that was saved before, as they are written now.
 
-    Then 0 and "" in `preprocess` meant "as the weights say".
+    Before there was `weights.entry`, False and 0 of some settings of a model meant "as the size has it". When
+    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say".
     """
+    weights, model = values.get("weights"), values.get("model")
+    if isinstance(weights, Mapping) and isinstance(model, Mapping) and weights.keys() >= SAVED_BEFORE:
+        values = values if "entry" in weights else {**values, "model": layers.as_now_written(model)}
     if "input" not in values:
         return values
     found = {("inputs" if name == "input" else name): value for name, value in values.items()}
@@ -211,27 +218,53 @@ def _plain(value: Any) -> Any:
 
 
 def _load(spec: str) -> ConfigDict:
+    """Return what the `get_config` of a config file gives, called with what stands behind the colon."""
     path, _, argument = spec.partition(":")
+    get_config = _function_of(path)
+    if argument and not inspect.signature(get_config).parameters:
+        raise UserError(f"config file {path!r} takes no argument; found {shown(argument)} after the colon")
+    try:
+        found = get_config(argument) if argument else get_config()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # whatever the user's own function raises
+        raise UserError(f"get_config of {path!r} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, ConfigDict):
+        raise UserError(f"get_config of {path!r} gives {shown(found)}; expected an ml_collections ConfigDict")
+    return found
+
+
+def _function_of(path: str) -> Callable[..., Any]:
+    expected = "expected a Python file such as configs/vit_ft.py"
+    if Path(path).is_dir():
+        raise UserError(f"config file {path!r} is a folder; {expected}")
     if not Path(path).is_file():
-        raise UserError(
-            f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py"
-        )
+        raise UserError(f"config file {shown(path)} is not there; {expected}")
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert module_spec is not None, path
-    assert module_spec.loader is not None, path
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(
+            f"config file {path!r} is no Python file; {expected} (a run goes on by the command it began with)"
+        )
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's own file raises
         raise UserError(f"config file {path!r} cannot be read: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
+    if not callable(getattr(module, "get_config", None)):
         raise UserError(f"config file {path!r} has no function get_config(argument='')")
-    if argument and not inspect.signature(module.get_config).parameters:
-        raise UserError(f"config file {path!r} takes no argument; found {argument!r} after the colon")
-    try:
-        return module.get_config(argument) if argument else module.get_config()
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    return module.get_config
+
+
+def repeated(overrides: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a line for each setting that is given more than once with different values: the last counts."""
+    given: dict[str, list[str]] = {}
+    for name, value in overrides:
+        given.setdefault(name, []).append(value)
+    return [
+        f"--config.{reading.cut(name)} is given {len(values)} times: the last, {shown(values[-1])}, counts"
+        for name, values in given.items()
+        if len(set(values)) > 1
+    ]
 
 
 def _to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -295,7 +328,8 @@ def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     if not (folder / NAME).is_file():
         return None
     try:
-        model = files.read_record(folder / NAME).below("model")
+        record = files.read_record(folder / NAME)
+        model = files.Record(record.path, _renamed(record.values).get("model"), "model")
         model.get("name", files.TEXT)
         return model.values if model.get("weights", files.TEXT) == spec else None
     except UserError:

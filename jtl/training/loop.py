@@ -1,102 +1,39 @@
 """The loop: batch → step → evaluate → save, until all is done, nothing improves, or the process must go.
 
-The numbers of step n-1 are read after step n was dispatched, so the device never waits for the host's
-bookkeeping.
+The numbers of a step are read after later steps were dispatched, so the device never waits for the host's
+bookkeeping; before anything is evaluated or saved, all are.
 """
 
 import math
+import time
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from jtl import metrics, signals
-from jtl.data import Source, pipeline
+from jtl import signals
+from jtl.data import pipeline
 from jtl.data.sampling import UNIFORM
 from jtl.errors import at_end
 from jtl.metrics import Summary
-from jtl.report.console import Live
-from jtl.report.summary import Phases
 from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
-from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
-from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
 from jtl.training.faults import Diverged, Unsaved
+from jtl.training.ready import Ended, Run
 from jtl.training.state import State
 
 FINISHED = ("finished", "stopped_early")
 VALIDATION = "val"
-
-
-class Plan(NamedTuple):
-    """What a run is: its settings and folder, its labels, what a step is made of, and what picks the best."""
-
-    settings: Config
-    folder: Path
-    stats: LabelStats
-    built: Built
-    monitor: str
-
-    @property
-    def task_kind(self) -> TaskKind:
-        """The kind of the task, which knows of each metric whether more is better."""
-        return TASKS[self.settings.task.name]
-
-
-class Feed(NamedTuple):
-    """What a run reads: the splits, the streams of a step, another domain, and the batches to measure on."""
-
-    splits: dict[str, Source]
-    streams: dict[str, Source]
-    target: Target | None
-    eval_batches: dict[str, pipeline.EvalBatches]
-    target_batches: pipeline.EvalBatches | None
-
-
-class Programs(NamedTuple):
-    """What runs on the devices beside the training step, and where a state and a batch lie on them."""
-
-    mesh: Mesh
-    state_sharding: Any
-    evaluate: Callable[[State, step.Batch], metrics.Sums]
-    outputs: Callable[[State, step.Batch], tuple[Any, Any]]
-
-
-class Reporter(NamedTuple):
-    """How a run talks to people, and what it spends its time on."""
-
-    live: Live
-    phases: Phases
-
-
-class Run(NamedTuple):
-    """A run that is ready to go."""
-
-    plan: Plan
-    feed: Feed
-    programs: Programs
-    reporter: Reporter
-
-
-class Ended(NamedTuple):
-    """How the loop ended: the state, the evaluations, the status, and the training examples it read.
-
-    `measured` is what the validation split gave for that very state, None where it was not measured.
-    """
-
-    state: State
-    history: progress.History
-    status: str
-    num_examples: int
-    measured: Summary | None = None
+# Steps dispatched beyond the one that is waited for, and steps whose numbers may lie on the devices unread.
+MAX_AHEAD, MAX_UNREAD = 2, 100
+# How old the loss on the live line may be, unless a step takes longer.
+READ_SECONDS = 0.2
 
 
 def run(
@@ -126,7 +63,7 @@ def run(
             if _lacks_evaluation(ready, history, start):
                 # Its checkpoint stays as it is: those that follow have the evaluation in their history.
                 history, measured = _measured(ready, state, history, writer, stop)
-                reader.history = history
+                reader.measured(history)
             for number in range(start, num_steps):
                 if _is_exhausted(ready, history):
                     status = "stopped_early"
@@ -147,7 +84,7 @@ def run(
                         sound = checkpoints.sound(state)
                     if is_evaluated and _is_measured(ready):
                         history, measured = _measured(ready, state, history, writer, stop)
-                        reader.history = history
+                        reader.measured(history)
                     with ready.reporter.phases.measure("checkpoint"):
                         checkpoints.save(sound, history)
                     saved = number + 1
@@ -230,54 +167,98 @@ class _CompiledSteps:
 
 
 class _Reader:
-    """Reads each step's numbers once the next is dispatched, reports them, and stops a run that diverged."""
+    """Reads the steps' numbers once later steps were dispatched, reports them, and stops a run that diverged.
 
-    def __init__(self, ready: Run, writer: Writer, history: progress.History) -> None:
-        self.history = history
-        self._ready, self._writer = ready, writer
-        self._pending: tuple[int, Mapping[str, Any]] | None = None
+    Those of `log_every` steps come to the host together, sooner where people would see old ones: at 2 ms a
+    step the device would wait for a host that asks for a handful of scalars after each.
+    """
+
+    def __init__(
+        self,
+        ready: Run,
+        writer: Writer,
+        history: progress.History,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ready, self._writer, self._clock = ready, writer, clock
+        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._loss: float | None = None
+        self._read_at = clock()
+        self.measured(history)
+
+    def measured(self, history: progress.History) -> None:
+        """Take the evaluations so far, whose last and best the live line shows."""
+        monitor = self._ready.plan.monitor
+        is_maximized = self._ready.plan.task_kind.is_maximized(monitor)
+        best = progress.best(history, monitor, is_maximized=is_maximized)
+        self._last = history[-1].get(monitor) if history else None
+        self._best = best.get(monitor) if best else None
 
     def push(self, number: int, values: Mapping[str, Any]) -> None:
-        """Take the numbers of the step just dispatched and read those of the one before."""
-        self.flush()
-        self._pending = (number, values)
+        """Take the numbers of the step just dispatched; read those before it when it is time to.
+
+        Waits for the step `MAX_AHEAD` before it, so that no more batches than that wait on the devices.
+        """
+        past = list(self._pending)
+        self._pending.append((number, values))
+        if len(past) >= MAX_AHEAD:
+            jax.block_until_ready(past[-MAX_AHEAD][1])
+        is_old = self._loss is None or self._clock() - self._read_at >= READ_SECONDS
+        if is_old or len(past) >= MAX_UNREAD or any(self._is_logged(each) for each, _ in past):
+            self._read(past)
+        if past:
+            self._show(past[-1][0])
 
     def flush(self) -> None:
-        """Read what is pending; waits for its step.
+        """Read all that is pending; waits for its steps.
 
         Raises:
             Diverged: the loss or the gradient norm is not finite.
         """
-        if self._pending is None:
+        pending = list(self._pending)
+        self._read(pending)
+        if pending:
+            self._show(pending[-1][0])
+
+    def _is_logged(self, number: int) -> bool:
+        num_steps = self._ready.plan.built.parts.num_steps
+        return number % self._ready.plan.settings.train.log_every == 0 or number == num_steps
+
+    def _read(self, pending: list[tuple[int, Mapping[str, Any]]]) -> None:
+        if not pending:
             return
-        number, arrays = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        self._pending = self._pending[len(pending) :]
+        self._read_at = self._clock()
+        for number, arrays in jax.device_get(pending):
+            self._report(number, {name: float(value) for name, value in arrays.items()})
+
+    def _report(self, number: int, values: Mapping[str, float]) -> None:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             raise Diverged(
                 f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; "
                 f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
                 f"raise optim.warmup and start with another --workdir"
             )
-        settings = self._ready.plan.settings.train
-        if number % settings.log_every == 0 or number == self._ready.plan.built.parts.num_steps:
+        self._loss = values["loss"]
+        if self._is_logged(number):
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
-        self._show(number, values["loss"])
 
-    def _show(self, number: int, loss: float) -> None:
-        ready, monitor = self._ready, self._ready.plan.monitor
-        best = progress.best(self.history, monitor, is_maximized=ready.plan.task_kind.is_maximized(monitor))
+    def _show(self, number: int) -> None:
+        """Show where the run is: once a step, from whose distances in time the rate is taken."""
+        ready, settings = self._ready, self._ready.plan.settings.train
+        # That of the first step is read when the second is dispatched, or it is the last.
+        assert self._loss is not None, "no step is shown before one was read"
         ready.reporter.live.update(
             step=number,
             num_steps=ready.plan.built.parts.num_steps,
-            epoch=number * ready.plan.settings.train.batch_size / len(ready.feed.splits["train"]),
-            loss=loss,
-            num_examples=ready.plan.settings.train.batch_size,
+            epoch=number * settings.batch_size / len(ready.feed.splits["train"]),
+            loss=self._loss,
+            num_examples=settings.batch_size,
             unit=ready.plan.built.parts.input.unit,
             wait_fraction=ready.reporter.phases.data_wait_fraction(),
-            metric_name=monitor,
-            last=self.history[-1].get(monitor) if self.history else None,
-            best=best.get(monitor) if best else None,
+            metric_name=ready.plan.monitor,
+            last=self._last,
+            best=self._best,
         )
 
 
@@ -352,12 +333,14 @@ def _measured_target(ready: Run, state: State) -> dict[str, float]:
     if ready.feed.target is None or ready.feed.target_batches is None:
         return {}
     with ready.reporter.phases.measure("evaluate"):
-        _, logits, labels = evaluate.collect(
-            ready.programs.outputs, state, ready.feed.target_batches, mesh=ready.programs.mesh
+        outputs, labels = evaluate.collect(
+            ready.programs.outputs, state, ready.feed.target_batches, ("logits",), mesh=ready.programs.mesh
         )
         known = labels if ready.feed.target.is_labelled else None
         has_classes = build.has_classes(ready.plan.settings)
-        return adaptation.measure(ready.plan.built.parts.task, logits, known, has_classes=has_classes)
+        return adaptation.measure(
+            ready.plan.built.parts.task, outputs["logits"], known, has_classes=has_classes
+        )
 
 
 def _is_due(number: int, every: int, last: int = -1) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,17 +14,17 @@ from jax.sharding import Mesh
 
 from jtl import files, owner, signals
 from jtl.data import Source, preflight
-from jtl.errors import UserError, at_end, nearest
+from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.report.writer import Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
-from jtl.tasks import TASKS, LabelStats
+from jtl.tasks import LabelStats
 from jtl.training import (
-    adaptation,
     build,
+    choice,
     config,
     evaluate,
     finish,
@@ -32,13 +32,16 @@ from jtl.training import (
     lost,
     meta,
     progress,
+    rehearsal,
+    remarks,
     sharding,
     step,
 )
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.loop import FINISHED, Ended, Run
+from jtl.training.loop import FINISHED
+from jtl.training.ready import Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
@@ -63,6 +66,11 @@ def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict
         UserError: another process owns the folder, it belongs to another configuration, or configuration,
             data and weights do not fit.
     """
+    if settings.baseline and settings.model.weights == NO_WEIGHTS:
+        raise UserError(
+            f"baseline is true and model.weights is {NO_WEIGHTS!r}: both runs would be the same; expected "
+            f"pretrained weights, or baseline=false"
+        )
     live = Live()
     with owner.owned(folder, live.log):
         return _run(settings, folder, live, stop)
@@ -73,12 +81,16 @@ def _run(settings: Config, folder: Path, live: Live, stop: StopRequest | None) -
     result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    scratch = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
-    other = run(scratch, folder / "scratch", stop)
+    other = run(_scratch(settings), folder / "scratch", stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
     return result
+
+
+def _scratch(settings: Config) -> Config:
+    """Return the settings of the run beside it, of the same model from random weights."""
+    return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
 
 
 def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
@@ -106,7 +118,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     return result
 
 
-def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None:
+def _claim(plan: Plan, target: Target | None, notes: Sequence[str]) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
@@ -145,7 +157,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with phases.measure("load"):
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
-    with at_end(checkpoints.close):
+    with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
         writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
@@ -185,6 +197,7 @@ class _Opened(NamedTuple):
     splits: dict[str, Source]
     target: Target | None
     notes: list[str]
+    facts: list[Any]
 
 
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
@@ -199,11 +212,19 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
-    notes = [*opened.notes, *_explained(built, splits, live)]
+    if settings.baseline:
+        _rehearse_scratch(settings, opened)
+    notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
+    monitor = choice.monitor(settings, built, splits, target)
+    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    for line in decided:
+        live.log(line)
+    notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    plan = loop.Plan(settings, folder, stats, built, _monitor(settings, built, splits, target))
+    plan = Plan(settings, folder, stats, built, monitor)
     lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
@@ -212,18 +233,28 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
     parts = plan.built.parts
-    programs = loop.Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
+    programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
     feed = _feed(plan, mesh, splits, streams, target)
-    return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
+    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints
 
 
-def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]:
-    """Say what was loaded and how examples are read; return what of it the run folder keeps."""
+def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
+    try:
+        rehearsal.check(_scratch(settings), opened.splits, opened.target)
+    except UserError as error:
+        raise UserError(f"baseline, the same model from random weights, cannot be: {error}") from error
+
+
+def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any) -> list[str]:
+    """Say what was loaded and how examples are read; return what of it the run folder keeps.
+
+    `changes` are the user's own to the pre-processing.
+    """
     parts = built.parts
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     notes = [
-        build.preprocess_text(parts.input, parts.preprocess, built.loaded),
+        build.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
         *parts.input.remarks(parts.model.preprocess, parts.preprocess),
         *preflight.survey(splits, parts.input, parts.preprocess),
     ]
@@ -234,12 +265,12 @@ def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]
 
 
 def _feed(
-    plan: loop.Plan,
+    plan: Plan,
     mesh: Mesh,
     splits: dict[str, Source],
     streams: dict[str, Source],
     target: Target | None,
-) -> loop.Feed:
+) -> Feed:
     settings, parts = plan.settings, plan.built.parts
     is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
     batches_of = partial(
@@ -251,12 +282,19 @@ def _feed(
         settings=settings.inputs,
         setting="train.eval_batch_size" if settings.train.eval_batch_size else "train.batch_size",
     )
-    return loop.Feed(
+    return Feed(
         splits=splits,
         streams=streams,
         target=target,
-        eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
-        target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
+        eval_batches={
+            # The loop measures on validation at every evaluation, on others the report alone.
+            name: batches_of(source, is_read_again=name == "val")
+            for name, source in splits.items()
+            if name != "train"
+        },
+        target_batches=(
+            batches_of(target.evaluation, is_read_again=True) if target is not None and is_measured else None
+        ),
     )
 
 
@@ -281,47 +319,7 @@ def _open(settings: Config, live: Live) -> _Opened:
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, notes)
-
-
-def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:
-    """Return the metric that picks the best step: one without labels where the run adapts to a target.
-
-    Raises:
-        UserError: there is no metric of the name the settings give, nothing to measure it on, or it would
-            choose by labels of the target.
-    """
-    kind = TASKS[settings.task.name]
-    criteria = adaptation.CRITERIA if target is not None and build.has_classes(settings) else ()
-    is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
-    chosen = settings.train.monitor or (adaptation.IM if is_adapting else kind.monitor)
-    if chosen in criteria:
-        _check_criterion(chosen, target)
-        return chosen
-    if chosen.startswith(adaptation.PREFIX):
-        raise UserError(
-            f"train.monitor is {chosen!r}; expected a metric of the validation split, or of a target "
-            f"(config.data.target) with classes one that needs no labels: {', '.join(adaptation.CRITERIA)}"
-        )
-    if "val" not in splits and (settings.train.patience or settings.train.monitor):
-        raise UserError(
-            "train.patience and train.monitor need a validation split; set data.val_fraction above 0"
-        )
-    if chosen not in kind.maximized:
-        raise UserError(
-            f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, kind.maximized)}"
-        )
-    return chosen
-
-
-def _check_criterion(chosen: str, target: Target | None) -> None:
-    assert target is not None, "criteria are of a target"
-    if chosen == adaptation.SND and len(target.evaluation) < adaptation.MIN_NEIGHBOURS:
-        raise UserError(
-            f"train.monitor is {chosen!r} and config.data.target has {len(target.evaluation)} example to "
-            f"measure, which has no neighbours; expected {adaptation.MIN_NEIGHBOURS} or more: add some, or "
-            f"set train.monitor={adaptation.IM!r}"
-        )
+    return _Opened(found, target, notes, checked.facts)
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:

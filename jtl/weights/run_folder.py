@@ -12,7 +12,7 @@ from jtl import files, tree
 from jtl.errors import UserError
 from jtl.files import replaced
 from jtl.inputs import INPUTS
-from jtl.models import MODELS
+from jtl.models import MODELS, layers
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
 from jtl.weights.hub.download import sha256_of
@@ -21,6 +21,8 @@ WEIGHTS_NAME, META_NAME, SUMMARY_NAME = "model.safetensors", "meta.json", "summa
 CHECKPOINTS_NAME = "checkpoints"
 # Where summary.json has the sha256 of the weights that were written.
 DIGEST_KEY = "model_sha256"
+# What meta.json calls that a setting of the model is as its size has it: None. Before it did so, False or 0.
+UNSET = "unset"
 # What `jtl fuse` says of a folder it made; without weights, it is an ensemble.
 FUSION_NAME = "fuse.json"
 # What of a run's model settings is not about the model's shape.
@@ -56,7 +58,10 @@ def open_run(folder: Path) -> TensorFile:
     if family not in MODELS:
         raise record.wrong(f"family is {family!r}; expected one of {', '.join(MODELS)}")
     kind = INPUTS[MODELS[family].input]
-    fields = record.below("model").fields_of(MODELS[family].Config)
+    model = record.below("model")
+    if UNSET not in record.values:
+        model = files.Record(record.path, layers.as_now_written(model.values), "model")
+    fields = model.fields_of(MODELS[family].Config)
     preprocess = kind.Preprocess(**record.below("preprocess").fields_of(kind.Preprocess))
     return open_safetensors(folder / WEIGHTS_NAME)._replace(
         format="jtl run",

@@ -293,6 +293,17 @@ def test_baseline_trains_the_same_model_from_random_weights_beside_it(
     assert "from scratch" in shown
 
 
+def test_baseline_that_cannot_be_is_found_before_the_first_run(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    needs_a_head = _settings(model__weights=str(finished[0]), strategy__name="co_tuning", baseline="true")
+    with pytest.raises(UserError, match=r"baseline, .*, cannot be: strategy 'co_tuning' needs weights with"):
+        train.run(needs_a_head, tmp_path / "run")
+    with pytest.raises(UserError, match=r"baseline is true and model.weights is 'none'"):
+        train.run(_settings(baseline="true"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def _numbers(folder: Path) -> list[dict[str, Any]]:
     """Everything the run has reported, but when."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
