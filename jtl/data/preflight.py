@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jtl import signals
 from jtl.data.classes import NAMED, few
 from jtl.data.contract import Config, Source
 from jtl.data.pipeline import num_cores
@@ -132,7 +132,7 @@ def _looked_at(source: Source, rows: np.ndarray, kind: Input) -> tuple[dict[int,
         except Unreadable as error:
             return f"cannot read {source.describe(row)}: {error}", b""
 
-    with ThreadPoolExecutor(num_cores()) as pool:
+    with signals.pool(num_cores()) as pool:
         found = list(zip(rows.tolist(), pool.map(look, rows.tolist()), strict=True))
     faults = {row: fault for row, (fault, _) in found if fault}
     return faults, {row: key for row, (fault, key) in found if not fault}

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jtl import memory, rng, tree
 from jtl.data import SOURCES, Labels, Source, batch_size, sampling
-from jtl.data.contract import NO_LABELS
+from jtl.data.contract import NO_LABELS, read
 from jtl.data.files import unlabelled
 from jtl.data.preflight import check_holds, check_kind
 from jtl.data.sources.table import tables_in
@@ -157,6 +157,19 @@ def check_streams(config: Config, parts: Parts, streams: Mapping[str, Source]) -
                 f"strategy {config.strategy.name!r} adapts to unlabelled {parts.input.unit} and "
                 f"config.data.{name} is empty; set it to their folder or table"
             )
+
+
+def check_first_examples(parts: Parts, streams: Mapping[str, Source], splits: Mapping[str, Source]) -> None:
+    """Take an example of each stream and split through its transform, so that what cannot be is known now.
+
+    Raises:
+        UserError: pre-processing, augmentation and examples do not fit together.
+    """
+    sources = [(each, parts.augment) for each in streams.values()]
+    sources += [(each, None) for each in splits.values()]
+    for source, augment in sources:
+        transform = parts.input.transform(parts.preprocess, augment)
+        read(source, 0, transform, np.random.default_rng(0))
 
 
 def has_classes(config: Config) -> bool:

@@ -4,8 +4,11 @@ This is the only file that knows ConfigDict. A setting is declared beside the co
 are put together. An unknown key is an error, from the file and from the command line alike.
 """
 
-import importlib.util
+import importlib.machinery
 import inspect
+import os
+import traceback
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +21,7 @@ from ml_collections import ConfigDict
 from jtl import files
 from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
-from jtl.errors import UserError, nearest, shown
+from jtl.errors import UserError, nearest, shortened, shown
 from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS
 from jtl.strategies import STRATEGIES
@@ -79,6 +82,17 @@ RESUMABLE = (
     "weights.cache_dir",
     "sharding.devices",
     "sharding.rules",
+)
+
+
+# Settings that are paths, or may be: what is there is kept as an absolute one.
+PATHS = (
+    "data.path",
+    "data.target",
+    "model.weights",
+    "strategy.teacher",
+    "weights.tokenizer",
+    "preprocess.tokenizer",
 )
 
 
@@ -176,6 +190,17 @@ def weights_of(overrides: Sequence[tuple[str, str]]) -> Weights:
     return reading.section(Weights, values.get("weights", {}), "weights")
 
 
+def kept(config: Config) -> dict[str, Any]:
+    """Return the configuration as a run folder keeps it: its paths hold from every working directory."""
+    values = to_dict(config)
+    for name in PATHS:
+        section, _, key = name.partition(".")
+        path = values[section].get(key, "")
+        if path and os.path.exists(path):
+            values[section][key] = os.path.abspath(path)
+    return values
+
+
 def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
     """Return "name: old → new" for each setting whose change would make a resumed run another run.
 
@@ -192,9 +217,16 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
         name, ours, theirs = f"{prefix}{key}", new.get(key), old.get(key)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += _differences(ours, theirs, f"{name}.")
-        elif _plain(ours) != _plain(theirs) and name not in RESUMABLE:
+        elif (
+            _plain(ours) != _plain(theirs) and name not in RESUMABLE and not _is_one_path(name, ours, theirs)
+        ):
             found.append(f"{name}: {shown(theirs)} -> {shown(ours)}")
     return found
+
+
+def _is_one_path(name: str, ours: Any, theirs: Any) -> bool:
+    are_paths = name in PATHS and isinstance(ours, str) and isinstance(theirs, str) and ours and theirs
+    return bool(are_paths) and os.path.abspath(ours) == os.path.abspath(theirs)
 
 
 def text(config: Config) -> str:
@@ -216,22 +248,42 @@ def _load(spec: str) -> ConfigDict:
         raise UserError(
             f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py"
         )
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert module_spec is not None, path
-    assert module_spec.loader is not None, path
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own file raises
-        raise UserError(f"config file {path!r} cannot be read: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
+    loader = importlib.machinery.SourceFileLoader(Path(path).stem, path)
+    module = types.ModuleType(loader.name)
+    module.__file__ = path
+    _called(path, lambda: exec(loader.get_code(loader.name) or "", vars(module)))
+    make = getattr(module, "get_config", None)
+    if not callable(make):
         raise UserError(f"config file {path!r} has no function get_config(argument='')")
-    if argument and not inspect.signature(module.get_config).parameters:
-        raise UserError(f"config file {path!r} takes no argument; found {argument!r} after the colon")
+    if argument and not inspect.signature(make).parameters:
+        raise UserError(f"config file {path!r} takes no argument; found {shown(argument)} after the colon")
+    found = _called(path, lambda: make(argument) if argument else make())
+    if not isinstance(found, ConfigDict):
+        raise UserError(
+            f"config file {path!r}: get_config gives {shown(found)}; expected an ml_collections.ConfigDict"
+        )
+    return found
+
+
+def _called(path: str, call: Callable[[], Any]) -> Any:
+    """Return what the user's own file gives.
+
+    Raises:
+        UserError: it raised something; its file and line are named, but of a UserError, which says all.
+    """
     try:
-        return module.get_config(argument) if argument else module.get_config()
+        return call()
     except ValueError as error:
-        raise UserError(str(error)) from error
+        if isinstance(error, UserError) or not isinstance(error, UnicodeDecodeError | SyntaxError):
+            raise UserError(str(error)) from error
+        raise UserError(f"config file {path!r} is no text in UTF-8: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever it raises
+        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        place = f"{path}:{line}" if line else path
+        raise UserError(
+            f"config file {place!r} cannot be read: {type(error).__name__}: {shortened(str(error))}"
+        ) from error
 
 
 def _to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -258,7 +310,14 @@ def _overridden(values: dict[str, Any], overrides: Sequence[tuple[str, str]]) ->
             values[section] = {key: value for key, value in given.items() if key in known}
     for name, value in overrides:
         _override(values, name, value)
-    return values
+    return _at_home(values)
+
+
+def _at_home(values: Any) -> Any:
+    """Return the values with `~` in front of any text as the home folder it means."""
+    if isinstance(values, Mapping):
+        return {key: _at_home(value) for key, value in values.items()}
+    return files.expanded(values) if isinstance(values, str) else values
 
 
 def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
@@ -297,7 +356,8 @@ def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     try:
         model = files.read_record(folder / NAME).below("model")
         model.get("name", files.TEXT)
-        return model.values if model.get("weights", files.TEXT) == spec else None
+        began = model.get("weights", files.TEXT)
+        return model.values if began == spec or _is_one_path("model.weights", began, spec) else None
     except UserError:
         return None  # a damaged folder is refused when it is opened
 
@@ -312,7 +372,7 @@ def _override(values: dict[str, Any], name: str, value: str) -> None:
     node[last] = value
 
 
-def _choice(name: str, given: Mapping[str, Any]) -> Any:
+def _choice(name: str, given: Any) -> Any:
     default, known = CHOICES[name]
     if not isinstance(given, Mapping):
         raise UserError(

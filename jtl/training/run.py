@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import files, owner, signals, tree
+from jtl import owner, signals, tree
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end, nearest
 from jtl.report import curves, summary, tables
@@ -21,7 +21,7 @@ from jtl.report.summary import Phases
 from jtl.report.writer import FINAL_PREFIX, Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
-from jtl.tasks import TASKS, LabelStats
+from jtl.tasks import TASKS
 from jtl.training import adaptation, build, config, evaluate, loop, meta, progress, sharding, step
 from jtl.training import state as states
 from jtl.training.build import Built, Target
@@ -30,9 +30,11 @@ from jtl.training.config import Config
 from jtl.training.loop import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import write_input_files, write_run_weights
+from jtl.weights.run_folder import WEIGHTS_NAME, write_input_files, write_run_weights
 
 TARGET_TEST = "target_test"
+# What a run's length is made of.
+LENGTHS = ("train.epochs:", "train.steps:")
 
 
 def run_folder(settings: Config, spec: str) -> Path:
@@ -83,45 +85,48 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
             )
         return None
     changed = config.conflicts(settings, config.saved(folder))
-    if changed:
-        raise UserError(
-            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "
-            f"give another --workdir, or repeat the command it was made with"
-        )
     result = summary.read(folder / "summary.json") if (folder / "summary.json").exists() else None
-    if result is None or result["status"] not in FINISHED:
+    is_finished = result is not None and result["status"] in FINISHED
+    if changed and _has_begun(folder):
+        is_longer = is_finished and all(each.startswith(LENGTHS) for each in changed)
+        cure = "give another --workdir, or repeat the command it was made with"
+        if is_longer:
+            cure += f"; to train its weights further: another --workdir and --config.model.weights={folder}"
+        raise UserError(
+            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); {cure}"
+        )
+    if changed:
+        live.log(f"a run of other settings ({'; '.join(changed[:4])}) had not begun here: it is replaced")
+    if result is None or not is_finished:
         return None
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
 
 
-def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None:
+def _has_begun(folder: Path) -> bool:
+    """Return whether there is more of a run than its settings: something that it did."""
+    names = ("summary.json", "damaged", WEIGHTS_NAME)
+    checkpoints = folder / "checkpoints"
+    return any((folder / name).exists() for name in names) or (
+        checkpoints.is_dir() and any(each.name.isdecimal() for each in checkpoints.iterdir())
+    )
+
+
+def _claim(
+    plan: loop.Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str]
+) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
         UserError: the folder's checkpoints are of other training data, or other examples of the target.
     """
-    folder, stats = plan.folder, plan.stats
-    described = meta.describe(plan.settings, plan.built, stats, target, notes)
+    folder = plan.folder
+    described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
     if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
-        begun = files.read_record(folder / "meta.json")
-        before = LabelStats.of_record(begun.below("labels"))
-        # Runs once did not keep how their labels were read; the classes say whether it is the same.
-        if (before if before.reading else before._replace(reading=stats.reading)) != stats:
-            raise UserError(
-                f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
-                f"of {len(before.label_names)} classes, now {stats.num_examples} of "
-                f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
-            )
-        ours, theirs = meta.target_of(described), meta.target_of(begun.values)
-        if ours != theirs:
-            raise UserError(
-                f"the target's examples changed since run {str(folder)!r} began: {theirs}, now {ours}; "
-                f"restore them or give another --workdir"
-            )
+        meta.check_same(folder, described)
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
-    summary.write_json(folder / "config.json", config.to_dict(plan.settings))
+    summary.write_json(folder / config.NAME, config.kept(plan.settings))
     summary.write_json(folder / "meta.json", described)
 
 
@@ -189,7 +194,9 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     notes = [*opened.notes, *_explained(built, splits, live)]
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = loop.Plan(settings, folder, stats, built, _monitor(settings, built, splits, target))
-    _claim(plan, target, notes)
+    feed = _feed(plan, mesh, splits, streams, target)
+    build.check_first_examples(built.parts, streams, splits)
+    _claim(plan, splits, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / "checkpoints", is_maximized=is_maximized)
     if not checkpoints.steps():
@@ -197,7 +204,6 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
     parts = plan.built.parts
     programs = loop.Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
-    feed = _feed(plan, mesh, splits, streams, target)
     return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
+from jtl.files import expanded
 from jtl.weights.contract import NO_WEIGHTS, Config
 from jtl.weights.hub import catalogue, hugging_face
 from jtl.weights.hub.download import Cached, download
@@ -58,7 +59,7 @@ def resolve(spec: str, settings: Config) -> Resolved:
 
 
 def _local(rest: str, settings: Config) -> Cached:
-    path = Path(rest).expanduser()
+    path = Path(expanded(rest))
     if not path.exists():
         siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         known = [*siblings, *catalogue.entries()]
@@ -97,7 +98,7 @@ def _google_storage(rest: str, settings: Config) -> Cached:
 
 def _cache_dir(settings: Config) -> Path:
     folder = settings.cache_dir or os.environ.get("JTL_CACHE") or "~/.cache/jtl"
-    return Path(folder).expanduser()
+    return Path(expanded(folder))
 
 
 SCHEMES: dict[str, Callable[[str, Config], Cached]] = {
