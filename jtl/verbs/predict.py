@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
+from jtl.files import replaced
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
 
 if TYPE_CHECKING:
@@ -292,8 +293,12 @@ def _writer(out: str) -> Callable[[Sequence[dict[str, Any]]], None] | None:
         raise UserError(f"--out {out!r} ends in {path.suffix!r}; expected one of {', '.join(WRITERS)}")
     if not path.parent.is_dir():
         raise UserError(f"--out {out!r}: folder {str(path.parent)!r} is not there; make it first")
-    write = WRITERS[path.suffix.lower()]
-    return lambda rows: write(path, rows)
+
+    def write(rows: Sequence[dict[str, Any]]) -> None:
+        with replaced(path) as part:
+            WRITERS[path.suffix.lower()](part, rows)
+
+    return write
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
