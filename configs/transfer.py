@@ -14,15 +14,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 RATE, NEW_RATE = 5e-4, 5e-3
+# Where no layer below the head trains, none is slower.
+ALIKE = {"layer_decay": 1.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "full": {},
-    "probe": {"learning_rate": NEW_RATE},
+    "probe": {"learning_rate": NEW_RATE, **ALIKE},
     "partial": {},
     "gradual": {},
     "lp_ft": {},
-    "lora": {"learning_rate": NEW_RATE},
+    "lora": {"learning_rate": NEW_RATE, **ALIKE},
     "bitfit": {"learning_rate": NEW_RATE},
-    "ia3": {"learning_rate": NEW_RATE},
+    "ia3": {"learning_rate": NEW_RATE, **ALIKE},
     "vpt": {"learning_rate": NEW_RATE},
     # It takes the place of weight decay.
     "l2_sp": {"weight_decay": 0.0},

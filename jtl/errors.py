@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# What of a value, or a name, a message shows.
+# What of a value, or a name, a message shows; what of another's text.
 MAX_SHOWN = 120
 
 

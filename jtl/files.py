@@ -43,7 +43,8 @@ def replaced(path: Path) -> Iterator[Path]:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file, as `replaced` does."""
     with replaced(path) as part:
-        part.write_text(text, encoding="utf-8")
+        # In JSON a half of a surrogate pair has just the escape that Python gives it.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def remove_parts(folder: Path) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int
 from numpy.typing import ArrayLike
 
 Sums = dict[str, Array]
+Totals = dict[str, np.ndarray]
 MAX_CONFUSION_CLASSES = 1000
 # What the numbers of another domain are called by in a history.
 TARGET_PREFIX = "target_"
@@ -80,13 +81,24 @@ def f1_scores(hits: ArrayLike, actual: ArrayLike, predicted: ArrayLike) -> np.nd
     return ratio(2.0 * np.asarray(hits), np.add(actual, predicted))
 
 
-def merge(totals: dict[str, np.ndarray] | None, sums: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """Add one batch's sums to the totals on the host, in int64 or float64."""
-    wide = {name: np.asarray(value) for name, value in sums.items()}
-    wide = {
-        name: value.astype(np.int64 if value.dtype.kind in "iu" else np.float64)
-        for name, value in wide.items()
-    }
+def merge(totals: Totals | None, sums: Mapping[str, ArrayLike]) -> Totals:
+    """Add sums, of one batch or some of them, to the totals on the host, in int64 or float64.
+
+    >>> merge({"count": np.array(2), "loss": np.array(0.5)}, {"count": np.array(1, np.int32)})
+    {'count': array(3), 'loss': array(0.5)}
+    """
+    found: Totals = dict(totals or {})
+    for name, value in sums.items():
+        value = np.asarray(value)
+        wide = value.astype(np.int64 if value.dtype.kind in "iu" else np.float64)
+        found[name] = np.asarray(found[name] + wide) if name in found else wide
+    return found
+
+
+def divided(sums: Sums) -> tuple[Sums, Sums]:
+    """Return the sums that are whole numbers, which are exact in any order, and the others."""
+    whole = {name for name, value in sums.items() if jnp.issubdtype(value.dtype, jnp.integer)}
     return (
-        wide if totals is None else {name: np.asarray(totals[name] + value) for name, value in wide.items()}
+        {name: value for name, value in sums.items() if name in whole},
+        {name: value for name, value in sums.items() if name not in whole},
     )

@@ -5,7 +5,7 @@ it and puts its values on the devices. What every verb after training stands on.
 """
 
 import importlib.resources
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,12 +181,24 @@ def placed(values: Values, mesh: Mesh) -> Values:
     return jax.device_put(dict(values), NamedSharding(mesh, PartitionSpec()))
 
 
+def fitted(predictor: Predictor, facts: Sequence[Any]) -> tuple[Predictor, list[str]]:
+    """Return the predictor reading examples of which the kind of input found these facts, and lines on that.
+
+    Raises:
+        UserError: they do not fit what the model was trained with.
+    """
+    preprocess, lines = predictor.input.fitted(
+        predictor.preprocess, facts, predictor.settings.preprocess, is_trained=True
+    )
+    return predictor._replace(preprocess=preprocess), lines
+
+
 def described(predictor: Predictor) -> str:
     """Return how the model sees its inputs, and what was decided about its weights; a line each."""
-    remarks = [] if predictor.loaded is None else predictor.loaded.report.remarks()
-    return "\n".join(
-        [*remarks, build.preprocess_text(predictor.input, predictor.preprocess, predictor.loaded)]
-    )
+    loaded, changes = predictor.loaded, predictor.settings.preprocess
+    remarks = [] if loaded is None else loaded.report.remarks()
+    seen = build.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
+    return "\n".join([*remarks, seen])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
@@ -218,11 +230,17 @@ def make_predict_step(predictor: Predictor) -> Callable[[Values, Inputs], Array]
 
 
 def batches(
-    predictor: Predictor, source: Source, batch_size: int, *, marks_unreadable: bool = False
+    predictor: Predictor,
+    source: Source,
+    batch_size: int,
+    *,
+    marks_unreadable: bool = False,
+    is_read_again: bool = False,
 ) -> pipeline.EvalBatches:
     """Return padded batches of the examples as the model sees them, in order, again each time.
 
     With `marks_unreadable` the batches' "fault" says why an example cannot be read, which stops nothing.
+    `is_read_again` is as `pipeline.eval_batches` has it.
     """
     spec = predictor.input.spec(predictor.preprocess)
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), spec)
@@ -234,6 +252,7 @@ def batches(
         mesh=predictor.mesh,
         settings=predictor.settings.inputs,
         blank=blank if marks_unreadable else None,
+        is_read_again=is_read_again,
     )
 
 
@@ -253,9 +272,13 @@ def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Su
 def stepped(
     predictor: Predictor, compiled: Callable[[Values, Inputs], Any], batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, Any]]:
-    """Yield each batch with what a compiled step gives of (values, inputs)."""
-    for batch in batches:
-        yield batch, compiled(predictor.values, sharding.put_batch(batch["inputs"], predictor.mesh))
+    """Yield each batch with what a compiled step gives of (values, inputs), the next one's begun before."""
+
+    def begin(batch: Batch) -> Any:
+        return compiled(predictor.values, sharding.put_batch(batch["inputs"], predictor.mesh))
+
+    # Whole maps of several batches would fill the devices.
+    yield from evaluate.ahead(begin, batches, num_ahead=1)
 
 
 def shapes(predictor: Predictor) -> Outputs:

@@ -1,4 +1,6 @@
-"""Ranges of settings: declared in a field's annotation, checked wherever a dataclass of settings is made.
+"""What is declared of a setting in its annotation: its range, and where it has an effect.
+
+Ranges are checked wherever a dataclass of settings is made; what has no effect is said before a run.
 
 `rank: Annotated[int, Range(1)] = 8`, or by one of the names below: `rank: Count = 8`. Whatever the range, a
 number is finite as float32 and a count fits in int32: JAX counts and computes in these.
@@ -64,6 +66,26 @@ class Range(NamedTuple):
         return "".join(parts) if any((parts[0], parts[1], parts[3], parts[4])) else "a number"
 
 
+class ReadIf(NamedTuple):
+    """A setting is read only where another of its section is one of `values` (none: where it is set at all).
+
+    Of several such conditions one is enough.
+    """
+
+    setting: str
+    values: tuple[Any, ...] = ()
+
+    def holds(self, settings: Any) -> bool:
+        """Return whether the other setting is such."""
+        value = getattr(settings, self.setting)
+        return value in self.values if self.values else bool(value)
+
+    def described(self, section: str) -> str:
+        """Return the condition for a message."""
+        known = " or ".join(shown(each) for each in self.values)
+        return f"{section}.{self.setting} is {known}" if known else f"{section}.{self.setting} is set"
+
+
 Positive: TypeAlias = Annotated[float, Range(above=0)]
 NotNegative: TypeAlias = Annotated[float, Range(0)]
 # A part of something that is never all of it, and one that may be.
@@ -93,6 +115,21 @@ def check(settings: Any, section: str) -> None:
         _check(value, hints[each.name], f"{section}.{each.name}", value)
 
 
+def unused(settings: Any, section: str) -> list[str]:
+    """Return a line for each setting that is not at its default and that nothing reads beside the others."""
+    hints, lines = annotations(type(settings)), []
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        args = typing.get_args(hints[each.name]) if typing.get_origin(hints[each.name]) is Annotated else ()
+        conditions = [arg for arg in args if isinstance(arg, ReadIf)]
+        if conditions and value != each.default and not any(one.holds(settings) for one in conditions):
+            where = ", or ".join(one.described(section) for one in conditions)
+            lines.append(
+                f"{section}.{each.name} is {shown(value)}, which has no effect: it is read where {where}"
+            )
+    return lines
+
+
 @cache
 def annotations(settings: type) -> Mapping[str, Any]:
     """Return the annotation of every field, with its range."""
@@ -111,12 +148,20 @@ def _check(value: Any, hint: Any, where: str, whole: Any) -> None:
         if member is not None:
             _check(value, member, where, whole)
     elif origin is tuple and isinstance(value, tuple):
+        if args == (str, ...):
+            _check_distinct(value, where)
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
         for each, kind in zip(value, kinds, strict=False):
             _check(each, kind, where, whole)
     elif origin is dict and isinstance(value, Mapping):
         for each in value.values():
             _check(each, args[1], where, whole)
+
+
+def _check_distinct(names: tuple[str, ...], where: str) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{where} names {shown(twice)} twice; expected each once")
 
 
 def _check_range(value: float, expected: Range, where: str, whole: Any) -> None:

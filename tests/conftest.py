@@ -4,6 +4,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import pytest
 pytest.register_assert_rewrite("tests.laws")
 NUM_DEVICES = 8
 DEVICES_FLAG = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
+# Both halve what tests compile for: one part of a program instead of 32, which pay where they run on as many
+# threads, and no detour of every fusion through MLIR. An XLA that does not know a flag ends the process.
+QUICK_FLAGS = "--xla_cpu_parallel_codegen_split_count=1"
+if version("jaxlib").startswith("0.10."):
+    QUICK_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
 # jax reads these when it is imported, and processes that tests start inherit them.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES_FLAG}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES_FLAG} {QUICK_FLAGS}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"

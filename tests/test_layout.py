@@ -24,8 +24,8 @@ MAX_TYPE_IGNORES = 10
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "names", "runtime", "signals", "output"),
-    ("files", "faults"),
-    ("owner", "tree", "rng", "metrics", "ranges", "memory"),
+    ("files", "faults", "ranges", "memory"),
+    ("owner", "tree", "rng", "metrics"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
@@ -164,8 +164,7 @@ def locale_encodings(source: Source) -> list[str]:
             continue
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         is_builtin = isinstance(node.func, ast.Name)
-        named = [each.value for each in node.keywords if each.arg == "mode"]
-        modes = [*named, *node.args[int(is_builtin) :][:1]]
+        modes = node.args[int(is_builtin) :][:1]
         words = [each.value for mode in modes for each in ast.walk(mode) if isinstance(each, ast.Constant)]
         mode = words[0] if words else "r"
         is_open = name == "open" and (is_builtin or not modes or re.fullmatch("[rwaxt+b]+", str(mode)))
@@ -178,8 +177,7 @@ def locale_encodings(source: Source) -> list[str]:
 def _is_path(called: ast.expr) -> bool:
     """Return whether the thing opened is a path by its name: modules and archives open other things."""
     owner = getattr(called, "value", None)
-    name = getattr(owner, "id", getattr(owner, "attr", ""))
-    return name in ("path", "part", "file_path", "out") or isinstance(owner, ast.BinOp)
+    return getattr(owner, "id", "") in ("path", "part", "out") or isinstance(owner, ast.BinOp)
 
 
 def heavy_imports(source: Source) -> list[str]:
@@ -231,7 +229,7 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot"))
+    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot", "heif"))
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
     return {name.lower().replace("_", "-") for name in names}
@@ -346,7 +344,10 @@ def test_importing_the_package_or_its_command_line_loads_no_library() -> None:
 def text_files() -> Iterator[tuple[str, str]]:
     tops = [path for path in ROOT.iterdir() if path.is_file()]
     below = [
-        path for folder in (*CODE_FOLDERS, ".ci") for path in (ROOT / folder).rglob("*") if path.is_file()
+        path
+        for folder in (*CODE_FOLDERS, "docs", ".ci")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
     ]
     for path in tops + below:
         if "__pycache__" not in path.parts:
@@ -383,7 +384,7 @@ def test_commands_of_the_documents_exist() -> None:
     from jtl.verbs import VERBS
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in ("README.md", "CHANGELOG.md", "Makefile"):
+    for document in ("README.md", "CHANGELOG.md", "Makefile", "docs/faults.md"):
         told = commands((ROOT / document).read_text())
         assert told["verb"], f"{document} shows no command"
         assert told["verb"] <= VERBS.keys()

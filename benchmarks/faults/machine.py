@@ -167,7 +167,9 @@ def _read_only(place: Place, *, is_begun: bool) -> dict[str, Any]:
 def _of_another(place: Place, name: str, mode: int) -> dict[str, Any]:
     """Give what `name` matches in a half-finished run folder to another user, with the mode."""
     shutil.copytree(half(place.setup, KIND), place.run, symlinks=True)
-    steps, changed = outcome.steps_on_disk(place.run), list(place.run.glob(name)) if name else [place.run]
+    steps = outcome.steps_on_disk(place.run)
+    pattern = name.format(newest=steps[-1])
+    changed = list(place.run.glob(pattern)) if name else [place.run]
     modes = {path: path.stat().st_mode & 0o777 for path in changed}
     for path in changed:
         os.chown(path, NOBODY, NOBODY)
@@ -285,7 +287,7 @@ DISTURBANCES: dict[str, tuple[Callable[[Place], dict[str, Any]], bool]] = {
     "another user's checkpoints": (partial(_of_another, name="checkpoints", mode=0o755), True),
     "another user's config.json": (partial(_of_another, name="config.json", mode=0o600), True),
     "unreadable states": (partial(_of_another, name="checkpoints/*/state", mode=0o000), True),
-    "an unreadable newest checkpoint": (partial(_of_another, name="checkpoints/8", mode=0o000), True),
+    "an unreadable newest checkpoint": (partial(_of_another, name="checkpoints/{newest}", mode=0o000), True),
     "a run folder removed": (partial(_vanished, name=""), False),
     "checkpoints removed": (partial(_vanished, name="checkpoints"), False),
     "a run folder renamed": (_renamed, False),

@@ -1,7 +1,7 @@
 """Data: the contract every source keeps, and the explicit dict of sources (one file each in `sources/`)."""
 
 from jtl.data.contract import Config, Info, Labels, Source, SourceKind
-from jtl.data.sources import arrays, digits, folder, table, text_folder, tfds
+from jtl.data.sources import arrays, digits, folder, table, text_folder, tfds, webdataset
 
 __all__ = ["SOURCES", "Config", "Info", "Labels", "Source", "SourceKind"]
 
@@ -12,4 +12,5 @@ SOURCES: dict[str, SourceKind] = {
     "arrays": arrays.KIND,
     "digits": digits.KIND,
     "tfds": tfds.KIND,
+    "webdataset": webdataset.KIND,
 }

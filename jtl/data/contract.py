@@ -8,7 +8,7 @@ import numpy as np
 
 from jtl.errors import UserError, shown
 from jtl.inputs import Inputs, Transform, Unreadable
-from jtl.ranges import CountOr0, Fraction, Range, check
+from jtl.ranges import CountOr0, Fraction, Range, ReadIf, check
 
 IMAGE, TEXT = "image", "text"
 # How labels tell classes: by their names, by numbers, by places among them.
@@ -57,7 +57,7 @@ class Source(Protocol):
         ...
 
     def describe(self, index: int) -> str:
-        """Name the example for people: its path, or its place in a file."""
+        """Name the example for people, in Unicode: its path, or its place in a file."""
         ...
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
@@ -107,7 +107,7 @@ class Config:
     train_per_class: CountOr0 = 0
     train_fraction: Annotated[float, Range(above=0, high=1)] = 1.0
     target: str = ""
-    has_target_labels: bool = True
+    has_target_labels: Annotated[bool, ReadIf("target")] = True
     labels_are: str = ""
 
     def __post_init__(self) -> None:

@@ -2,15 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jtl.data.contract import Info
+from jtl.data.walk import is_of_another, notes_of, passed_note, walk
 from jtl.errors import UserError
+from jtl.faults import OF_MACHINE
 from jtl.inputs import Input, Unreadable
+from jtl.names import as_unicode
 
 # Files longer than two of these are fingerprinted by length, head and tail: a set of any size is keyed in one
 # seek a file, and two different photos never share all three in practice (a JPEG's tail is entropy-coded).
@@ -32,42 +35,40 @@ class Files:
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         label = None if self.values is None else self.values[index]
-        return {"raw": _read(self.describe(index)), "label": label, "id": index}
+        return {"raw": _read(self.path(index)), "label": label, "id": index}
 
     def labels(self) -> np.ndarray | None:
         """Return the labels of all examples."""
         return self.values
 
-    def describe(self, index: int) -> str:
-        """Return the path."""
+    def path(self, index: int) -> str:
+        """Return the path as the system knows it."""
         return os.path.join(self.root, self.paths[index])
+
+    def describe(self, index: int) -> str:
+        """Return the path, as any text can hold it."""
+        return as_unicode(self.path(index))
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
-        return file_fingerprint(self.describe(index)) if raw is None else bytes_fingerprint(raw)
+        return file_fingerprint(self.path(index)) if raw is None else bytes_fingerprint(raw)
 
 
 def unlabelled(paths: Iterable[str], kind: Input, name: str = "files") -> Files:
-    """Open files, and those of folders with the kind's suffixes, as a source without labels.
+    """Open files, and those of folders, as a source without labels; its notes say what is passed over.
 
-    A file counts whatever its name; a folder's are sorted, subfolders included.
+    A file that is named itself counts whatever its ending; a folder's are sorted, subfolders included.
 
     Raises:
         UserError: a path is not there, or a folder holds no such file.
     """
-    found = tuple(file for path in paths for file in _files(path, kind))
-    return Files(Info(name, (), kind.holds), "", found, None)
-
-
-def skipped(paths: Iterable[str], kind: Input) -> list[str]:
-    """Return what `unlabelled` leaves out of the folders among the paths, but for hidden files."""
-    folders = [path for path in paths if os.path.isdir(path)]
-    return [
-        file
-        for folder in folders
-        for file in sorted(_in_folder(folder, ("",)))
-        if not file.lower().endswith(kind.suffixes)
-    ]
+    found: list[str] = []
+    notes: tuple[str, ...] = ()
+    for path in paths:
+        files, passed = _files(path, kind)
+        found += files
+        notes += passed_note(path, passed, kind)
+    return Files(Info(as_unicode(name), (), kind.holds, notes), "", tuple(found), None)
 
 
 def file_fingerprint(path: str) -> bytes:
@@ -84,7 +85,9 @@ def file_fingerprint(path: str) -> bytes:
                 file.seek(-_FINGERPRINT_BYTES, os.SEEK_END)
                 digest.update(file.read())
     except OSError as error:
-        raise Unreadable(f"cannot read {path}: {error.strerror}") from error
+        if error.errno in OF_MACHINE:
+            raise
+        raise Unreadable(f"cannot read {as_unicode(path)}: {error.strerror}") from error
     return digest.digest()
 
 
@@ -101,25 +104,25 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
+        # A disk that fails is no damage of a file: it is not skipped.
+        if error.errno in OF_MACHINE:
+            raise
         raise Unreadable(str(error.strerror)) from error
 
 
-def _files(path: str, kind: Input) -> list[str]:
+def _files(path: str, kind: Input) -> tuple[list[str], list[str]]:
+    """Return the files that a path names, and what of a folder is passed over."""
+    if os.path.isdir(path):
+        found = walk(path, kind)
+        if all(is_of_another(each, kind) for each in found.files):
+            held = f"; it holds {as_unicode(found.files[0])!r}" if found.files else ""
+            raise UserError(
+                f"folder {as_unicode(path)!r} holds no {kind.unit}{held}; expected files ending in "
+                f"{', '.join(kind.suffixes)}, or in anything but {', '.join(notes_of(kind))}"
+            )
+        return sorted(os.path.join(path, each) for each in found.files), found.passed
     if os.path.isfile(path):
-        return [path]
-    if not os.path.isdir(path):
-        raise UserError(f"{path!r} is not there; expected a file, or a folder of {kind.unit}")
-    found = sorted(_in_folder(path, kind.suffixes))
-    if not found:
-        raise UserError(
-            f"folder {path!r} holds no {kind.unit}; expected files ending in {', '.join(kind.suffixes)}"
-        )
-    return found
-
-
-def _in_folder(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield os.path.join(parent, name)
+        return [path], []
+    if os.path.lexists(path) and not os.path.islink(path):
+        raise UserError(f"{as_unicode(path)!r} is neither a file nor a folder; expected one of {kind.unit}")
+    raise UserError(f"{as_unicode(path)!r} is not there; expected a file, or a folder of {kind.unit}")

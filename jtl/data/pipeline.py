@@ -6,6 +6,7 @@ running across the ends of epochs. Grain supplies the permutation, threads and w
 built whole by one thread, so none of them changes a bit.
 """
 
+import itertools
 import math
 import multiprocessing
 import os
@@ -46,14 +47,16 @@ class Config:
     """How batches are read; no value here but `buckets` changes their content.
 
     `threads` decode in parallel (0: one a core) in each of `workers` processes (0: in this one); `prefetch`
-    batches are kept ready, and at least one a thread. Evaluation inputs of a split that fit in `cache_bytes`
-    are transformed once and kept. Where examples differ in length, a batch is padded to the smallest of
-    `buckets` that holds them all, so that few shapes, and few programs, come about.
+    batches are kept ready, and at least one a thread, but no more than fit in `prefetch_bytes`, all processes
+    together (one in each always). Evaluation inputs of a split that is read again and again are transformed
+    once and kept if they fit in `cache_bytes`. Where examples differ in length, a batch is padded to the
+    smallest of `buckets` that holds them all, so that few shapes, and few programs, come about.
     """
 
     threads: Annotated[int, Range(0, 1024)] = 0
     workers: Annotated[int, Range(0, 1024)] = 0
     prefetch: Annotated[int, Range(1, 1024)] = 4
+    prefetch_bytes: Annotated[int, Range(0, 2**62)] = 2 << 30
     cache_bytes: Annotated[int, Range(0, 2**62)] = 1 << 30
     buckets: tuple[Width, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
@@ -95,7 +98,7 @@ def train_batches(
         stride=batch_size,
         rows=batch_size // num_shards,
     )
-    return _read(batches, config)
+    return _read(batches, config, _num_bytes(kind, preprocess, batches.rows))
 
 
 def eval_batches(
@@ -107,6 +110,7 @@ def eval_batches(
     batch_size: int,
     config: Config,
     blank: Inputs | None = None,
+    is_read_again: bool = False,
     shard_index: int = 0,
     num_shards: int = 1,
 ) -> "EvalBatches":
@@ -114,20 +118,31 @@ def eval_batches(
 
     Arguments and batches are as in training; rows past the end are zeros with mask False and id -1. With
     `blank`, the inputs of some example, those stand in for an example that cannot be read, and every batch
-    has "fault": why, by row ("" where it was read).
+    has "fault": why, by row ("" where it was read). With `is_read_again`, what a later pass can use is kept
+    (see `EvalBatches`).
     """
     rows = batch_size // num_shards
     first_row = _first_row(batch_size, shard_index, num_shards)
     collate = partial(kind.collate, buckets=config.buckets, preprocess=preprocess)
-    return EvalBatches(_EvalBatches(source, transform, collate, batch_size, first_row, rows, blank), config)
+    batches = _EvalBatches(source, transform, collate, batch_size, first_row, rows, blank)
+    num_bytes = _num_bytes(kind, preprocess, rows)
+    return EvalBatches(batches, config, num_bytes=num_bytes, is_read_again=is_read_again)
 
 
 class EvalBatches:
-    """The evaluation batches of one split; iterating again gives the same ones, from memory if they fit."""
+    """The evaluation batches of one split; iterating again gives the same ones.
 
-    def __init__(self, batches: "_EvalBatches", config: Config) -> None:
-        self._batches, self._config = batches, config
+    Of a split that is read again the first whole pass keeps the batches, where they fit in `cache_bytes`;
+    where they do not, worker processes stay for the next pass, as starting them takes seconds.
+    """
+
+    def __init__(
+        self, batches: "_EvalBatches", config: Config, *, num_bytes: int, is_read_again: bool
+    ) -> None:
+        self._batches, self._config, self._num_bytes = batches, config, num_bytes
+        self._is_read_again = is_read_again
         self._kept: list[Batch] = []
+        self._reader: Generator[Batch, None, None] | None = None
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -136,12 +151,40 @@ class EvalBatches:
         if len(self._kept) == len(self):
             yield from self._kept
             return
+        reader, self._reader = self._reader or self._opened(), None
         kept: list[Batch] = []
-        for batch in _read(self._batches, self._config):
-            if sum(array.nbytes for array in leaves_of(batch)) * len(self) <= self._config.cache_bytes:
-                kept.append(batch)
-            yield batch
-        self._kept = kept  # only a pass that came to its end gets here
+        is_whole = False
+        try:
+            for batch in itertools.islice(reader, len(self)):
+                if self._is_read_again and self._fits(batch):
+                    kept.append(batch)
+                yield batch
+            is_whole = True
+        finally:
+            # Only a pass that came to its end leaves anything.
+            if is_whole:
+                self._kept = kept
+            if is_whole and self._keeps_workers() and len(kept) < len(self) and self._reader is None:
+                self._reader = reader
+            else:
+                reader.close()
+
+    def close(self) -> None:
+        """End the processes that wait for another pass, and forget what was kept."""
+        self._kept = []
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _opened(self) -> Generator[Batch, None, None]:
+        batches = _Repeated(self._batches) if self._keeps_workers() else self._batches
+        return _read(batches, self._config, self._num_bytes)
+
+    def _keeps_workers(self) -> bool:
+        return self._is_read_again and self._config.workers > 0
+
+    def _fits(self, batch: Batch) -> bool:
+        return sum(array.nbytes for array in leaves_of(batch)) * len(self) <= self._config.cache_bytes
 
 
 def num_cores() -> int:
@@ -212,6 +255,19 @@ class _EvalBatches:
             return Example(self.blank, None, row), str(error)
 
 
+@dataclass(frozen=True)
+class _Repeated:
+    """The batches of pass after pass."""
+
+    batches: _EvalBatches
+
+    def __len__(self) -> int:
+        return 2**62 // len(self.batches) * len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index % len(self.batches)]
+
+
 def _batch(
     examples: Sequence[Example],
     collate: Callable[[list[Inputs]], Inputs],
@@ -247,12 +303,29 @@ def _first_row(batch_size: int, shard_index: int, num_shards: int) -> int:
     return shard_index * (batch_size // num_shards)
 
 
-def _read(batches: Any, config: Config) -> Generator[Batch, None, None]:
+def _num_bytes(kind: Input, preprocess: Any, rows: int) -> int:
+    """Return what a batch's inputs take, as the kind's spec has them; 0 where there is none to ask."""
+    if preprocess is None:
+        return 0
+    leaves = leaves_of(kind.spec(preprocess))
+    return rows * sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def _ahead(config: Config, num_bytes: int) -> tuple[int, int]:
+    """Return threads and batches read ahead, of so many bytes, in each process."""
+    threads = config.threads or num_cores()
+    buffered = max(config.prefetch, threads)
+    if num_bytes:
+        buffered = min(buffered, config.prefetch_bytes // (num_bytes * max(1, config.workers)))
+    return min(threads, max(1, buffered)), max(1, buffered)
+
+
+def _read(batches: Any, config: Config, num_bytes: int) -> Generator[Batch, None, None]:
     """Yield `batches[0], batches[1], …`, read ahead in threads or worker processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
 
-    threads = config.threads or num_cores()
-    options = ReadOptions(num_threads=threads, prefetch_buffer_size=max(config.prefetch, threads))
+    threads, buffered = _ahead(config, num_bytes)
+    options = ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     dataset = MapDataset.source(batches).to_iter_dataset(options)
     if config.workers:
         _mark_flags_as_parsed()

@@ -26,7 +26,8 @@ class Preflight(NamedTuple):
     """What was found. `splits` are without the `unreadable` examples; `lines` are for people.
 
     `duplicates` are pairs of examples with the same bytes in two splits, `conflicts` pairs within a split
-    whose labels differ.
+    whose labels differ. `facts` are what the kind of input found of the examples that were read, for its
+    `fitted`.
     """
 
     splits: dict[str, Source]
@@ -34,6 +35,7 @@ class Preflight(NamedTuple):
     unreadable: list[str]
     duplicates: list[tuple[str, str]]
     conflicts: list[tuple[str, str]]
+    facts: list[Any]
 
 
 def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight:
@@ -47,17 +49,21 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
     readable: dict[str, Source] = {}
     keys: dict[str, dict[int, bytes]] = {}
     unreadable: list[str] = []
+    facts: list[Any] = []
     lines = list(dict.fromkeys(note for source in splits.values() for note in source.info.notes))
     for split, source in splits.items():
         rows = _rows_to_check(len(source), checks_all=config.max_unreadable > 0)
         faults, found = _looked_at(source, rows, kind)
-        unreadable += faults.values()
+        unreadable += [_with_class(source, row, fault) for row, fault in faults.items()]
+        facts += [each.facts for each in found.values()]
         good = np.setdiff1d(np.arange(len(source)), np.asarray(list(faults), np.int64))
         readable[split] = _chosen(source, good) if faults else source
-        keys[split] = {place: found[row] for place, row in enumerate(good.tolist()) if row in found}
+        keys[split] = {place: found[row].key for place, row in enumerate(good.tolist()) if row in found}
         lines.append(_describe(split, readable[split], kind.unit))
         if len(rows) < len(source):
             lines.append(f"{split}: read {len(rows):,} of {len(source):,} {kind.unit} to check them")
+        named = [(source.describe(row), each.facts) for row, each in found.items()]
+        lines += [f"{split}: {line}" for line in kind.told(named)]
     if len(unreadable) > config.max_unreadable:
         raise UserError(
             f"{len(unreadable)} {kind.unit} are unreadable, expected at most {config.max_unreadable}: "
@@ -65,7 +71,9 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
             f"config.data.max_unreadable={len(unreadable)} to skip them"
         )
     if unreadable:
-        lines.append(f"skipped {len(unreadable)} unreadable {kind.unit}: {'; '.join(unreadable)}")
+        lines.append(
+            f"skipped {len(unreadable)} unreadable {kind.unit}: {few(unreadable, max_chars=MAX_FAULT)}"
+        )
     for split, source in readable.items():
         if len(source) == 0:
             raise UserError(f"the {split} split has no readable {kind.unit}")
@@ -78,7 +86,7 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
     duplicates = _duplicates(readable)
     if duplicates:
         lines.append(f"{len(duplicates)} {kind.unit} are in two splits: {_equal(duplicates)}")
-    return Preflight(readable, lines, unreadable, duplicates, conflicts)
+    return Preflight(readable, lines, unreadable, duplicates, conflicts, facts)
 
 
 def check_kind(source: Source, kind: Input) -> None:
@@ -121,21 +129,35 @@ def _raws(source: Source, rows: list[int]) -> Iterator[Any]:
     return (source[row]["raw"] for row in rows)
 
 
-def _looked_at(source: Source, rows: np.ndarray, kind: Input) -> tuple[dict[int, str], dict[int, bytes]]:
-    """Return the fault of every row that cannot be read, and the fingerprint of every other."""
+class _Looked(NamedTuple):
+    """What was found of an example that can be read: its fingerprint, and the kind's facts of it."""
 
-    def look(row: int) -> tuple[str, bytes]:
+    key: bytes
+    facts: Any
+
+
+def _looked_at(source: Source, rows: np.ndarray, kind: Input) -> tuple[dict[int, str], dict[int, _Looked]]:
+    """Return the fault of every row that cannot be read, and what was found of every other."""
+
+    def look(row: int) -> str | _Looked:
         try:
             raw = source[row]["raw"]
-            kind.check(raw)
-            return "", source.fingerprint(row, raw)
+            return _Looked(facts=kind.check(raw), key=source.fingerprint(row, raw))
         except Unreadable as error:
-            return f"cannot read {source.describe(row)}: {error}", b""
+            return f"cannot read {source.describe(row)}: {error}"
 
     with signals.pool(num_cores()) as pool:
         found = list(zip(rows.tolist(), pool.map(look, rows.tolist()), strict=True))
-    faults = {row: fault for row, (fault, _) in found if fault}
-    return faults, {row: key for row, (fault, key) in found if not fault}
+    faults = {row: each for row, each in found if isinstance(each, str)}
+    return faults, {row: each for row, each in found if isinstance(each, _Looked)}
+
+
+def _with_class(source: Source, row: int, fault: str) -> str:
+    """Return the fault with the example's class, where it has one."""
+    labels, names = source.labels(), source.info.label_names
+    if labels is None or labels.ndim != 1 or not names:
+        return fault
+    return f"{fault} (class {names[int(labels[row])]!r})"
 
 
 def _chosen(source: Source, rows: np.ndarray) -> Subset:
@@ -170,7 +192,7 @@ def _describe(split: str, source: Source, unit: str) -> str:
     """
     names, labels = source.info.label_names, source.labels()
     if labels is None or not names:
-        values = ", no labels" if labels is None else f", {labels.shape[1]} values each"
+        values = ", no labels" if labels is None else f", {labels.shape[1]} values each{_constant(labels)}"
         return f"{split}: {len(source):,} {unit}{values}"
     counts = (
         np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(axis=0).astype(np.int64)
@@ -187,6 +209,14 @@ def _describe(split: str, source: Source, unit: str) -> str:
         absent = [names[place] for place in np.flatnonzero(counts == 0)]
         line += f"; without {unit}: {few(absent)}"
     return line
+
+
+def _constant(labels: np.ndarray) -> str:
+    """Return the words about targets that do not differ, of which nothing can be learned."""
+    same = np.flatnonzero((labels == labels[:1]).all(axis=0)) if len(labels) > 1 else ()
+    shown = few((f"{labels[0, place]:g}" for place in same), 3)
+    which = "the value is" if labels.shape[1] == 1 else f"values {few(str(place + 1) for place in same)} are"
+    return f"; {which} the same in all of them ({shown}): nothing to learn" if len(same) else ""
 
 
 def _repeated(source: Source) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -1,41 +1,78 @@
-"""Tables as files: CSV, TSV, JSON lines or Parquet → named columns of text cells."""
+"""Tables as files: CSV, TSV, JSON lines or Parquet → named columns of text cells.
 
+Delimiter and encoding of a text file are found, and said where they are not what its ending stands for.
+"""
+
+import codecs
 import csv
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jtl.data.classes import few
 from jtl.data.labels import SEPARATOR
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 
-MAX_SHOWN_CHARS = 60
 # Read as a row of its own behind the others, unless a quotation mark is still open there.
 AFTER_LAST = "after the last row"
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# Marks at the beginning of a text file; of two with the same beginning the longer is first.
+MARKS = {
+    codecs.BOM_UTF8: ("utf-8", ""),
+    codecs.BOM_UTF32_LE: ("utf-32", "UTF-32"),
+    codecs.BOM_UTF32_BE: ("utf-32", "UTF-32"),
+    codecs.BOM_UTF16_LE: ("utf-16", "UTF-16"),
+    codecs.BOM_UTF16_BE: ("utf-16", "UTF-16"),
+}
 
 
-class Table(NamedTuple):
-    """`columns` of equal length by `header`; row i is number `first_row + i` of the file.
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns of equal length by `header`; row i is number `first_row + i` of the file.
 
-    `is_named` is False where the file has no header and the names are not the user's.
+    `values` gives the column at a place. `is_named` is False where the file has no header and the names are
+    not the user's. `stored` are the places of columns that hold the bytes of files, `class_names` what the
+    file says the numbers in a column mean, `notes` how it was read.
     """
 
     path: str
     header: tuple[str, ...]
-    columns: tuple[list[str], ...]
+    num_rows: int
+    values: Callable[[int], list[Any]]
     first_row: int = 1
     is_named: bool = True
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows below the header."""
-        return len(self.columns[0]) if self.columns else 0
+    stored: frozenset[int] = frozenset()
+    class_names: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
         """Name a row for people."""
         return f"row {self.first_row + row} of {self.path}"
+
+    def cells(self, place: int) -> list[str]:
+        """Return a column as texts, several values with a separator between them.
+
+        Raises:
+            UserError: it holds something else than texts and numbers, or is damaged.
+        """
+        return [self._cell(row, place, value) for row, value in enumerate(self.values(place))]
+
+    def _cell(self, row: int, place: int, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list):
+            return SEPARATOR.join(self._cell(row, place, each) for each in value)
+        if isinstance(value, Mapping | bytes):
+            what = "bytes" if isinstance(value, bytes) else "an object"
+            raise UserError(
+                f"{self.where(row)} has {what} in column {self.header[place]!r}: {shown(value)}; expected a "
+                f"text, a number, or a list of them; give its parts columns of their own"
+            )
+        return "" if value is None else str(value)
 
 
 class Names(NamedTuple):
@@ -48,6 +85,11 @@ class Names(NamedTuple):
     known: frozenset[str]
     given: tuple[str, ...] = ()
     positional: tuple[str, ...] = ()
+
+    def tell(self, row: Sequence[str]) -> bool:
+        """Return whether a row is a header."""
+        cells = {plain(cell) for cell in row}
+        return set(self.given) <= cells if self.given else bool(cells & self.known)
 
 
 def read(path: str, names: Names) -> Table:
@@ -66,23 +108,55 @@ def read(path: str, names: Names) -> Table:
 
 
 def _read_csv(path: str, names: Names) -> Table:
-    return _with_header(_rows(_text(path), ",", path, quoting=csv.QUOTE_MINIMAL), path, names)
+    text, notes = _text(path)
+    return _delimited(text, ",", path, names, notes)
 
 
 def _read_tsv(path: str, names: Names) -> Table:
-    """Read a table of tabs, where a quotation mark may be a mark like any other.
+    text, notes = _text(path)
+    return _delimited(text, "\t", path, names, notes)
+
+
+def _delimited(text: str, own: str, path: str, names: Names, notes: tuple[str, ...]) -> Table:
+    """Read a table by the delimiter that its ending stands for, or by the one that makes a table of it."""
+    rows, fault = _tried(text, own, path)
+    if fault is not None or not rows or not (len(rows[0]) > 1 and names.tell(rows[0])):
+        line = text.lstrip("\r\n").partition("\n")[0]
+        others = {each: _tried(text, each, path)[0] for each in DELIMITERS if each != own and each in line}
+        tables = {each: found for each, found in others.items() if found[:1] and len(found[0]) > 1}
+        told = [each for each, found in tables.items() if names.tell(found[0])]
+        is_table = fault is None and _is_even(rows) and len(rows[0]) > 1
+        even = [] if is_table else [each for each, found in tables.items() if _is_even(found)]
+        if chosen := next(iter((*told, *even)), ""):
+            notes = (*notes, f"{os.path.basename(path)}: columns are separated by {DELIMITERS[chosen]}")
+            return _with_header(tables[chosen], path, names, notes)
+    if fault is not None:
+        raise fault
+    return _with_header(rows, path, names, notes)
+
+
+def _tried(text: str, delimiter: str, path: str) -> tuple[list[list[str]], UserError | None]:
+    try:
+        if delimiter == "\t":
+            return _tabbed(text, path), None
+        return _rows(text, delimiter, path, quoting=csv.QUOTE_MINIMAL), None
+    except UserError as error:
+        return [], error
+
+
+def _tabbed(text: str, path: str) -> list[list[str]]:
+    """Return the rows of a table of tabs, where a quotation mark may be a mark like any other.
 
     It encloses a cell if all of them can be read so; else, or if that would join lines that are rows by
     themselves, it is a part of the text.
     """
-    text = _text(path)
     plain = _rows(text, "\t", path, quoting=csv.QUOTE_NONE)
     try:
         quoted = _rows(text, "\t", path, quoting=csv.QUOTE_MINIMAL, strict=True)
     except UserError:
         quoted = []
     is_quoted = _is_even(quoted) and (len(quoted) == len(plain) or not _is_even(plain))
-    return _with_header(quoted if is_quoted else plain, path, names)
+    return quoted if is_quoted else plain
 
 
 def _rows(text: str, delimiter: str, path: str, **how: Any) -> list[list[str]]:
@@ -112,11 +186,10 @@ def _is_even(rows: list[list[str]]) -> bool:
     return len({len(row) for row in rows}) == 1
 
 
-def _with_header(rows: list[list[str]], path: str, names: Names) -> Table:
+def _with_header(rows: list[list[str]], path: str, names: Names, notes: tuple[str, ...]) -> Table:
     if not rows:
         raise UserError(f"{path} is empty; expected rows")
-    first = {_plain(cell) for cell in rows[0]}
-    has_header = set(names.given) <= first if names.given else bool(first & names.known)
+    has_header = names.tell(rows[0])
     header = tuple(rows[0]) if has_header else names.given or names.positional[: len(rows[0])]
     is_named = has_header or bool(names.given)
     if not is_named and len(header) < len(rows[0]):
@@ -126,16 +199,16 @@ def _with_header(rows: list[list[str]], path: str, names: Names) -> Table:
     for number, row in enumerate(body, first_row):
         if len(row) != len(header):
             raise UserError(
-                f"row {number} of {path} has {len(row)} columns, expected {len(header)} ({', '.join(header)})"
+                f"row {number} of {path} has {len(row)} columns, expected {len(header)} ({few(header, 20)})"
             )
     columns = tuple(list(column) for column in zip(*body, strict=True)) or tuple([] for _ in header)
-    return Table(path, header, columns, first_row, is_named)
+    return Table(path, header, len(body), columns.__getitem__, first_row, is_named, notes=notes)
 
 
 def _read_json_lines(path: str, names: Names) -> Table:
     """Read one object a line, or one list of objects."""
     del names
-    text = _text(path)
+    text, notes = _text(path)
     if text.lstrip().startswith("["):
         rows = _json(text, path)
     else:
@@ -146,29 +219,31 @@ def _read_json_lines(path: str, names: Names) -> Table:
         if not isinstance(row, dict):
             raise UserError(f"row {number} of {path} is a {type(row).__name__}, expected an object")
     header = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Table(path, header, tuple([_cell(row.get(name)) for row in rows] for name in header))
+    return Table(path, header, len(rows), lambda place: [row.get(header[place]) for row in rows], notes=notes)
 
 
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        shown = text.strip()[:MAX_SHOWN_CHARS]
-        raise UserError(f"{where} is no JSON ({error}): {shown!r}; expected an object a line") from error
+        raise UserError(
+            f"{where} is no JSON ({error}): {shown(text.strip())}; expected an object a line"
+        ) from error
 
 
 def _read_parquet(path: str, names: Names) -> Table:
-    import pyarrow
-    from pyarrow import parquet
+    from jtl.data.parquet import read_parquet
 
     del names
-    try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        line = str(error).partition("\n")[0]
-        raise UserError(f"cannot read {path}: {line}; expected a complete Parquet file") from error
-    columns = tuple([_cell(value) for value in column.to_pylist()] for column in table.columns)
-    return Table(path, tuple(table.column_names), columns)
+    found = read_parquet(path)
+    return Table(
+        path,
+        found.header,
+        found.num_rows,
+        found.values,
+        stored=found.stored,
+        class_names=found.class_names,
+    )
 
 
 READERS: dict[str, Callable[[str, Names], Table]] = {
@@ -186,36 +261,41 @@ def places(header: Iterable[str], wanted: Iterable[str]) -> dict[str, int]:
     Raises:
         UserError: a wanted one stands there twice.
     """
-    names = [_plain(name) for name in header]
+    names = [plain(name) for name in header]
     found = {name: names.index(name) for name in wanted if name in names}
     if repeated := [name for name in found if names.count(name) > 1]:
         raise UserError(
             f"column {repeated[0]!r} stands {names.count(repeated[0])} times in the header "
-            f"{', '.join(header)}; expected once: rename the others"
+            f"{few(header, 20)}; expected once: rename the others"
         )
     return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a column's name as names are compared."""
     return name.strip().lower()
 
 
-def _text(path: str) -> str:
+def _text(path: str) -> tuple[str, tuple[str, ...]]:
+    """Return a file's text, and how it was decoded where that is not UTF-8.
+
+    Raises:
+        UserError: it is neither UTF-8 nor marked as something else.
+    """
     with open(path, "rb") as file:
         data = file.read()
+    encoding, name = next((found for mark, found in MARKS.items() if data.startswith(mark)), ("utf-8", ""))
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"cannot read {path}: byte 0x{data[error.start]:02x} in line {line} is no UTF-8; expected UTF-8 "
-            f"text; save it as that"
+            f"cannot read {path}: byte 0x{data[error.start]:02x} in line {line} is no "
+            f"{name or 'UTF-8'}; expected UTF-8 text; save it as that (Latin-1 and Windows-1252 are not)"
         ) from error
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return SEPARATOR.join(map(str, value))
-    return str(value)
+    if "\0" in text:
+        raise UserError(
+            f"cannot read {path}: it holds NUL characters, as UTF-16 without a mark does; expected UTF-8 "
+            f"text; save it as that"
+        )
+    return text, (f"{os.path.basename(path)}: read as {name}, by its mark",) if name else ()

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from itertools import islice
 
 from jtl.data import tables
-from jtl.data.sources.table import tables_in
+from jtl.data.shards import is_metadata, shards_in, tables_in
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
 
-FILES = {**dict.fromkeys(tables.READERS, "table"), ".npz": "arrays"}
+FILES = {**dict.fromkeys(tables.READERS, "table"), ".npz": "arrays", ".tar": "webdataset"}
+# Files of which a folder may be full, a split in each or in several.
+SHARDS = (".tar",)
 FOLDERS = {"image": "image_folder", "text": "text_folder"}
 # Of a large folder so many files tell what it holds.
 MAX_FILES = 1000
@@ -20,7 +22,8 @@ def kind_of(path: str) -> str:
     """Return the name of the kind of source at a path.
 
     A file is told by its ending. A folder of tables is one with a table named train, val, dev or test, or
-    with one table and nothing below; else images and texts are counted.
+    with one table and nothing below, or one named metadata that names images; else one of tar archives; else
+    images and texts are counted.
 
     Raises:
         UserError: it is not there, or none of these.
@@ -34,8 +37,12 @@ def kind_of(path: str) -> str:
         raise UserError(f"data.path {path!r} is not there; expected a folder or a file of examples")
     found = tables_in(path)
     has_folders = any(os.path.isdir(os.path.join(path, name)) for name in os.listdir(path))
-    if found and ("" not in found or not has_folders):
-        return FILES[os.path.splitext(next(iter(found.values())))[1].lower()]
+    first = next(iter(found.values()), ("",))[0]
+    if first and ("" not in found or not has_folders or is_metadata(first)):
+        return FILES[os.path.splitext(first)[1].lower()]
+    for suffix in SHARDS:
+        if shards_in(path, suffix):
+            return FILES[suffix]
     counts = Counter(holds for holds in islice(_holds(path), MAX_FILES))
     if not counts:
         suffixes = ", ".join(each for kind in INPUTS.values() for each in kind.suffixes)
@@ -44,6 +51,15 @@ def kind_of(path: str) -> str:
             f"({', '.join(tables.READERS)}) a split; set data.name where they are of another kind"
         )
     return FOLDERS[counts.most_common(1)[0][0]]
+
+
+def is_of_files(path: str) -> bool:
+    """Return whether a folder holds its examples as files, one each, rather than in tables or archives.
+
+    Raises:
+        UserError: it holds none.
+    """
+    return kind_of(path) in FOLDERS.values()
 
 
 def name_of(path: str, kind: Input) -> str:

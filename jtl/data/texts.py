@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jtl.data.contract import Info
+from jtl.names import as_unicode
 
 Text = str | tuple[str, str]
 
@@ -38,7 +39,7 @@ class Texts:
 
     def describe(self, index: int) -> str:
         """Name the row of the file."""
-        return f"row {self.numbers[index]} of {self.path}"
+        return as_unicode(f"row {self.numbers[index]} of {self.path}")
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the UTF-8 bytes, of a pair's texts with their lengths."""

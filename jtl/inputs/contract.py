@@ -89,6 +89,26 @@ def no_survey(raws: Iterable[Any], preprocess: Any) -> list[str]:
     return []
 
 
+def nothing_recognised(head: bytes) -> bool:
+    """Return False: files of this kind begin with nothing of their own."""
+    del head
+    return False
+
+
+def nothing_told(found: Sequence[tuple[str, Any]]) -> list[str]:
+    """Return []: nothing of an example is lost in reading it."""
+    del found
+    return []
+
+
+def nothing_fitted(
+    preprocess: Any, found: Sequence[Any], changes: Any, *, is_trained: bool
+) -> tuple[Any, list[str]]:
+    """Return the pre-processing as it is: it depends on no example."""
+    del found, changes, is_trained
+    return preprocess, []
+
+
 def keep(preprocess: Any, folder: Path) -> Any:
     """Return the pre-processing as it is: it names no file."""
     del folder
@@ -125,13 +145,18 @@ class Input(NamedTuple):
     of the pre-processing. `settled(own, brought, changes)` → the pre-processing of a model that expects `own`
     by itself, from weights that `brought` theirs (None: none), with the user's changes. `holds` names what a
     raw example of this kind is ("image", "text"; see `data.contract.Info`), `unit` is its plural in messages,
-    `suffixes` are the endings of the files that are examples.
+    `suffixes` are the endings of the files that are examples, `recognises(head)` → whether a file that begins
+    so is one, whatever its ending.
 
-    `check(raw)` raises `Unreadable` where an example cannot be read. `transform(preprocess, augment)` → a
-    picklable function (raw, generator) → inputs of one example (numpy), for evaluation where `augment` is
-    None; it raises `Unreadable`. `collate(examples, buckets, preprocess)` → the batch: examples that differ
-    in length are padded to the smallest of `buckets` that holds them all. `spec(preprocess)` → shapes and
-    dtypes of one example, in a length that the model can read.
+    `check(raw)` raises `Unreadable` where an example cannot be read, and returns the facts of it that `told`
+    and `fitted` read: `told([(name, facts)])` → lines for people about what is lost or decided in reading,
+    `fitted(preprocess, facts, changes, is_trained=…)` → the pre-processing with what depends on the data, and
+    lines about that; what the user set or the model `is_trained` with stays, and data that does not fit that
+    is an error.
+    `transform(preprocess, augment)` → a picklable function (raw, generator) → inputs of one example (numpy),
+    for evaluation where `augment` is None; it raises `Unreadable`. `collate(examples, buckets, preprocess)`
+    → the batch: examples that differ in length are padded to the smallest of `buckets` that holds them all.
+    `spec(preprocess)` → shapes and dtypes of one example, in a length that the model can read.
 
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
     targets, settings, preprocess)` → ({stream: inputs}, targets) in training, where the first stream is the
@@ -156,7 +181,7 @@ class Input(NamedTuple):
     holds: str
     unit: str
     suffixes: tuple[str, ...]
-    check: Callable[[Any], None]
+    check: Callable[[Any], Any]
     transform: Callable[[Any, Any | None], Transform]
     spec: Callable[[Any], Inputs]
     described: Callable[[Any], str]
@@ -172,3 +197,6 @@ class Input(NamedTuple):
     survey: Callable[[Iterable[Any], Any], list[str]] = no_survey
     model_options: Callable[[Any], dict[str, Any]] = no_options
     remaining: Callable[[Any], Any] = all_of_them
+    recognises: Callable[[bytes], bool] = nothing_recognised
+    told: Callable[[Sequence[tuple[str, Any]]], list[str]] = nothing_told
+    fitted: Callable[..., tuple[Any, list[str]]] = nothing_fitted

@@ -1,10 +1,9 @@
-"""Image bytes → uint8 array → the uint8 input of a model. Host side, Pillow only; `on_device` normalises.
+"""Pixels → the uint8 input of a model. Host side, Pillow only; `pixels` decodes, `on_device` normalises.
 
 Shapes are [height, width, channels]. The evaluation transform equals timm 1.0.31 and torchvision on Pillow
-images bit for bit; EXIF rotation is applied everywhere.
+images bit for bit.
 """
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,20 +12,23 @@ from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jtl.errors import UserError, nearest, shown
-from jtl.inputs import policy
-from jtl.inputs.contract import Input, Inputs, Transform, Unreadable
+from jtl.inputs import formats, pixels, policy
+from jtl.inputs.contract import Input, Inputs, Transform
 from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
-from jtl.ranges import Range, Share
+from jtl.ranges import Range, ReadIf, Share
 from jtl.ranges import check as check_ranges
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 80_000_000
-
 # The endings of files that count as images where nothing else says so.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# A picture that resizing would make larger than this is resized where the crop is, and nowhere else: one of
+# 1 x 4,000 pixels becomes 2 GB otherwise. The pixels are the same to within 2 of 255.
+MAX_RESIZED_PIXELS = 1 << 24
 
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMA = {1: "L", 3: "RGB"}
@@ -58,8 +60,8 @@ class Augment:
     flip: Share = 0.5
     color_jitter: Share = 0.0
     policy: str = "none"
-    policy_num_ops: Annotated[int, Range(1, 16)] = 2
-    policy_magnitude: Magnitude = 3.0
+    policy_num_ops: Annotated[int, Range(1, 16), ReadIf("policy", ("randaugment",))] = 2
+    policy_magnitude: Annotated[Magnitude, ReadIf("policy", ("randaugment",))] = 3.0
     mixup_alpha: Alpha = 0.0
     cutmix_alpha: Alpha = 0.0
     erase_probability: Share = 0.0
@@ -82,37 +84,16 @@ class Augment:
             )
 
 
-def decode(data: bytes, min_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
-    """Decode an image file's first frame, turned upright, as 1 (grey) or 3 (RGB) channels; alpha is dropped.
-
-    With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under
-    `min_px`.
+def check(raw: bytes | np.ndarray) -> pixels.Facts:
+    """Return what of an example, an image file's bytes or its pixels, is lost or decided in reading it.
 
     Raises:
-        Unreadable: the bytes are damaged, of another format, over `MAX_PIXELS`, or of a pixel type without a
-        range.
+        Unreadable: it cannot be decoded.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise Unreadable(
-                    f"its {width} x {height} pixels are over the limit of {MAX_PIXELS}; shrink it"
-                )
-            if min_px:
-                opened.draft(None, (min_px, min_px))
-            return _to_array(ImageOps.exif_transpose(opened))
-    except Unreadable:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise Unreadable(f"it is none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow's decoders raise almost any type on damaged bytes
-        raise Unreadable(f"{error or type(error).__name__}") from error
-
-
-def check(raw: bytes | np.ndarray) -> None:
-    """Raise Unreadable unless the example, an image file's bytes or its pixels, can be decoded."""
-    _pixels(raw)
+    if isinstance(raw, bytes):
+        return pixels.examine(raw)
+    pixels.checked(raw)
+    return pixels.Facts()
 
 
 def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
@@ -126,7 +107,6 @@ def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
     Raises:
         UserError: colours are to change, but the model reads neither grey nor RGB images.
     """
-    _check(preprocess)
     if augment is None:
         return _Eval(preprocess)
     if preprocess.num_channels not in _LUMA and (augment.color_jitter or augment.policy != "none"):
@@ -234,12 +214,19 @@ class _Eval:
 
     def __call__(self, raw: bytes | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         del rng
-        image, preprocess = _pixels(raw), self.preprocess
+        preprocess = self.preprocess
+        image = to_channels(_pixels(raw, preprocess), preprocess.num_channels)
         resized_size = _resized_size(image.shape[:2], preprocess)
-        resized = _resize(to_channels(image, preprocess.num_channels), resized_size, preprocess.interpolation)
         height, width = preprocess.image_px
         # Python's round, half to even, is part of torchvision's CenterCrop.
         top, left = round((resized_size[0] - height) / 2), round((resized_size[1] - width) / 2)
+        if math.prod(resized_size) > MAX_RESIZED_PIXELS:
+            down, across = (
+                found / wanted for found, wanted in zip(image.shape[:2], resized_size, strict=True)
+            )
+            box = (left * across, top * down, (left + width) * across, (top + height) * down)
+            return np.ascontiguousarray(_resize(image, preprocess.image_px, preprocess.interpolation, box))
+        resized = _resize(image, resized_size, preprocess.interpolation)
         return np.ascontiguousarray(resized[top : top + height, left : left + width])
 
 
@@ -257,20 +244,22 @@ class _Train:
 
     def __call__(self, raw: bytes | np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         assert rng is not None, "training varies its images"
-        image, augment, preprocess = _pixels(raw, self.min_px), self.augment, self.preprocess
+        augment, preprocess = self.augment, self.preprocess
+        # What is trained on was looked at before (`check`).
+        image = _pixels(raw, preprocess, self.min_px, is_checked=True)
         box = random_crop(image.shape[:2], preprocess.image_px, augment, rng)
         interpolation = augment.interpolation or preprocess.interpolation
-        pixels = _resize(to_channels(image, preprocess.num_channels), preprocess.image_px, interpolation, box)
+        found = _resize(to_channels(image, preprocess.num_channels), preprocess.image_px, interpolation, box)
         if rng.random() < augment.flip:
-            pixels = pixels[:, ::-1]
+            found = found[:, ::-1]
         if augment.color_jitter or augment.policy != "none":
-            varied = _to_pillow(np.ascontiguousarray(pixels))
+            varied = _to_pillow(np.ascontiguousarray(found))
             if augment.color_jitter:
                 varied = policy.jitter(varied, augment.color_jitter, rng)
             apply = policy.POLICIES[augment.policy]
             varied = apply(varied, rng, num_ops=augment.policy_num_ops, magnitude=augment.policy_magnitude)
-            pixels = np.asarray(varied).reshape(pixels.shape)
-        return np.ascontiguousarray(pixels)
+            found = np.asarray(varied).reshape(found.shape)
+        return np.ascontiguousarray(found)
 
 
 def random_crop(
@@ -297,19 +286,6 @@ def random_crop(
     return left, top, left + crop_width, top + crop_height
 
 
-def _check(preprocess: Preprocess) -> None:
-    if preprocess.interpolation not in INTERPOLATIONS:
-        raise UserError(
-            f"preprocess.interpolation is {preprocess.interpolation!r}, expected one of "
-            f"{', '.join(INTERPOLATIONS)}"
-        )
-    if 0 < preprocess.resize_px < min(preprocess.image_px):
-        raise UserError(
-            f"preprocess.resize_px is {preprocess.resize_px}, expected 0 or at least the shorter side of "
-            f"image_px {preprocess.image_px}"
-        )
-
-
 def _resized_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
     """Return the (height, width) an image of `size` is resized to before the centre crop."""
     (height, width), resize_px = size, preprocess.resize_px
@@ -329,7 +305,7 @@ def _resize(
     image: np.ndarray,
     size: tuple[int, int],
     interpolation: str,
-    box: tuple[int, int, int, int] | None = None,
+    box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
     """Resize with antialiasing; channels do not mix, so any number of them can go one plane at a time."""
     if image.shape[-1] in _LUMA:
@@ -339,30 +315,20 @@ def _resize(
     return np.concatenate(planes, axis=-1)
 
 
-def _pixels(raw: bytes | np.ndarray, min_px: int = 0) -> np.ndarray:
+def _pixels(
+    raw: bytes | np.ndarray, preprocess: Preprocess, min_px: int = 0, *, is_checked: bool = False
+) -> np.ndarray:
     """Return the pixels of an example: decoded, where they are an image file's bytes."""
     if isinstance(raw, bytes):
-        return decode(raw, min_px)
-    if not isinstance(raw, np.ndarray):
-        raise Unreadable(f"it is a {type(raw).__name__}, expected an image file or pixels")
-    return raw
+        white_level, background = preprocess.white_level, preprocess.background
+        return pixels.decode(
+            raw, min_px, white_level=white_level, background=background, is_checked=is_checked
+        )
+    return pixels.checked(raw)
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image))
-
-
-def _to_array(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        # The high byte, as libpng gives it for 16-bit colour; Pillow's own conversion saturates at 255.
-        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-    if image.mode in ("I", "F"):
-        raise Unreadable(f"pixel type {image.mode} (32 bits) has no fixed range; save 8 or 16 bits")
-    if image.mode in ("1", "L", "LA", "La"):
-        return np.asarray(image.convert("L"))[..., None]
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns of palettes with transparency
-    return np.asarray(image.convert("RGB"))
 
 
 INPUT = Input(
@@ -382,4 +348,7 @@ INPUT = Input(
     blended=blended,
     converter=converter,
     model_options=model_options,
+    recognises=formats.is_image,
+    told=pixels.told,
+    fitted=pixels.fitted,
 )

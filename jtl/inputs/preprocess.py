@@ -17,6 +17,9 @@ class Preprocess:
     input; 0 resizes straight to `image_px` without keeping the aspect ratio, and with `is_squashed` neither
     is it kept before the crop: a square input comes out of `resize_px` x `resize_px`. `mean` and `std`, one
     per channel, apply to values scaled to [0, 1]; their number is the number of channels.
+
+    `white_level` is the value of white in pictures of more than 8 bits, which are scaled by it (0: none was
+    seen yet); transparent pixels are laid on the grey `background`, 0 to 255 (None: alpha is dropped).
     """
 
     image_px: tuple[int, int] = (224, 224)
@@ -25,6 +28,8 @@ class Preprocess:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
     is_squashed: bool = False
+    white_level: float = 0.0
+    background: int | None = None
 
     @property
     def num_channels(self) -> int:
@@ -41,7 +46,9 @@ class Preprocess:
         sides = "both sides" if self.is_squashed else "short side"
         resized = f"{sides} to {self.resize_px} px ({self.interpolation}), centre {height}x{width}"
         squashed = f"resized to {height}x{width} ({self.interpolation})"
-        return f"{resized if self.resize_px else squashed}, mean {self.mean}, std {self.std}"
+        white = f", white at {self.white_level:g}" if self.white_level else ""
+        ground = "" if self.background is None else f", transparent on {self.background}"
+        return f"{resized if self.resize_px else squashed}, mean {self.mean}, std {self.std}{white}{ground}"
 
     def at(self, image_px: tuple[int, int]) -> "Preprocess":
         """Return the same pre-processing for another input size, keeping the ratio of crop to resize.
@@ -51,6 +58,10 @@ class Preprocess:
         """
         scaled = round(self.resize_px * min(image_px) / min(self.image_px))
         return replace(self, image_px=image_px, resize_px=scaled)
+
+    def with_white(self, white_level: float) -> "Preprocess":
+        """Return the same with that value of white in pictures of more than 8 bits."""
+        return replace(self, white_level=white_level)
 
     def with_channels(self, num_channels: int) -> "Preprocess":
         """Return the same for images of another number of channels, each with the average statistics.
@@ -72,6 +83,8 @@ class Changes:
     mean: tuple[Number, ...] = ()
     std: tuple[Positive, ...] = ()
     interpolation: str | None = None
+    white_level: Positive | None = None
+    background: Annotated[int, Range(0, 255)] | None = None
 
     def __post_init__(self) -> None:
         check(self, "preprocess")
@@ -86,7 +99,7 @@ def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Pr
     """Return the weights' pre-processing (else the model's own) at the model's size, with the user's changes.
 
     Raises:
-        UserError: the changes are of another number of channels.
+        UserError: the changes are of another number of channels, or smaller than the crop.
     """
     base = own if brought is None else brought.at(own.image_px)
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
@@ -95,5 +108,10 @@ def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Pr
         raise UserError(
             f"preprocess.mean {preprocess.mean} and preprocess.std {preprocess.std} need "
             f"{own.num_channels} values each, one per image channel"
+        )
+    if 0 < preprocess.resize_px < min(preprocess.image_px):
+        raise UserError(
+            f"preprocess.resize_px is {preprocess.resize_px}, expected 0 or at least the shorter side of the "
+            f"crop, {preprocess.image_px}"
         )
     return preprocess

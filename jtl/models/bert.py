@@ -6,8 +6,8 @@ One family: what they differ in are settings. Inputs are {"ids": int32, "segment
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from jtl.inputs.tokens import Preprocess
 from jtl.models import bert_layers, head, initial, layers, linen, vit_layers
 from jtl.models.bert_layers import Mask, Tokens
 from jtl.models.contract import FEATURES, VOCABULARY, Family, Model
-from jtl.ranges import CountOr0, Depth, Fraction, WidthOr0
+from jtl.ranges import CountOr0, Depth, Fraction, ReadIf, WidthOr0
 
 INPUT = "tokens"
 NUM_TRACED = 4
@@ -63,7 +63,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "e5_small": {**BERT, **MINI, "depth": 12, "vocabulary": 250037, "pool": "mean"},
 }
 PROMPTS = "encoder/prompts"
-DEFAULTS = {"gelu": "exact"}
+DEFAULTS = {"gelu": "exact", "num_segments": 0, "position_offset": 0}
 
 # As transformers begins, but not cut off at two standard deviations.
 RULES: initial.Rules = (
@@ -76,7 +76,7 @@ RULES: initial.Rules = (
 
 @dataclass(frozen=True)
 class Config(head.Settings):
-    """Settings of a BERT beside those of every family; 0 and "" mean "as the size has it".
+    """Settings of a BERT beside those of every family; None, 0 and "" mean "as the size has it".
 
     `vocabulary` counts the ids, `num_positions` the rows of the table of positions, of which the first token
     takes the one at `position_offset` (RoBERTa: 2), `num_segments` the kinds of segments (DistilBERT: none).
@@ -97,14 +97,14 @@ class Config(head.Settings):
     heads: WidthOr0 = 0
     mlp_dim: WidthOr0 = 0
     num_positions: WidthOr0 = 0
-    num_segments: WidthOr0 = 0
-    position_offset: WidthOr0 = 0
+    num_segments: WidthOr0 | None = None
+    position_offset: WidthOr0 | None = None
     gelu: str = ""
     pool: str = ""
     pooler: str = ""
     layer_norm_epsilon: Fraction = 0.0
     num_prompts: WidthOr0 = 0
-    has_deep_prompts: bool = True
+    has_deep_prompts: Annotated[bool, ReadIf("num_prompts")] = True
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
     drop_path: Fraction = 0.0
@@ -124,11 +124,10 @@ def resolve(config: Config) -> Config:
     Raises:
         UserError: width and heads, or positions and their offset, do not go together.
     """
-    full = layers.fill(config, SIZES)
-    full = replace(full, **{name: value for name, value in DEFAULTS.items() if not getattr(full, name)})
+    full = layers.fill(config, SIZES, DEFAULTS)
     if full.dim % full.heads:
         raise UserError(f"model.dim is {full.dim}; expected a multiple of model.heads, {full.heads}")
-    if full.position_offset >= full.num_positions:
+    if (full.position_offset or 0) >= full.num_positions:
         raise UserError(
             f"model.position_offset is {full.position_offset}; expected fewer than model.num_positions, "
             f"{full.num_positions}"
@@ -140,7 +139,7 @@ def build(config: Config, num_outputs: int, reads: str = FEATURES) -> Model:
     """Build the model; `num_outputs` 0 gives one without a head, unless it reads the vocabulary."""
     full = resolve(config)
     has_pooler = POOLS[full.pool] is _pool_pooler and reads == FEATURES
-    max_tokens = full.num_positions - full.position_offset
+    max_tokens = full.num_positions - (full.position_offset or 0)
     blocks = [f"encoder/layer/{index}" for index in range(full.depth)]
 
     def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
@@ -174,7 +173,7 @@ def build(config: Config, num_outputs: int, reads: str = FEATURES) -> Model:
         check=check,
         pool=pool,
         preprocess=Preprocess(
-            max_tokens=max_tokens, vocabulary=full.vocabulary, pad_id=max(full.position_offset - 1, 0)
+            max_tokens=max_tokens, vocabulary=full.vocabulary, pad_id=max((full.position_offset or 0) - 1, 0)
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jtl import ranges
 from jtl.errors import UserError, nearest
 from jtl.models import initial, layers
 from jtl.models.contract import TokenGrid
-from jtl.ranges import Fraction, Width
+from jtl.ranges import Fraction, ReadIf, Width
 
 Features: TypeAlias = Float32[Array, "batch features"]
 Pooled: TypeAlias = Float[Array, "batch pooled"]
@@ -43,12 +43,12 @@ class Settings:
     size: str = ""
     weights: str = "none"
     features: tuple[str, ...] = ()
-    feature_pool: str = "mean"
+    feature_pool: Annotated[str, ReadIf("features")] = "mean"
     adapter: str = NO_ADAPTER
-    adapter_width: Width = 256
+    adapter_width: Annotated[Width, ReadIf("adapter", ("mlp", "conv"))] = 256
     head_widths: tuple[Width, ...] = ()
     head_dropout: Fraction = 0.0
-    head_activation: str = "gelu"
+    head_activation: Annotated[str, ReadIf("head_widths"), ReadIf("adapter", ("mlp", "conv"))] = "gelu"
     dtype: str = "float32"
     remat: bool = False
 

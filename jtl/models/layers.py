@@ -1,8 +1,9 @@
 """What the families share: checks of settings, order of layers, batch normalisation, drop path."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -35,6 +36,13 @@ ACTIVATIONS: dict[str, Callable[..., Array]] = {"gelu": gelu, "relu": jax.nn.rel
 # Modules declare shapes alone; `initial.draw` fills them. Zeros cost nothing to trace.
 declared = nn.initializers.zeros
 dense = partial(nn.Dense, kernel_init=declared, bias_init=declared)
+# How settings that are None where they are unset were saved before: one could not choose these values then.
+ONCE_UNSET: Mapping[str, Any] = {
+    **dict.fromkeys(("has_pre_norm", "is_v1", "has_conv_bias", "has_fixed_ends"), False),
+    **dict.fromkeys(("num_segments", "position_offset"), 0),
+    "has_patch_bias": True,
+}
+NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -63,10 +71,29 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
 
-def fill(config: ConfigT, sizes: Mapping[str, Mapping[str, Any]]) -> ConfigT:
-    """Return the config with the fields that are still 0, empty or None taken from its size."""
-    values = sizes[config.size]
-    return replace(config, **{name: value for name, value in values.items() if not getattr(config, name)})
+def fill(
+    config: ConfigT, sizes: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any] = NO_DEFAULTS
+) -> ConfigT:
+    """Return the config with what is unset taken from its size, or from the defaults where that has none.
+
+    Unset is None where that is a field's default: False and 0 mean something there. Of all other fields it
+    is 0 or empty.
+    """
+    unset = {each.name for each in fields(config) if _is_unset(getattr(config, each.name), each.default)}
+    values = {**defaults, **sizes[config.size]}
+    return replace(config, **{name: value for name, value in values.items() if name in unset})
+
+
+def _is_unset(value: Any, default: Any) -> bool:
+    return value is None if default is None else not value
+
+
+def as_now_written(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a model that were saved when what is None now was False, True or 0."""
+    return {
+        name: None if name in ONCE_UNSET and value == ONCE_UNSET[name] else value
+        for name, value in settings.items()
+    }
 
 
 def check_choice(setting: str, value: str, known: Collection[str]) -> None:

@@ -47,7 +47,7 @@ PADDINGS: dict[str, str | None] = {"torch": None, "same": "SAME"}
 
 @dataclass(frozen=True)
 class Config(image.Settings):
-    """Settings of a MobileNetV2 beside those of every family; 0 and empty mean "as the size has it".
+    """Settings of a MobileNetV2 beside those of every family; None, 0 and empty mean "as the size has it".
 
     `width` multiplies every number of channels, which is then rounded to a multiple of 8; with
     `has_fixed_ends` not the first's and the last's. `units` counts the units a stage. `final_channels` are
@@ -60,7 +60,7 @@ class Config(image.Settings):
     size: str = "100"
     width: Annotated[float, Range(0, 1024)] = 0.0
     units: tuple[Depth, ...] = ()
-    has_fixed_ends: bool = False
+    has_fixed_ends: bool | None = None
     final_channels: WidthOr0 = 0
     padding: str = "torch"
     norm_epsilon: Epsilon = 1e-5

@@ -34,6 +34,7 @@ def _size(unit: str, *units: int, **fields: Any) -> dict[str, Any]:
 
 
 D: dict[str, Any] = {"root": "deep", "shortcut": "avg_pool"}
+DEFAULTS = {"is_v1": False, "has_conv_bias": False}
 T: dict[str, Any] = {"root": "tiered", "shortcut": "avg_pool"}
 KERAS: dict[str, Any] = {"is_v1": True, "has_conv_bias": True, "norm_epsilon": 1.001e-5}
 SIZES: dict[str, dict[str, Any]] = {
@@ -75,7 +76,7 @@ RULES: initial.Rules = (
 
 @dataclass(frozen=True)
 class Config(image.Settings):
-    """Settings of a ResNet beside those of every family; 0 and empty mean "as the size has it".
+    """Settings of a ResNet beside those of every family; None, 0 and empty mean "as the size has it".
 
     `unit` is the kind of residual unit, "basic" (two 3x3 convolutions) or "bottleneck"; `units` counts them a
     stage, `width` is the channels of the first stage, doubled in each that follows. `root` is "plain" (one
@@ -91,8 +92,8 @@ class Config(image.Settings):
     width: WidthOr0 = 0
     root: str = ""
     shortcut: str = ""
-    is_v1: bool = False
-    has_conv_bias: bool = False
+    is_v1: bool | None = None
+    has_conv_bias: bool | None = None
     norm_epsilon: Fraction = 0.0
 
     def __post_init__(self) -> None:
@@ -114,7 +115,8 @@ def check_stages(units: tuple[int, ...]) -> None:
 
 def resolve(config: Config) -> Config:
     """Return the config with every field of its size filled in and pixels as (height, width)."""
-    return replace(layers.fill(config, SIZES), image_px=image.image_px_of(config, PREPROCESS[config.size]))
+    full = layers.fill(config, SIZES, DEFAULTS)
+    return replace(full, image_px=image.image_px_of(config, PREPROCESS[config.size]))
 
 
 def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:

@@ -7,7 +7,7 @@ DINOv2 and CLIP change are switches. Tokens = prefix (class token, distillation 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers, vit_layers
 from jtl.models.contract import Family, Model, TokenGrid
 from jtl.models.vit_layers import Tokens
-from jtl.ranges import Depth, Fraction, WidthOr0
+from jtl.ranges import Depth, Fraction, ReadIf, WidthOr0
 
 AllTokens: TypeAlias = Float[Array, "batch all_tokens dim"]
 Pool: TypeAlias = Callable[..., Float[Array, "batch pooled"]]
@@ -55,7 +55,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "siglip_so400m14": {"patch_px": 14, **SO400M, **SIGLIP},
 }
 PROMPTS = "Transformer/prompts"
-DEFAULTS = {"mlp": "gelu", "gelu": "exact", "pool": "cls", "layer_norm_epsilon": 1e-6}
+DEFAULTS = {
+    **{"mlp": "gelu", "gelu": "exact", "pool": "cls", "layer_norm_epsilon": 1e-6},
+    **{"has_pre_norm": False, "has_patch_bias": True},
+}
 
 # The AugReg checkpoints' own (timm 1.0.31: crop ratio 0.9, bicubic), DINOv2's and CLIP's (crop ratio 1), and
 # SigLIP's (the whole image, squashed).
@@ -89,7 +92,7 @@ RULES: initial.Rules = (
 
 @dataclass(frozen=True)
 class Config(image.Settings):
-    """Settings of a ViT beside those of every family; 0 and "" mean "as the size has it".
+    """Settings of a ViT beside those of every family; None, 0 and "" mean "as the size has it".
 
     `patch_px` is one number or (height, width). `pool` makes features of the tokens: "cls" (class token),
     "gap" (mean over the grid), "cls_gap" (both, one behind the other), "map" (attention pooling of the grid)
@@ -120,13 +123,13 @@ class Config(image.Settings):
     pool: str = ""
     num_registers: WidthOr0 = 0
     num_prompts: WidthOr0 = 0
-    has_deep_prompts: bool = True
+    has_deep_prompts: Annotated[bool, ReadIf("num_prompts")] = True
     has_class_token: bool = False
     is_distilled: bool = False
     has_class_position: bool = True
     has_register_position: bool = False
-    has_patch_bias: bool = True
-    has_pre_norm: bool = False
+    has_patch_bias: bool | None = None
+    has_pre_norm: bool | None = None
     has_qkv_bias: bool = True
     has_layer_scale: bool = False
     feature_norm: str = "tokens"
@@ -158,8 +161,7 @@ class Config(image.Settings):
 
 def resolve(config: Config) -> Config:
     """Return the config with every field of its size filled in, pixels as (height, width), and its tokens."""
-    full = layers.fill(config, SIZES)
-    full = replace(full, **{name: value for name, value in DEFAULTS.items() if not getattr(full, name)})
+    full = layers.fill(config, SIZES, DEFAULTS)
     image_px = layers.pair(full.image_px)
     image_px = image_px if any(image_px) else PREPROCESS[full.size].image_px
     patch_px = layers.pair(full.patch_px)
@@ -172,7 +174,6 @@ def resolve(config: Config) -> Config:
         full,
         image_px=image_px,
         patch_px=patch_px,
-        has_patch_bias=full.has_patch_bias and SIZES[full.size].get("has_patch_bias", True),
         is_distilled=is_distilled,
         has_class_token=full.has_class_token or is_distilled or POOLS[full.pool].num_class_tokens > 0,
     )
@@ -240,7 +241,7 @@ class _ViT(nn.Module):
         config = self.config
         patch_px, dtype = layers.pair(config.patch_px), layers.DTYPES[config.dtype]
         embed = vit_layers.PatchEmbedding(
-            config.dim, patch_px, config.has_patch_bias, dtype, name="embedding"
+            config.dim, patch_px, bool(config.has_patch_bias), dtype, name="embedding"
         )
         encoder = _Encoder(config, self.train, name="Transformer")
         x, intermediates = encoder(embed(images), self._prefix())

@@ -126,7 +126,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON; a reader finds the old file or the new one, never a part."""
+    """Write a value as indented JSON; a reader finds the old file or the new one, never a part.
+
+    What is no Unicode in a name, such as a path of bytes that are no UTF-8, is escaped, and comes back.
+    """
     text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     files.replace_text(path, text)
 

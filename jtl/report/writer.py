@@ -56,9 +56,8 @@ def kept_lines(path: Path, last_step: int) -> str:
     Raises:
         UserError: a line is no report.
     """
-    return "".join(
-        line for line, report in reports(path) if report["step"] <= last_step and not is_final(report)
-    )
+    kept = (line for line, report in reports(path) if report["step"] <= last_step and not is_final(report))
+    return "".join(kept)
 
 
 def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:

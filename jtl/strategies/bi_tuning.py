@@ -73,7 +73,10 @@ def build(config: Config, context: Context) -> Strategy:
         return {OWN: {"kernel": np.asarray(kernel), "bias": np.zeros(config.projection_dim, np.float32)}}
 
     return Strategy(
-        groups=lambda names: dict.fromkeys(names, Group()), extra=extra, penalty=partial(_penalty, config)
+        groups=lambda names: dict.fromkeys(names, Group()),
+        extra=extra,
+        penalty=partial(_penalty, config),
+        compares_examples=True,
     )
 
 

@@ -29,7 +29,11 @@ class Config:
 def build(config: Config, context: Context) -> Strategy:
     """Build the strategy that trains everything."""
     del context
-    return Strategy(groups=lambda names: dict.fromkeys(names, Group()), penalty=partial(_penalty, config))
+    return Strategy(
+        groups=lambda names: dict.fromkeys(names, Group()),
+        penalty=partial(_penalty, config),
+        compares_examples=True,
+    )
 
 
 def smallest_squares(features: Float[Array, "batch dim"], count: int) -> Float[Array, ""]:

@@ -148,6 +148,10 @@ class Strategy(NamedTuple):
     `streams` are the streams of a batch it needs beside "train"; the step runs all in one forward pass.
     `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing. `merged(params)`
     → the parameters to write and serve, where what was added is folded into the model's own.
+
+    For what is said before a run: `compares_examples` is whether the penalty compares the examples of a batch
+    with each other, `holds_start` whether it draws the model to where it starts; `remarks` are lines of its
+    own.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
@@ -157,6 +161,9 @@ class Strategy(NamedTuple):
     merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
     streams: tuple[str, ...] = ()
     prepare: Callable[..., dict[str, Any]] | None = None
+    compares_examples: bool = False
+    holds_start: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 class StrategyKind(NamedTuple):

@@ -59,6 +59,7 @@ def build(config: Config, context: Context) -> Strategy:
         groups=lambda names: dict.fromkeys(names, Group()),
         penalty=partial(_penalty, config),
         streams=(TARGET,),
+        compares_examples=True,
     )
 
 

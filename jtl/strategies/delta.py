@@ -81,7 +81,9 @@ def build(config: Config, context: Context) -> Strategy:
     def is_head(name: str) -> bool:
         return layer_of(name, context.layers) == head
 
-    return Strategy(groups=groups, extra=_start, penalty=partial(_penalty, config, chosen, is_head))
+    return Strategy(
+        groups=groups, extra=_start, penalty=partial(_penalty, config, chosen, is_head), holds_start=True
+    )
 
 
 def spread(names: Iterable[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ runs forward once a step.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from jtl.errors import UserError, nearest, shown
 from jtl.inputs import Inputs
 from jtl.models.shapes import output_shapes
-from jtl.ranges import NotNegative, Positive, check
+from jtl.ranges import NotNegative, Positive, ReadIf, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
@@ -55,7 +55,7 @@ class Config:
     weight: NotNegative = 0.2
     temperature: Positive = 2.0
     feature_weight: NotNegative = 0.0
-    feature_distance: str = "l2"
+    feature_distance: Annotated[str, ReadIf("feature_weight")] = "l2"
 
     def __post_init__(self) -> None:
         check(self, "strategy")

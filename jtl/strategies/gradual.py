@@ -48,7 +48,11 @@ def build(config: Config, context: Context) -> Strategy:
             for name, start in starts.items()
         }
 
-    return Strategy(groups=groups)
+    remark = (
+        f"strategy.num_stages is {config.num_stages} and the backbone has {num_backbone} layers: "
+        f"{config.num_stages - 1 - num_backbone} stages thaw nothing"
+    )
+    return Strategy(groups=groups, remarks=(remark,) if config.num_stages - 1 > num_backbone else ())
 
 
 KIND = StrategyKind(Config, build)

@@ -61,7 +61,7 @@ def build(config: Config, context: Context) -> Strategy:
         own = {f"{START}/{name}": leaf for name, leaf in tree.flatten(params).items() if not is_head(name)}
         return tree.unflatten({name: np.array(leaf) for name, leaf in own.items()})
 
-    return Strategy(groups=groups, extra=extra, penalty=partial(_penalty, config, is_head))
+    return Strategy(groups=groups, extra=extra, penalty=partial(_penalty, config, is_head), holds_start=True)
 
 
 def _penalty(config: Config, is_head: Callable[[str], bool], moment: Moment) -> Penalty:

@@ -95,7 +95,7 @@ class Task(NamedTuple):
     `predictions(logits)` → what people read of them: probabilities, or
     values in the labels' unit. `averaged(logits [members, batch, outputs])` → logits of which the
     predictions are the mean of the members' predictions. `can_blend` is whether mixup may average two
-    targets.
+    targets. `unmeasured` are the metrics of its kind that mean nothing for these labels, and why.
     """
 
     head: Head
@@ -106,6 +106,7 @@ class Task(NamedTuple):
     predictions: Callable[[Array], Array]
     averaged: Callable[[Array], Array]
     can_blend: bool = True
+    unmeasured: Mapping[str, str] = {}
     weights: Callable[[Any], Array] = one_each
     shown: Callable[[Inputs, Any], Inputs] = as_they_are
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jtl import metrics
 from jtl.errors import UserError, shown
-from jtl.ranges import Fraction, NotNegative, Positive, check
+from jtl.ranges import Fraction, NotNegative, Positive, ReadIf, check
 from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
 SMALLEST_REST = 1e-12
+# Among how many places a label counts as found; of so few classes it always is.
+TOP = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Config:
     name: str = "multiclass"
     label_smoothing: Fraction = 0.0
     class_weights: tuple[Positive | str, ...] = ()
-    effective_beta: Fraction = 0.999
+    effective_beta: Annotated[Fraction, ReadIf("class_weights", (("effective",),))] = 0.999
     focal_gamma: NotNegative = 0.0
     logit_adjustment: NotNegative = 0.0
 
@@ -86,6 +88,7 @@ def build(config: Config, label_stats: LabelStats, preprocess: Any = None) -> Ta
         summarize=summarize,
         predictions=jax.nn.softmax,
         averaged=averaged,
+        unmeasured={} if num_classes > TOP else {f"top{TOP}_accuracy": f"there are {num_classes} classes"},
     )
 
 
@@ -135,7 +138,7 @@ def sums(
         "count": jnp.sum(weight),
         "loss": jnp.sum(jnp.where(mask, nats, 0.0)),
         "correct": jnp.sum(weight * (predicted == labels)),
-        "correct_top5": jnp.sum(weight * (num_above < 5)),
+        "correct_top5": jnp.sum(weight * (num_above < TOP)),
         **metrics.confusion_sums(predicted, labels, mask, logits.shape[-1]),
     }
 
@@ -153,7 +156,7 @@ def summarize(sums: Mapping[str, np.ndarray]) -> metrics.Summary:
         "macro_f1": float(np.mean(f1[present])),
         "balanced_accuracy": float(np.mean(recall[present])),
     }
-    if len(actual) > 5:
+    if len(actual) > TOP:
         scalars["top5_accuracy"] = float(sums["correct_top5"]) / count
     per_class = {"recall": recall, "f1": f1, "precision": metrics.ratio(hits, predicted), "count": actual}
     return metrics.Summary(scalars, per_class, sums.get("confusion"))

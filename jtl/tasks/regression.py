@@ -13,6 +13,8 @@ from jtl import metrics
 from jtl.ranges import NotNegative, check
 from jtl.tasks.contract import Head, LabelStats, Task, TaskKind
 
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Config:
@@ -91,11 +93,17 @@ def sums(
 
 
 def summarize(sums: Mapping[str, np.ndarray], *, std: np.ndarray) -> metrics.Summary:
-    """Return errors in the labels' unit and R² (1 - squared error / variance around this split's mean)."""
+    """Return errors in the labels' unit and R² (1 - squared error / variance around this split's mean).
+
+    R² has no value (nan) where all labels of the split are equal.
+    """
     count = float(sums["count"])
     squared = sums["squared_error"] / count
     absolute = sums["absolute_error"] / count * std
-    variance = sums["squared_label"] / count - np.square(sums["label"] / count)
+    mean_square = sums["squared_label"] / count
+    variance = mean_square - np.square(sums["label"] / count)
+    # Of equal labels the float32 sums leave a rest of this size, and no variance.
+    variance = np.where(variance > ROUNDING * mean_square, variance, 0.0)
     r2 = 1.0 - metrics.ratio(squared, variance)
     mse = squared * np.square(std)
     scalars = {

@@ -13,11 +13,10 @@ from jax.sharding import Mesh
 
 from jtl import memory, rng, tree
 from jtl.data import SOURCES, Labels, Source, batch_size, sampling
-from jtl.data.contract import NO_LABELS, read
+from jtl.data.contract import NO_LABELS
 from jtl.data.files import unlabelled
 from jtl.data.preflight import check_holds, check_kind
-from jtl.data.sources.table import tables_in
-from jtl.data.tell import kind_of
+from jtl.data.tell import is_of_files, kind_of
 from jtl.errors import UserError
 from jtl.inputs import Input
 from jtl.models import MODELS, Model
@@ -121,7 +120,7 @@ def open_target(config: Config, names: tuple[str, ...], reading: str = "") -> Ta
         each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()
     )
     try:
-        if folder is not None and not tables_in(path) and not (has_folders and is_labelled):
+        if folder is not None and is_of_files(path) and not (has_folders and is_labelled):
             found = unlabelled((path,), input_of(config.model), path)
             return Target(found, found, is_labelled=False)
         settings = with_data(config, path)
@@ -157,19 +156,6 @@ def check_streams(config: Config, parts: Parts, streams: Mapping[str, Source]) -
                 f"strategy {config.strategy.name!r} adapts to unlabelled {parts.input.unit} and "
                 f"config.data.{name} is empty; set it to their folder or table"
             )
-
-
-def check_first_examples(parts: Parts, streams: Mapping[str, Source], splits: Mapping[str, Source]) -> None:
-    """Take an example of each stream and split through its transform, so that what cannot be is known now.
-
-    Raises:
-        UserError: pre-processing, augmentation and examples do not fit together.
-    """
-    sources = [(each, parts.augment) for each in streams.values()]
-    sources += [(each, None) for each in splits.values()]
-    for source, augment in sources:
-        transform = parts.input.transform(parts.preprocess, augment)
-        read(source, 0, transform, np.random.default_rng(0))
 
 
 def has_classes(config: Config) -> bool:
@@ -292,11 +278,23 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     return Built(parts, params, found.model_state, found.loaded)
 
 
-def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None) -> str:
-    """Return the pre-processing in one line, and whose it is."""
-    is_known = loaded is not None and loaded.preprocess is not None
-    whose = "of the weights" if is_known else "the family's own: the weights came without any"
+def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None, changes: Any = None) -> str:
+    """Return the pre-processing in one line, and whose it is; `changes` are the user's own."""
+    whose = _whose_preprocess(kind, loaded, changes or kind.Changes())
     return f"pre-processing: {kind.described(preprocess)} ({whose})"
+
+
+def _whose_preprocess(kind: Input, loaded: Loaded | None, changes: Any) -> str:
+    if loaded is None:
+        return "the family's own"
+    if loaded.preprocess is not None and not loaded.guessed:
+        return "of the weights"
+    open_settings = [name for name, value in vars(changes).items() if value in (None, (), "")]
+    if not open_settings:
+        return "as the settings say"
+    guessed = loaded.guessed or "the family's own, as the weights came without any"
+    names = ", ".join(f"preprocess.{name}" for name in open_settings)
+    return f"a guess, {guessed}; to change it: {names}"
 
 
 def classifier(config: Config, spec: str) -> Classifier:

@@ -1,30 +1,38 @@
 """Checkpoints: Orbax behind one file, with a digest per leaf that is verified after every restore.
 
 Orbax (0.12) restores a flipped bit without a word and never falls back by itself; here a damaged checkpoint
-is named, set aside and the one before it used. On disk: `checkpoints/STEP/{state,meta}`; the newest two and
-the best are kept.
+is named, set aside and the one before it used. What is not damage (`faults`) moves nothing. On disk:
+`checkpoints/STEP/{state,meta}`; the newest two and the best are kept. Which is the best follows from the
+run's own evaluations, which every checkpoint's sealed meta has: nothing unsealed decides what is deleted.
 """
 
 import hashlib
+import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array, UInt
 from orbax.checkpoint import checkpoint_managers
 
 from jtl.errors import UserError
-from jtl.training import progress
+from jtl.training import digests, faults, progress
+from jtl.training.faults import Damage
 from jtl.training.state import State
 
 NUM_LATEST = 2
+DAMAGED = "damaged"
+# Where Orbax's JSON handler writes.
+META_FILE = "meta/metadata"
+# What must be finite in a checkpoint: what trains, running statistics, and the average of what trains.
+FINITE = ("trainable", "model_state", "ema")
 
 
 class Restored(NamedTuple):
@@ -35,38 +43,66 @@ class Restored(NamedTuple):
     step: int
 
 
+class Sound(NamedTuple):
+    """A state that is known to be finite, and the digest of each of its leaves by name."""
+
+    state: State
+    digests: dict[str, str]
+
+
 class Checkpoints:
-    """The checkpoints of one run folder. Saves are asynchronous; `close` waits for the last one."""
+    """The checkpoints of one run folder. Saves are asynchronous; `close` waits for the last one.
 
-    def __init__(self, folder: Path, *, is_maximized: bool) -> None:
-        # Orbax logs every save at INFO and every event it tolerates at WARNING; faults arrive as exceptions.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [checkpoint_managers.LatestN(NUM_LATEST), _Best(is_maximized=is_maximized)]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy,
-            # Orbax writes metrics to disk only where it has a best_fn; the policy needs them after a restart.
-            best_fn=lambda metrics: metrics["value"],
-            cleanup_tmp_directories=True,
-            enable_async_checkpointing=True,
-        )
+    `metric` is what picks the best of the run's evaluations.
+    """
+
+    def __init__(self, folder: Path, *, metric: str, is_maximized: bool) -> None:
+        # What Orbax and its threads tell of faults arrives here as an exception, too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_names=("state", "meta"), item_handlers=None
-        )
-        self._digest = jax.jit(_digests)
+        self._metric, self._is_maximized = metric, is_maximized
+        self._history: progress.History = []
+        self._num_bytes = 0
+        self._examine = jax.jit(_examined)
+        self._manager = self._opened()
 
-    def save(
-        self, step: int, state: State, meta: Mapping[str, Any], rank: Mapping[str, float] | None
-    ) -> None:
-        """Start saving `state` and JSON `meta` as checkpoint `step`.
+    def sound(self, state: State) -> Sound:
+        """Return a state as `save` takes it.
 
-        `rank` gives the "value" and the "loss" by which it may be the best; None: it may not.
+        Raises:
+            UserError: a parameter, a running statistic or an average is not finite.
         """
-        sealed = _sealed({**meta, "digests": _by_name(state, self._digest(state))})
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(sealed))
-        self._manager.save(step, args=items, metrics=None if rank is None else dict(rank), force=True)
+        found, counts = jax.device_get(self._examine(state))
+        bad = {name: int(count) for name, count in counts.items() if count}
+        if bad:
+            name, count = next(iter(bad.items()))
+            others = f", as have {len(bad) - 1} more leaves" if len(bad) > 1 else ""
+            raise UserError(
+                f"{name!r} has {count} values that are not finite after step {int(state.step)}{others}; "
+                f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
+                f"raise optim.warmup and start with another --workdir"
+            )
+        return Sound(state, digests.as_text(state, found))
+
+    def save(self, sound: Sound, history: progress.History) -> None:
+        """Start saving a state, and the run's evaluations so far, as the checkpoint of its step.
+
+        Raises:
+            UserError: this save, or the one before, failed.
+        """
+        state, step = sound.state, int(sound.state.step)
+        meta = {
+            "step": step,
+            "history": history,
+            "digests": sound.digests,
+            "kinds": digests.kinds(state),
+            "made_with": faults.made_with(),
+        }
+        self._history = history
+        self._num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(_sealed(meta)))
+        with self._saving():
+            self._manager.save(step, args=items, force=True)
 
     def remove(self, step: int) -> None:
         """Remove the checkpoint of one step, if there is one."""
@@ -80,41 +116,51 @@ class Checkpoints:
         folder and `warn` is told which leaf or file was found damaged and which step is tried next.
 
         Raises:
-            UserError: checkpoints exist and every one is damaged.
+            UserError: checkpoints exist, or existed, and every one is damaged; or one may be sound and cannot
+                be restored just now, which moves nothing.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = sorted(self.steps(), reverse=True)
         for index, step in enumerate(steps):
-            restored, fault = self._try(step, like)
-            if restored is not None:
-                return restored
-            following = (
-                f"using step {steps[index + 1]}" if index + 1 < len(steps) else "no earlier one is left"
-            )
-            warn(f"checkpoint {step} is damaged ({fault}); {following}")
-            self._set_aside(step)
-        if steps:
+            try:
+                return self._verified(step, like)
+            except Damage as damage:
+                following = (
+                    f"using step {steps[index + 1]}" if index + 1 < len(steps) else "no earlier one is left"
+                )
+                warn(f"checkpoint {step} is damaged ({damage}); {following}")
+                self._set_aside(step, damage)
+        if aside := set_aside(self._folder.parent):
             raise UserError(
-                f"all checkpoints in {self._folder} are damaged; they were moved to "
-                f"{self._folder.parent / 'damaged'}; start again with another --workdir"
+                f"all checkpoints in {str(self._folder)!r} are damaged; they were moved to "
+                f"{str(aside[-1].parent)!r}; start again with another --workdir"
             )
         return None
 
-    def restore_step(self, step: int, like: Any) -> Restored:
-        """Return the verified checkpoint of one step.
+    def restore_values(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """Return fields of the state of one verified checkpoint as numpy arrays, by name.
+
+        `like` gives the fields' trees of arrays or shapes. Nothing is put on the devices.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: it is missing, or cannot be restored just now.
+            Damage: it is damaged.
         """
-        if step not in self._manager.all_steps():
-            raise UserError(
-                f"{self._folder} has no checkpoint of step {step}; found {sorted(self._manager.all_steps())}"
+        if step not in self.steps():
+            raise UserError(f"{str(self._folder)!r} has no checkpoint of step {step}; found {self.steps()}")
+        path = self._folder / str(step)
+        meta = self._sound_meta(step)
+        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(like))
+        arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(np.ndarray, leaf.dtype), item)
+        reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        try:
+            found = reader.restore(
+                path / "state",
+                args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True),
             )
-        restored, fault = self._try(step, like)
-        if restored is None:
-            raise UserError(
-                f"checkpoint {step} in {self._folder} is damaged ({fault}); another step is needed"
-            )
-        return restored
+        except Exception as error:
+            raise faults.explained(error, path, meta) from error
+        _check_digests(meta, digests.on_host(found))
+        return found
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints on disk, rising."""
@@ -122,42 +168,127 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until the last save is on disk; faults of saving in the background surface here."""
-        self._manager.wait_until_finished()
+        with self._saving():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait for the last save and release the manager."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._saving():
+            self._manager.wait_until_finished()
+            self._manager.close()
 
-    def _try(self, step: int, like: Any) -> tuple[Restored | None, str]:
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
+    def _opened(self) -> ocp.CheckpointManager:
+        if os.path.lexists(self._folder) and not self._folder.is_dir():
+            raise UserError(
+                f"{str(self._folder)!r} is no folder; expected the folder of the run's checkpoints: move it "
+                f"away, or give another --workdir"
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [checkpoint_managers.LatestN(NUM_LATEST), _Best(self._best_of)]
+            ),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+            # Of a folder that cannot be made, all writing threads would wait for 20 minutes.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            # Opening reads no metadata: what is damaged is found, and named, when it is restored.
+            lightweight_initialize=True,
+        )
+        return ocp.CheckpointManager(self._folder, options=options, item_names=("state", "meta"))
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
         try:
-            found = self._manager.restore(step, args=items)
-        except MemoryError:
-            raise
-        except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError, …
-            return None, " ".join(str(error).split())[:160]
-        meta, state = found["meta"], found["state"]
-        if not isinstance(meta, dict) or _sealed(meta)["seal"] != meta.get("seal"):
-            return None, "its meta does not match its own digest"
-        for name, digest in _by_name(state, self._digest(state)).items():
-            if meta["digests"].get(name) != digest:
-                return None, f"leaf {name!r} does not match its digest"
-        return Restored(state, meta, step), ""
+            yield
+        except Exception as error:
+            raise faults.unsaved(error, self._folder, self._num_bytes) from error
 
-    def _set_aside(self, step: int) -> None:
-        target = self._folder.parent / "damaged"
-        target.mkdir(exist_ok=True)
-        number = sum(1 for _ in target.glob(f"{step}.*"))
-        (self._folder / str(step)).rename(target / f"{step}.{number}")
-        self._manager.reload()
+    def _best_of(self, steps: Sequence[int]) -> int | None:
+        """Return the step that `progress.best` picks; Orbax's own BestN keeps another one of equals."""
+        known = [entry for entry in self._history if entry["step"] in steps and self._metric in entry]
+        best = progress.best(known, self._metric, is_maximized=self._is_maximized)
+        return None if best is None else best["step"]
+
+    def _verified(self, step: int, like: Any) -> Restored:
+        """Return the checkpoint of a step.
+
+        Raises:
+            Damage: it is not what was saved.
+            UserError: it may be, and cannot be restored just now.
+        """
+        path = self._folder / str(step)
+        meta = self._sound_meta(step)
+        faults.check_kinds(path, meta, like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        try:
+            state = self._manager.restore(step, args=items)["state"]
+            found, _ = jax.device_get(self._examine(state))
+        except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, …
+            raise faults.explained(error, path, meta) from error
+        _check_digests(meta, digests.as_text(state, found))
+        if int(state.step) != step:
+            raise Damage(f"it is a copy of step {int(state.step)}")
+        return Restored(state, meta, step)
+
+    def _sound_meta(self, step: int) -> dict[str, Any]:
+        path = self._folder / str(step)
+        faults.check_readable(path)
+        try:
+            meta = json.loads(faults.read(path, META_FILE))
+        except (ValueError, RecursionError) as error:
+            raise Damage(f"its meta is no JSON: {error}") from error
+        if not isinstance(meta, dict) or _sealed(meta)["seal"] != meta.get("seal"):
+            raise Damage("its meta does not match its own digest")
+        if meta.get("step", step) != step:
+            raise Damage(f"it is a copy of step {meta['step']}")
+        return meta
+
+    def _set_aside(self, step: int, damage: Damage) -> None:
+        """Move a checkpoint out of the way, under a name that is free.
+
+        Raises:
+            UserError: it cannot be moved.
+        """
+        source = self._folder / str(step)
+        target = next(
+            path for path in _numbered(self._folder.parent / DAMAGED) if path.is_dir() or not _is_there(path)
+        )
+        numbered = _numbered(target / f"{step}.0", target / f"{step}")
+        try:
+            target.mkdir(exist_ok=True)
+            source.rename(next(path for path in numbered if not _is_there(path)))
+        except OSError as error:
+            raise UserError(
+                f"checkpoint {str(source)!r} is damaged ({damage}) and cannot be moved to {str(target)!r}: "
+                f"{error.strerror}; mend that, or remove it, and repeat the command"
+            ) from error
+        self._manager.close()
+        self._manager = self._opened()
+
+
+def set_aside(run_folder: Path) -> list[Path]:
+    """Return the damaged checkpoints that were moved out of the way in a run folder."""
+    folders = [path for path in run_folder.glob(f"{DAMAGED}*") if path.is_dir()]
+    return sorted(each for path in folders for each in path.glob("*.*") if each.is_dir())
+
+
+def _numbered(first: Path, stem: Path | None = None) -> Iterator[Path]:
+    """Yield a path, and then the same with .1, .2, … behind it, or behind `stem`."""
+    yield first
+    for number in itertools.count(1):
+        yield (stem or first).with_name(f"{(stem or first).name}.{number}")
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 @dataclass(frozen=True)
 class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps the step that `progress.best` picks; Orbax's own BestN keeps another one of equals."""
+    """Keeps the step that `best_of` names of those there are."""
 
-    is_maximized: bool
+    best_of: Callable[[Sequence[int]], int | None]
 
     def should_preserve(
         self,
@@ -167,9 +298,21 @@ class _Best(checkpoint_managers.PreservationPolicy):
     ) -> Sequence[bool]:
         """Return whether to keep each of the checkpoints."""
         del context
-        history = [{"step": each.step, **each.metrics} for each in checkpoints if each.metrics]
-        best = progress.best(history, "value", is_maximized=self.is_maximized)
-        return [best is not None and each.step == best["step"] for each in checkpoints]
+        best = self.best_of([each.step for each in checkpoints])
+        return [each.step == best for each in checkpoints]
+
+
+def _examined(state: State) -> tuple[list[Any], dict[str, Any]]:
+    """Return the digest of every leaf, and by name how many values of what must be finite are not."""
+    watched = {name: getattr(state, name) for name in FINITE}
+    counts = dict(zip(digests.names(watched), digests.num_not_finite(watched), strict=True))
+    return digests.on_device(state), counts
+
+
+def _check_digests(meta: Mapping[str, Any], found: Mapping[str, str]) -> None:
+    for name, digest in found.items():
+        if meta["digests"].get(name) != digest:
+            raise Damage(f"leaf {name!r} does not match its digest")
 
 
 def _sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,35 +320,3 @@ def _sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in meta.items() if key != "seal"}
     text = json.dumps(content, sort_keys=True)
     return {**content, "seal": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _by_name(state: State, digests: list[Array]) -> dict[str, str]:
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
-    values = jax.device_get(digests)
-    return {
-        name: np.asarray(value, np.uint32).tobytes().hex() for name, value in zip(names, values, strict=True)
-    }
-
-
-def _digests(state: State) -> list[UInt[Array, " 2"]]:
-    return [_leaf_digest(leaf) for leaf in jax.tree.leaves(state)]
-
-
-def _leaf_digest(leaf: Array) -> UInt[Array, " 2"]:
-    """Return two position-weighted sums modulo 2**32 of the leaf's bits, the same for every sharding.
-
-    The weights are odd, so that a single flipped bit always changes both sums.
-    """
-    words = _words(leaf).reshape(-1)
-    position = jax.lax.iota(jnp.uint32, words.size)
-    linear = position * jnp.uint32(2) + jnp.uint32(1)
-    mixed = (position ^ (position >> jnp.uint32(15))) * jnp.uint32(0x9E3779B1) | jnp.uint32(1)
-    return jnp.stack([jnp.sum(words * linear, dtype=jnp.uint32), jnp.sum(words * mixed, dtype=jnp.uint32)])
-
-
-def _words(leaf: Array) -> Array:
-    if leaf.dtype == jnp.bool_:
-        return leaf.astype(jnp.uint32)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
-    return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)

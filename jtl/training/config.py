@@ -1,14 +1,10 @@
-"""The resolved configuration: a config file's ConfigDict, read once and strictly into frozen dataclasses.
+"""The resolved configuration: what a config file says, read once and strictly into frozen dataclasses.
 
-This is the only file that knows ConfigDict. A setting is declared beside the code that reads it; here they
+A setting is declared beside the code that reads it; here they
 are put together. An unknown key is an error, from the file and from the command line alike.
 """
 
-import importlib.machinery
-import inspect
 import os
-import traceback
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,17 +12,15 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jtl import files
 from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
-from jtl.errors import UserError, nearest, shortened, shown
+from jtl.errors import UserError, nearest, shown
 from jtl.inputs import INPUTS, Input
-from jtl.models import MODELS
+from jtl.models import MODELS, layers
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
-from jtl.training import reading
+from jtl.training import config_file, reading
 from jtl.training.optim import Config as Optim
 from jtl.training.settings import Train
 from jtl.training.sharding import Config as Sharding
@@ -71,6 +65,9 @@ OF_INPUT: dict[str, Callable[[Input], type]] = {
     "augment": lambda kind: kind.Augment,
 }
 
+# What every saved section `weights` has, whenever it was saved.
+SAVED_BEFORE = {"head", "label_map", "position_embedding", "channels", "sha256", "cache_dir"}
+
 # Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices and
 # rules) the order in which float32 sums are added.
 RESUMABLE = (
@@ -108,7 +105,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
     Raises:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
-    values = _overridden(_to_dict(_load(spec)), overrides)
+    values = _overridden(config_file.read(spec), overrides)
     return from_dict(_with_told_data(_recognised(values, folder)))
 
 
@@ -156,10 +153,14 @@ def of_folder(folder: Path) -> Config:
 
 
 def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values of a run folder that was saved when `inputs` was called `input`, as they are now.
+    """Return the values of a run folder that was saved before, as they are written now.
 
-    Then 0 and "" in `preprocess` meant "as the weights say".
+    Before there was `weights.entry`, False and 0 of some settings of a model meant "as the size has it". When
+    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say".
     """
+    weights, model = values.get("weights"), values.get("model")
+    if isinstance(weights, Mapping) and isinstance(model, Mapping) and weights.keys() >= SAVED_BEFORE:
+        values = values if "entry" in weights else {**values, "model": layers.as_now_written(model)}
     if "input" not in values:
         return values
     found = {("inputs" if name == "input" else name): value for name, value in values.items()}
@@ -242,52 +243,16 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _load(spec: str) -> ConfigDict:
-    path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(
-            f"config file {path!r} is not there; expected a Python file such as configs/vit_ft.py"
-        )
-    loader = importlib.machinery.SourceFileLoader(Path(path).stem, path)
-    module = types.ModuleType(loader.name)
-    module.__file__ = path
-    _called(path, lambda: exec(loader.get_code(loader.name) or "", vars(module)))
-    make = getattr(module, "get_config", None)
-    if not callable(make):
-        raise UserError(f"config file {path!r} has no function get_config(argument='')")
-    if argument and not inspect.signature(make).parameters:
-        raise UserError(f"config file {path!r} takes no argument; found {shown(argument)} after the colon")
-    found = _called(path, lambda: make(argument) if argument else make())
-    if not isinstance(found, ConfigDict):
-        raise UserError(
-            f"config file {path!r}: get_config gives {shown(found)}; expected an ml_collections.ConfigDict"
-        )
-    return found
-
-
-def _called(path: str, call: Callable[[], Any]) -> Any:
-    """Return what the user's own file gives.
-
-    Raises:
-        UserError: it raised something; its file and line are named, but of a UserError, which says all.
-    """
-    try:
-        return call()
-    except ValueError as error:
-        if isinstance(error, UserError) or not isinstance(error, UnicodeDecodeError | SyntaxError):
-            raise UserError(str(error)) from error
-        raise UserError(f"config file {path!r} is no text in UTF-8: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever it raises
-        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-        place = f"{path}:{line}" if line else path
-        raise UserError(
-            f"config file {place!r} cannot be read: {type(error).__name__}: {shortened(str(error))}"
-        ) from error
-
-
-def _to_dict(config: ConfigDict) -> dict[str, Any]:
-    return {key: _to_dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
+def repeated(overrides: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a line for each setting that is given more than once with different values: the last counts."""
+    given: dict[str, list[str]] = {}
+    for name, value in overrides:
+        given.setdefault(name, []).append(value)
+    return [
+        f"--config.{reading.cut(name)} is given {len(values)} times: the last, {shown(values[-1])}, counts"
+        for name, values in given.items()
+        if len(set(values)) > 1
+    ]
 
 
 def without_resumable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -354,7 +319,8 @@ def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     if not (folder / NAME).is_file():
         return None
     try:
-        model = files.read_record(folder / NAME).below("model")
+        record = files.read_record(folder / NAME)
+        model = files.Record(record.path, _renamed(record.values).get("model"), "model")
         model.get("name", files.TEXT)
         began = model.get("weights", files.TEXT)
         return model.values if began == spec or _is_one_path("model.weights", began, spec) else None

@@ -1,10 +1,12 @@
 """Evaluation: every example once, sums added up, one division at the end."""
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -21,7 +23,10 @@ from jtl.training.build import Built
 from jtl.training.state import State
 from jtl.training.step import FIELDS, Batch, make_output_step
 
+# Steps begun ahead of the one that is looked at: the devices always have work, and hold no more batches.
 MAX_PENDING = 4
+# Batches between two fetches of counts: int32 holds 33 million of each in a batch.
+FETCH_EVERY = 64
 
 
 def measure(
@@ -35,23 +40,51 @@ def measure(
 ) -> metrics.Summary:
     """Return the task's metrics over padded batches; `state` is whatever `eval_step` takes.
 
-    A few batches' sums stay on the device, so that it always has work while the host adds up.
+    Counts (int32; matrices of classes by classes among them) are added up on the devices and fetched every
+    `FETCH_EVERY` batches, to be added in int64. Other sums are fetched with them, but batch by batch, to be
+    added in float64, as float32 would round.
     """
-    pending: list[metrics.Sums] = []
-    totals: dict[str, np.ndarray] | None = None
-    for batch in batches:
-        signals.check()
-        given = state, sharding.put_batch(fields_of(batch), mesh)
-        # The first one compiles.
-        pending.append(eval_step(*given) if pending else signals.interruptibly(partial(eval_step, *given)))
-        if len(pending) > MAX_PENDING:
-            totals = metrics.merge(totals, pending.pop(0))
-    for sums in pending:
-        totals = metrics.merge(totals, sums)
+
+    def begin(batch: Batch) -> metrics.Sums:
+        return eval_step(state, sharding.put_batch(fields_of(batch), mesh))
+
+    totals: metrics.Totals | None = None
+    counts: metrics.Sums = {}
+    others: list[metrics.Sums] = []
+    for _, sums in ahead(begin, batches):
+        jax.block_until_ready(sums)
+        whole, rest = metrics.divided(sums)
+        counts = _added(counts, whole) if others else whole
+        others.append(rest)
+        if len(others) == FETCH_EVERY:
+            totals, others = _merged(totals, counts, others), []
+    if others:
+        totals = _merged(totals, counts, others)
     assert totals is not None, "evaluation of no batch"
     counted = int(totals["count"])
     assert counted == num_examples, f"evaluation counted {counted} of {num_examples} examples"
     return task.summarize(totals)
+
+
+def ahead(
+    begin: Callable[[Batch], Any], batches: Iterable[Batch], num_ahead: int = MAX_PENDING
+) -> Iterator[tuple[Batch, Any]]:
+    """Yield each batch with what `begin` gave of it, once it was called of `num_ahead` more.
+
+    As `begin` does not wait for the devices, these work while the host does something with their results.
+    """
+    begun: deque[tuple[Batch, Any]] = deque()
+    is_compiled = False
+    for batch in batches:
+        signals.check()
+        # The first one compiles.
+        found = begin(batch) if is_compiled else signals.interruptibly(partial(begin, batch))
+        is_compiled = True
+        begun.append((batch, found))
+        if len(begun) > num_ahead:
+            yield begun.popleft()
+    while begun:
+        yield begun.popleft()
 
 
 def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) -> Built:
@@ -69,27 +102,49 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
         setting="train.batch_size",
     )
     state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
-    features, _, labels = collect(make_output_step(parts), state, batches, mesh=mesh)
-    extra = parts.strategy.prepare(built.params[EXTRA], features, labels)
+    outputs, labels = collect(make_output_step(parts), state, batches, ("features", "logits"), mesh=mesh)
+    extra = parts.strategy.prepare(built.params[EXTRA], outputs["features"], labels)
     return built._replace(params={**built.params, EXTRA: extra})
 
 
-def collect(
-    output_step: Callable[[State, Batch], tuple[Any, Any]], state: State, batches: Any, *, mesh: Mesh
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return features [examples, dim], logits [examples, outputs] and labels of padded batches, in order.
+def fitted(built: Built, settings: config.Config, facts: Sequence[Any]) -> tuple[Built, list[str]]:
+    """Return the parts with the pre-processing that the data asks for, and lines for people about that.
 
-    Where there are no labels, the examples' indices stand in their place.
+    `facts` are what the kind of input found of the examples.
+
+    Raises:
+        UserError: the data does not fit what the user set.
     """
-    found: list[tuple[np.ndarray, ...]] = []
-    for batch in batches:
-        signals.check()
+    parts = built.parts
+    preprocess, lines = parts.input.fitted(parts.preprocess, facts, settings.preprocess, is_trained=False)
+    return built._replace(parts=parts._replace(preprocess=preprocess)), lines
+
+
+def collect(
+    output_step: Callable[[State, Batch], Mapping[str, Any]],
+    state: State,
+    batches: Iterable[Batch],
+    names: tuple[str, ...],
+    *,
+    mesh: Mesh,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the outputs of those names, [examples, …], and the labels of padded batches, in order.
+
+    Where there are no labels, the examples' indices stand in their place. Other outputs stay where they are.
+    """
+
+    def begin(batch: Batch) -> dict[str, Any]:
         outputs = output_step(state, sharding.put_batch(fields_of(batch), mesh))
+        return {name: outputs[name] for name in names}
+
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    labels: list[np.ndarray] = []
+    for batch, outputs in ahead(begin, batches):
         mask = batch["mask"]
-        labels = batch.get("label", batch["id"])
-        found.append((*(np.asarray(each)[mask] for each in outputs), labels[mask]))
-    features, logits, labels = (np.concatenate(each) for each in zip(*found, strict=True))
-    return features, logits, labels
+        for name, values in jax.device_get(outputs).items():
+            found[name].append(values[mask])
+        labels.append(batch.get("label", batch["id"])[mask])
+    return {name: np.concatenate(parts) for name, parts in found.items()}, np.concatenate(labels)
 
 
 def fields_of(batch: Batch, names: tuple[str, ...] = FIELDS) -> Batch:
@@ -106,11 +161,12 @@ def batches_of(
     mesh: Mesh,
     settings: pipeline.Config,
     blank: Inputs | None = None,
+    is_read_again: bool = False,
     setting: str = "--batch-size",
 ) -> pipeline.EvalBatches:
     """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices.
 
-    `blank` is as `pipeline.eval_batches` has it; `setting` is what gave the batch size.
+    `blank` and `is_read_again` are as `pipeline.eval_batches` has them; `setting` gave the batch size.
 
     Raises:
         UserError: a batch cannot fit in memory.
@@ -119,7 +175,14 @@ def batches_of(
     size = -(-batch_size // mesh.size) * mesh.size
     transform = kind.transform(preprocess, None)
     return pipeline.eval_batches(
-        source, transform, kind, preprocess=preprocess, batch_size=size, config=settings, blank=blank
+        source,
+        transform,
+        kind,
+        preprocess=preprocess,
+        batch_size=size,
+        config=settings,
+        blank=blank,
+        is_read_again=is_read_again,
     )
 
 
@@ -131,3 +194,19 @@ def write(
     summary.write_json(folder / "metrics.json", result)
     if found.confusion is not None:
         confusion.plot(found.confusion, label_names, folder / "confusion.png")
+
+
+def _merged(
+    totals: metrics.Totals | None, counts: metrics.Sums, others: list[metrics.Sums]
+) -> metrics.Totals:
+    """Add to the totals what the devices added up, and what they left to the host, in its order."""
+    counts, others = jax.device_get((counts, others))
+    for sums in (counts, *others):
+        totals = metrics.merge(totals, sums)
+    assert totals is not None
+    return totals
+
+
+@jax.jit
+def _added(totals: metrics.Sums, sums: metrics.Sums) -> metrics.Sums:
+    return jax.tree.map(jnp.add, totals, sums)

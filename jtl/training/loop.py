@@ -1,10 +1,11 @@
 """The loop: batch → step → evaluate → save, until all is done, nothing improves, or the process must go.
 
-The numbers of step n-1 are read after step n was dispatched, so the device never waits for the host's
-bookkeeping.
+The numbers of a step are read after later steps were dispatched, so the device never waits for the host's
+bookkeeping; before anything is evaluated or saved, all are.
 """
 
 import math
+import time
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
@@ -27,11 +28,15 @@ from jtl.strategies.contract import TRAIN
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
 from jtl.training.build import Built, Target
-from jtl.training.checkpoint import Checkpoints
+from jtl.training.checkpoint import Checkpoints, Sound
 from jtl.training.config import Config
 from jtl.training.state import State
 
 FINISHED = ("finished", "stopped_early")
+# Steps dispatched beyond the one that is waited for, and steps whose numbers may lie on the devices unread.
+MAX_AHEAD, MAX_UNREAD = 2, 100
+# How old the loss on the live line may be, unless a step takes longer.
+READ_SECONDS = 0.2
 
 
 class Plan(NamedTuple):
@@ -58,6 +63,12 @@ class Feed(NamedTuple):
     eval_batches: dict[str, pipeline.EvalBatches]
     target_batches: pipeline.EvalBatches | None
 
+    def close(self) -> None:
+        """End what waits for another evaluation."""
+        for batches in (*self.eval_batches.values(), self.target_batches):
+            if batches is not None:
+                batches.close()
+
 
 class Programs(NamedTuple):
     """What runs on the devices beside the training step, and where a state and a batch lie on them."""
@@ -65,7 +76,7 @@ class Programs(NamedTuple):
     mesh: Mesh
     state_sharding: Any
     evaluate: Callable[[State, step.Batch], metrics.Sums]
-    outputs: Callable[[State, step.Batch], tuple[Any, Any]]
+    outputs: Callable[[State, step.Batch], Mapping[str, Any]]
 
 
 class Reporter(NamedTuple):
@@ -107,7 +118,7 @@ def run(
     goes on from there, which makes it first.
 
     Raises:
-        UserError: the loss or a gradient is no longer finite.
+        UserError: the loss, a gradient or a parameter is no longer finite.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
     compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
@@ -118,7 +129,7 @@ def run(
         try:
             if _lacks_evaluation(ready, history, start):
                 history = _measured(ready, state, history, writer, stop)
-                _save(ready, state, history, checkpoints, is_again=True)
+                _save(ready, checkpoints.sound(state), history, checkpoints, is_again=True)
             for number in range(start, num_steps):
                 if _is_exhausted(ready, history):
                     status = "stopped_early"
@@ -135,10 +146,11 @@ def run(
                 if is_evaluated or _is_due(number + 1, ready.plan.settings.train.checkpoint_every):
                     with ready.reporter.phases.measure("step"):
                         reader.flush()
+                        sound = checkpoints.sound(state)
                     if is_evaluated and _is_measured(ready):
                         history = _measured(ready, state, history, writer, stop)
-                        reader.history = history
-                    _save(ready, state, history, checkpoints)
+                        reader.measured(history)
+                    _save(ready, sound, history, checkpoints)
                     saved = number + 1
                 stop.check()
         except Stopped:
@@ -146,7 +158,7 @@ def run(
             with ready.reporter.phases.measure("step"):
                 reader.flush()
             if int(state.step) > saved:
-                _save(ready, state, history, checkpoints)
+                _save(ready, checkpoints.sound(state), history, checkpoints)
     return Ended(state, history, status, (int(state.step) - start) * ready.plan.settings.train.batch_size)
 
 
@@ -186,54 +198,98 @@ class _CompiledSteps:
 
 
 class _Reader:
-    """Reads each step's numbers once the next is dispatched, reports them, and stops a run that diverged."""
+    """Reads the steps' numbers once later steps were dispatched, reports them, and stops a run that diverged.
 
-    def __init__(self, ready: Run, writer: Writer, history: progress.History) -> None:
-        self.history = history
-        self._ready, self._writer = ready, writer
-        self._pending: tuple[int, Mapping[str, Any]] | None = None
+    Those of `log_every` steps come to the host together, sooner where people would see old ones: at 2 ms a
+    step the device would wait for a host that asks for a handful of scalars after each.
+    """
+
+    def __init__(
+        self,
+        ready: Run,
+        writer: Writer,
+        history: progress.History,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ready, self._writer, self._clock = ready, writer, clock
+        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._loss: float | None = None
+        self._read_at = clock()
+        self.measured(history)
+
+    def measured(self, history: progress.History) -> None:
+        """Take the evaluations so far, whose last and best the live line shows."""
+        monitor = self._ready.plan.monitor
+        is_maximized = self._ready.plan.task_kind.is_maximized(monitor)
+        best = progress.best(history, monitor, is_maximized=is_maximized)
+        self._last = history[-1].get(monitor) if history else None
+        self._best = best.get(monitor) if best else None
 
     def push(self, number: int, values: Mapping[str, Any]) -> None:
-        """Take the numbers of the step just dispatched and read those of the one before."""
-        self.flush()
-        self._pending = (number, values)
+        """Take the numbers of the step just dispatched; read those before it when it is time to.
+
+        Waits for the step `MAX_AHEAD` before it, so that no more batches than that wait on the devices.
+        """
+        past = list(self._pending)
+        self._pending.append((number, values))
+        if len(past) >= MAX_AHEAD:
+            jax.block_until_ready(past[-MAX_AHEAD][1])
+        is_old = self._loss is None or self._clock() - self._read_at >= READ_SECONDS
+        if is_old or len(past) >= MAX_UNREAD or any(self._is_logged(each) for each, _ in past):
+            self._read(past)
+        if past:
+            self._show(past[-1][0])
 
     def flush(self) -> None:
-        """Read what is pending; waits for its step.
+        """Read all that is pending; waits for its steps.
 
         Raises:
-            UserError: the loss or the gradient norm is not finite.
+            UserError: the loss or the gradient norm of one is not finite.
         """
-        if self._pending is None:
+        pending = list(self._pending)
+        self._read(pending)
+        if pending:
+            self._show(pending[-1][0])
+
+    def _is_logged(self, number: int) -> bool:
+        num_steps = self._ready.plan.built.parts.num_steps
+        return number % self._ready.plan.settings.train.log_every == 0 or number == num_steps
+
+    def _read(self, pending: list[tuple[int, Mapping[str, Any]]]) -> None:
+        if not pending:
             return
-        number, arrays = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        self._pending = self._pending[len(pending) :]
+        self._read_at = self._clock()
+        for number, arrays in jax.device_get(pending):
+            self._report(number, {name: float(value) for name, value in arrays.items()})
+
+    def _report(self, number: int, values: Mapping[str, float]) -> None:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             raise UserError(
                 f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; "
                 f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
                 f"raise optim.warmup and start with another --workdir"
             )
-        settings = self._ready.plan.settings.train
-        if number % settings.log_every == 0 or number == self._ready.plan.built.parts.num_steps:
+        self._loss = values["loss"]
+        if self._is_logged(number):
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
-        self._show(number, values["loss"])
 
-    def _show(self, number: int, loss: float) -> None:
-        ready, monitor = self._ready, self._ready.plan.monitor
-        best = progress.best(self.history, monitor, is_maximized=ready.plan.task_kind.is_maximized(monitor))
+    def _show(self, number: int) -> None:
+        """Show where the run is: once a step, from whose distances in time the rate is taken."""
+        ready, settings = self._ready, self._ready.plan.settings.train
+        # That of the first step is read when the second is dispatched, or it is the last.
+        assert self._loss is not None, "no step is shown before one was read"
         ready.reporter.live.update(
             step=number,
             num_steps=ready.plan.built.parts.num_steps,
-            epoch=number * ready.plan.settings.train.batch_size / len(ready.feed.splits["train"]),
-            loss=loss,
-            num_examples=ready.plan.settings.train.batch_size,
+            epoch=number * settings.batch_size / len(ready.feed.splits["train"]),
+            loss=self._loss,
+            num_examples=settings.batch_size,
             unit=ready.plan.built.parts.input.unit,
             wait_fraction=ready.reporter.phases.data_wait_fraction(),
-            metric_name=monitor,
-            last=self.history[-1].get(monitor) if self.history else None,
-            best=best.get(monitor) if best else None,
+            metric_name=ready.plan.monitor,
+            last=self._last,
+            best=self._best,
         )
 
 
@@ -307,17 +363,19 @@ def _measured_target(ready: Run, state: State) -> dict[str, float]:
     if ready.feed.target is None or ready.feed.target_batches is None:
         return {}
     with ready.reporter.phases.measure("evaluate"):
-        _, logits, labels = evaluate.collect(
-            ready.programs.outputs, state, ready.feed.target_batches, mesh=ready.programs.mesh
+        outputs, labels = evaluate.collect(
+            ready.programs.outputs, state, ready.feed.target_batches, ("logits",), mesh=ready.programs.mesh
         )
         known = labels if ready.feed.target.is_labelled else None
         has_classes = build.has_classes(ready.plan.settings)
-        return adaptation.measure(ready.plan.built.parts.task, logits, known, has_classes=has_classes)
+        return adaptation.measure(
+            ready.plan.built.parts.task, outputs["logits"], known, has_classes=has_classes
+        )
 
 
 def _save(
     ready: Run,
-    state: State,
+    sound: Sound,
     history: progress.History,
     checkpoints: Checkpoints,
     *,
@@ -327,15 +385,10 @@ def _save(
 
     With `is_again` it takes the place of what was saved at this step before it was measured.
     """
-    number = int(state.step)
-    last = history[-1] if history and history[-1]["step"] == number else None
-    rank = None
-    if last is not None and ready.plan.monitor in last:
-        rank = {"value": last[ready.plan.monitor], "loss": last.get("loss", 0.0)}
     with ready.reporter.phases.measure("checkpoint"):
         if is_again:
-            checkpoints.remove(number)
-        checkpoints.save(number, state, {"history": history}, rank)
+            checkpoints.remove(int(sound.state.step))
+        checkpoints.save(sound, history)
 
 
 def _is_due(number: int, every: int, last: int = -1) -> bool:

@@ -22,6 +22,7 @@ from jtl.tasks import LabelStats
 from jtl.training import optim, step
 from jtl.training.build import Built, Target
 from jtl.training.config import Config
+from jtl.weights.run_folder import UNSET
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -91,6 +92,7 @@ def of_model(config: Config, parts: Any, stats: LabelStats) -> dict[str, Any]:
     return {
         "family": config.model.name,
         "model": asdict(config.model),
+        UNSET: None,
         "input": MODELS[config.model.name].input,
         "num_outputs": parts.task.head.num_outputs,
         "task": config.task.name,

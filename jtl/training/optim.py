@@ -20,7 +20,7 @@ from optax import contrib
 from jtl import tree
 from jtl.errors import UserError, nearest, shown
 from jtl.models.layers import layer_of
-from jtl.ranges import Count, Fraction, NotNegative, Positive, Range, Share, check
+from jtl.ranges import Count, Fraction, NotNegative, Positive, Range, ReadIf, Share, check
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group
 
 # A dict of leaves by name. optax's own types of trees (unions with scalars) fit no dict.
@@ -50,17 +50,17 @@ class Config:
     name: str = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
-    decay_on: str = "kernels"
+    decay_on: Annotated[str, ReadIf("weight_decay")] = "kernels"
     momentum: Fraction = 0.9
-    beta2: Fraction = 0.999
-    epsilon: Positive = 1e-8
+    beta2: Annotated[Fraction, ReadIf("name", ("adam", "adamw", "lion", "muon"))] = 0.999
+    epsilon: Annotated[Positive, ReadIf("name", ("adam", "adamw", "muon"))] = 1e-8
     schedule: str = "cosine"
     warmup: Fraction = 0.1
-    end_factor: Fraction = 0.0
-    decay_at: tuple[Share, ...] = (0.5, 0.75)
-    decay_factor: Positive = 0.1
-    inverse_scale: NotNegative = 10.0
-    inverse_power: NotNegative = 0.75
+    end_factor: Annotated[Fraction, ReadIf("schedule", ("cosine", "linear"))] = 0.0
+    decay_at: Annotated[tuple[Share, ...], ReadIf("schedule", ("step",))] = (0.5, 0.75)
+    decay_factor: Annotated[Positive, ReadIf("schedule", ("step",))] = 0.1
+    inverse_scale: Annotated[NotNegative, ReadIf("schedule", ("inverse",))] = 10.0
+    inverse_power: Annotated[NotNegative, ReadIf("schedule", ("inverse",))] = 0.75
     clip_norm: NotNegative = 1.0
     accumulate: Count = 1
     ema: Fraction = 0.0

@@ -51,6 +51,8 @@ def is_exhausted(
 ) -> bool:
     """Return whether the last `patience` evaluations (0: never) brought no gain above `min_gain`.
 
+    An evaluation in which the metric has no value (nan) says nothing, and does not count.
+
     >>> entries = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.6}, {"step": 3, "loss": 0.7}]
     >>> is_exhausted(entries, "loss", is_maximized=False, patience=2, min_gain=0.0)
     True
@@ -59,7 +61,9 @@ def is_exhausted(
         return False
     reference, since = -math.inf, 0
     for entry in history:
-        gain = _gain(entry[metric], is_maximized)
+        gain = _gain(entry.get(metric, math.nan), is_maximized)
+        if math.isnan(gain):
+            continue
         if gain > reference + min_gain:
             reference, since = gain, 0
         else:

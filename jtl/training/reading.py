@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any
 
+from jtl import files
 from jtl.errors import UserError, nearest, shown
 
 # What the parser of Python raises on text, beside ValueError: it is deep, or makes too large a value.
@@ -53,7 +54,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"config.{where} is {shown(value)}; expected {_type_name(kind)}")
+        raise UserError(f"config.{where} is {shown(value)}; expected {files.type_name(kind)}")
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"config.{where} is {shown(value)}; expected text without the character of code 0")
     return value
@@ -90,7 +91,7 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
         except UserError:
             continue
     raise UserError(
-        f"config.{where} is {shown(value)}; expected {' or '.join(_type_name(kind) for kind in kinds)}"
+        f"config.{where} is {shown(value)}; expected {' or '.join(files.type_name(kind) for kind in kinds)}"
     )
 
 
@@ -122,10 +123,6 @@ def _parsed(value: str, where: str) -> Any:
         raise UserError(
             f"config.{where} is {shown(value)}; expected a number, true, false, or a tuple in quotes"
         ) from error
-
-
-def _type_name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
 def _example(kinds: tuple[Any, ...]) -> str:

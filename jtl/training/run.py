@@ -12,25 +12,36 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import owner, signals, tree
+from jtl import files, owner, signals
 from jtl.data import Source, preflight
-from jtl.errors import UserError, at_end, nearest
+from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
-from jtl.report.writer import FINAL_PREFIX, Writer
+from jtl.report.writer import Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
-from jtl.tasks import TASKS
-from jtl.training import adaptation, build, config, evaluate, loop, meta, progress, sharding, step
-from jtl.training import state as states
+from jtl.training import (
+    build,
+    choice,
+    config,
+    evaluate,
+    finish,
+    loop,
+    meta,
+    progress,
+    rehearsal,
+    remarks,
+    sharding,
+    step,
+)
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
 from jtl.training.loop import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import WEIGHTS_NAME, write_input_files, write_run_weights
+from jtl.weights.run_folder import WEIGHTS_NAME, write_input_files
 
 TARGET_TEST = "target_test"
 # What a run's length is made of.
@@ -54,6 +65,11 @@ def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict
         UserError: another process owns the folder, it belongs to another configuration, or configuration,
             data and weights do not fit.
     """
+    if settings.baseline and settings.model.weights == NO_WEIGHTS:
+        raise UserError(
+            f"baseline is true and model.weights is {NO_WEIGHTS!r}: both runs would be the same; expected "
+            f"pretrained weights, or baseline=false"
+        )
     live = Live()
     with owner.owned(folder, live.log):
         return _run(settings, folder, live, stop)
@@ -64,12 +80,16 @@ def _run(settings: Config, folder: Path, live: Live, stop: StopRequest | None) -
     result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    scratch = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
-    other = run(scratch, folder / "scratch", stop)
+    other = run(_scratch(settings), folder / "scratch", stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
     return result
+
+
+def _scratch(settings: Config) -> Config:
+    """Return the settings of the run beside it, of the same model from random weights."""
+    return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
 
 
 def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
@@ -124,6 +144,9 @@ def _claim(
     described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
     if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
         meta.check_same(folder, described)
+        # What was found of its checkpoints is said once, by the process that found it.
+        said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, ())
+        described["notes"] += [text for text in said if text.startswith("checkpoint ")]
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))
@@ -136,7 +159,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with phases.measure("load"):
         ready, state, checkpoints = _prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
-    with at_end(checkpoints.close):
+    with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
         writer = Writer(folder, int(state.step))
@@ -149,8 +172,9 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended)
-            scores = _report(ready, ended, checkpoints, writer)
-    result = _summarize(ready, ended, scores)
+            digest = finish.digest(ended.state)
+            scores = finish.report(ready, ended, checkpoints, writer)
+    result = finish.summarize(ready, ended, scores, digest)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
     return result
@@ -164,7 +188,7 @@ def _stopped(ready: Run, ended: Ended) -> dict[str, Any]:
         if number
         else "stopped before the first step; repeat the command"
     )
-    result = _summarize(ready, ended, {})
+    result = finish.summarize(ready, ended, {}, finish.digest(ended.state))
     summary.write_json(ready.plan.folder / "summary.json", result)
     return result
 
@@ -175,6 +199,7 @@ class _Opened(NamedTuple):
     splits: dict[str, Source]
     target: Target | None
     notes: list[str]
+    facts: list[Any]
 
 
 def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
@@ -189,16 +214,24 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
-    notes = [*opened.notes, *_explained(built, splits, live)]
+    if settings.baseline:
+        _rehearse_scratch(settings, opened)
+    notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
+    monitor = choice.monitor(settings, built, splits, target)
+    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    for line in decided:
+        live.log(line)
+    notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    plan = loop.Plan(settings, folder, stats, built, _monitor(settings, built, splits, target))
+    plan = loop.Plan(settings, folder, stats, built, monitor)
     feed = _feed(plan, mesh, splits, streams, target)
-    build.check_first_examples(built.parts, streams, splits)
+    rehearsal.first_examples(built.parts, streams, splits)
     _claim(plan, splits, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(folder / "checkpoints", is_maximized=is_maximized)
+    checkpoints = Checkpoints(folder / "checkpoints", metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
@@ -207,13 +240,23 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
 
 
-def _explained(built: Built, splits: dict[str, Source], live: Live) -> list[str]:
-    """Say what was loaded and how examples are read; return what of it the run folder keeps."""
+def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
+    try:
+        rehearsal.check(_scratch(settings), opened.splits, opened.target)
+    except UserError as error:
+        raise UserError(f"baseline, the same model from random weights, cannot be: {error}") from error
+
+
+def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any) -> list[str]:
+    """Say what was loaded and how examples are read; return what of it the run folder keeps.
+
+    `changes` are the user's own to the pre-processing.
+    """
     parts = built.parts
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     notes = [
-        build.preprocess_text(parts.input, parts.preprocess, built.loaded),
+        build.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
         *parts.input.remarks(parts.model.preprocess, parts.preprocess),
         *preflight.survey(splits, parts.input, parts.preprocess),
     ]
@@ -245,8 +288,15 @@ def _feed(
         splits=splits,
         streams=streams,
         target=target,
-        eval_batches={name: batches_of(source) for name, source in splits.items() if name != "train"},
-        target_batches=None if target is None or not is_measured else batches_of(target.evaluation),
+        eval_batches={
+            # The loop measures on validation at every evaluation, on others the report alone.
+            name: batches_of(source, is_read_again=name == "val")
+            for name, source in splits.items()
+            if name != "train"
+        },
+        target_batches=(
+            batches_of(target.evaluation, is_read_again=True) if target is not None and is_measured else None
+        ),
     )
 
 
@@ -271,52 +321,12 @@ def _open(settings: Config, live: Live) -> _Opened:
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, notes)
-
-
-def _monitor(settings: Config, built: Built, splits: Mapping[str, Source], target: Target | None) -> str:
-    """Return the metric that picks the best step: one without labels where the run adapts to a target.
-
-    Raises:
-        UserError: there is no metric of the name the settings give, nothing to measure it on, or it would
-            choose by labels of the target.
-    """
-    kind = TASKS[settings.task.name]
-    criteria = adaptation.CRITERIA if target is not None and build.has_classes(settings) else ()
-    is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
-    chosen = settings.train.monitor or (adaptation.IM if is_adapting else kind.monitor)
-    if chosen in criteria:
-        _check_criterion(chosen, target)
-        return chosen
-    if chosen.startswith(adaptation.PREFIX):
-        raise UserError(
-            f"train.monitor is {chosen!r}; expected a metric of the validation split, or of a target "
-            f"(config.data.target) with classes one that needs no labels: {', '.join(adaptation.CRITERIA)}"
-        )
-    if "val" not in splits and (settings.train.patience or settings.train.monitor):
-        raise UserError(
-            "train.patience and train.monitor need a validation split; set data.val_fraction above 0"
-        )
-    if chosen not in kind.maximized:
-        raise UserError(
-            f"train.monitor {chosen!r} is no metric of this task; nearest: {nearest(chosen, kind.maximized)}"
-        )
-    return chosen
-
-
-def _check_criterion(chosen: str, target: Target | None) -> None:
-    assert target is not None, "criteria are of a target"
-    if chosen == adaptation.SND and len(target.evaluation) < adaptation.MIN_NEIGHBOURS:
-        raise UserError(
-            f"train.monitor is {chosen!r} and config.data.target has {len(target.evaluation)} example to "
-            f"measure, which has no neighbours; expected {adaptation.MIN_NEIGHBOURS} or more: add some, or "
-            f"set train.monitor={adaptation.IM!r}"
-        )
+    return _Opened(found, target, notes, checked.facts)
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
     """Return the newest sound checkpoint's state and history, or those of a new run."""
-    restored = checkpoints.restore(_like(state), ready.reporter.live.log)
+    restored = checkpoints.restore(_like(state), partial(finish.say, ready))
     if restored is None:
         return state, []
     ready.reporter.live.log(f"resumed at step {restored.step} of {ready.plan.built.parts.num_steps}")
@@ -327,57 +337,3 @@ def _like(state: State) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
-
-
-def _report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
-    """Measure the best step on every split that is not for training; write weights, tables and plots."""
-    best = progress.best(
-        ended.history, ready.plan.monitor, is_maximized=ready.plan.task_kind.is_maximized(ready.plan.monitor)
-    )
-    state = ended.state
-    if best is not None and best["step"] != int(state.step):
-        try:
-            state = checkpoints.restore_step(int(best["step"]), _like(state)).state
-        except UserError as error:
-            ready.reporter.live.log(f"{error}; the last step is reported and exported in its place")
-    params = jax.device_get(states.params_for_evaluation(state))
-    merged = ready.plan.built.parts.strategy.merged(params)
-    write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
-    scores: dict[str, Any] = {"step": int(state.step)}
-    for split in ready.feed.eval_batches:
-        found = loop.evaluated(ready, state, split)
-        scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
-        ready.reporter.live.log(
-            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.plan.stats.label_names)}"
-        )
-        result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
-        evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
-    final = {name: value for name, value in scores.items() if name.startswith(FINAL_PREFIX)}
-    if final:
-        writer.scalars(int(state.step), final)
-    return scores
-
-
-def _summarize(ready: Run, ended: Ended, best: Mapping[str, Any]) -> dict[str, Any]:
-    last = ended.history[-1] if ended.history else {}
-    return summary.build(
-        status=ended.status,
-        steps=int(ended.state.step),
-        final=adaptation.scalars(last),
-        best=dict(best),
-        phases=ready.reporter.phases,
-        num_examples=ended.num_examples,
-        unit=ready.plan.built.parts.input.unit,
-        parameters=meta.parameters(ready.plan.built),
-        weights=meta.source(ready.plan.built),
-        digest=tree.sha256(jax.device_get(tree.merge(ended.state.trainable, ended.state.frozen))),
-        peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
-        target=None if ready.feed.target is None else _outcome(ready, ended),
-    )
-
-
-def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:
-    found = adaptation.outcome(ended.history, ready.plan.monitor, ready.plan.task_kind)
-    if ended.status in FINISHED and found:
-        ready.reporter.live.log(adaptation.table(found))
-    return found

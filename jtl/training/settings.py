@@ -1,10 +1,11 @@
 """The settings of the training loop: the section `train`."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from jtl.data.sampling import UNIFORM, check_name
 from jtl.errors import UserError, shown
-from jtl.ranges import Count, CountOr0, NotNegative, check
+from jtl.ranges import Count, CountOr0, NotNegative, ReadIf, check
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Train:
     checkpoint_every: CountOr0 = 0
     monitor: str = ""
     patience: CountOr0 = 0
-    min_gain: NotNegative = 0.0
+    min_gain: Annotated[NotNegative, ReadIf("patience")] = 0.0
     sampling: str = UNIFORM
     batch_stats: str = "frozen"
     log_every: Count = 10

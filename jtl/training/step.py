@@ -89,12 +89,12 @@ def with_targets(parts: Any, batch: Batch) -> dict[str, Any]:
     return _with_targets(parts, _normalised(parts, batch), rng.key(parts.seed, "evaluation"))
 
 
-def make_output_step(parts: Parts) -> Callable[[State, Batch], tuple[Array, Array]]:
-    """Return the compiled forward pass of one batch: features [batch, dim] and logits [batch, outputs]."""
+def make_output_step(parts: Parts) -> Callable[[State, Batch], dict[str, Array]]:
+    """Return the compiled forward pass: "features" [batch, dim] and "logits" [batch, outputs]."""
 
-    def output_step(state: State, batch: Batch) -> tuple[Array, Array]:
+    def output_step(state: State, batch: Batch) -> dict[str, Array]:
         outputs = _evaluated(parts, state, _normalised(parts, batch)["inputs"])
-        return outputs.features, outputs.logits
+        return {"features": outputs.features, "logits": outputs.logits}
 
     return jax.jit(output_step)
 

@@ -68,8 +68,9 @@ def run(
     source = checked.splits[split]
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
-    opened = predictor.open(trained)
-    sys.stderr.write(predictor.described(opened) + "\n")
+    opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
+    notes = "\n".join([*lines, predictor.described(opened)])
+    sys.stderr.write(notes + "\n")
     found = predictor.measure(opened, source, batch_size)
     names = opened.stats.label_names
     sys.stderr.write(tables.final_table(found, names) + "\n")
@@ -81,6 +82,7 @@ def run(
         "metrics": found.scalars,
         "per_class": {name: values.tolist() for name, values in found.per_class.items()},
         "label_names": list(names),
+        "notes": notes.splitlines(),
     }
     if out:
         evaluate.write(Path(out), result, found, names)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jtl import files
 from jtl.errors import UserError, nearest
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
+from jtl.verbs.rows import check_writable
 
 if TYPE_CHECKING:
     import jax
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import jtl.data
     import jtl.models
     import jtl.predictor
+    import jtl.training.config
 
 WHOLE, OWN = "none", "pre_head"
 NUM_MAP_DIMS = 4
@@ -68,11 +70,16 @@ def run(
     else:
         found = predictor.of_backbone(weights, config.weights_of(overrides))
     settings = config.with_overrides(build.with_data(found.settings, data), overrides)
-    splits = build.open_splits(settings)
-    for source in splits.values():
-        preflight.check_kind(source, config.input_of(settings.model))
+    opened_splits = _splits(settings)
+    checked = preflight.inspect(opened_splits, settings.data, config.input_of(settings.model))
+    for line in checked.lines:
+        sys.stderr.write(f"{line}\n")
+    splits = checked.splits
     has_head = bool(run_folder) and TASKS[settings.task.name].label_kind != NO_LABELS
     opened = predictor.open(found._replace(settings=settings), has_head=has_head)
+    opened, lines = predictor.fitted(opened, checked.facts)
+    for line in lines:
+        sys.stderr.write(f"{line}\n")
     sys.stderr.write(predictor.described(opened) + "\n")
     layers = layers or (OWN,)
     check_layers(opened, layers, pool)
@@ -102,6 +109,23 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     return 0
+
+
+def _splits(settings: "jtl.training.config.Config") -> "dict[str, jtl.data.Source]":
+    """Open the data with its labels; without them, and with a line, where it has none that can be read."""
+    from jtl.data import Labels
+    from jtl.data.contract import NO_LABELS
+    from jtl.training import build
+
+    try:
+        return build.open_splits(settings)
+    except UserError as error:
+        try:
+            splits = build.open_source(settings, Labels(NO_LABELS))
+        except UserError:
+            raise error from None
+        sys.stderr.write(f"features without labels: {error}\n")
+        return splits
 
 
 def extract(
@@ -195,12 +219,9 @@ def _writer(out: str, pool: str) -> Callable[[Any, tuple[str, ...]], None]:
     pools = (*head.TOKEN_POOLS, WHOLE)
     if pool not in pools:
         raise UserError(f"--pool is {pool!r}; expected one of {', '.join(pools)}")
-    if path.suffix.lower() not in WRITERS:
-        raise UserError(f"--out {out!r} ends in {path.suffix!r}; expected {' or '.join(WRITERS)}")
+    check_writable(out, WRITERS)
     if pool == WHOLE and path.suffix.lower() != ".npz":
         raise UserError(f"--pool {WHOLE} keeps whole maps, which need an --out ending in .npz")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {out!r}: folder {str(path.parent)!r} is not there; make it first")
 
     def write(columns: Any, label_names: tuple[str, ...]) -> None:
         with files.replaced(path) as part:

@@ -1,9 +1,7 @@
 """The verb `jtl predict`: what a model says of inputs that need no labels."""
 
 import argparse
-import csv
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
-from jtl.files import replaced
+from jtl.verbs import rows as written
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
 
 if TYPE_CHECKING:
@@ -23,7 +21,9 @@ if TYPE_CHECKING:
     import jtl.training.config
 
 TOP = 5
-SHOWN_DIGITS, SHOWN_CHARACTERS, NAMED_FILES = 4, 80, 3
+SHOWN_DIGITS, SHOWN_CHARACTERS = 4, 80
+# What the result says beside its rows.
+ABOUT = ("model", "notes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,8 @@ def run(
 
     if top < 1:
         raise UserError(f"--top is {top}; expected 1 or more")
-    write = _writer(out)
+    if out:
+        written.check_writable(out, written.WRITERS)
     found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes, overrides)
     given = [path for path in inputs if Path(path).suffix.lower() in tables.READERS]
     settings = build.with_data(found.settings, given[0]) if given else found.settings
@@ -86,12 +87,15 @@ def run(
     kind = config.input_of(settings.model)
     sources = _sources(settings, inputs, texts)
     opened = predictor.open(found._replace(settings=settings))
-    sys.stderr.write(predictor.described(opened) + "\n")
-    rows = list(_rows(opened, sources, batch_size, top))
-    if write is not None:
-        write(rows)
+    notes = predictor.described(opened)
+    sys.stderr.write(notes + "\n")
+    rows: list[dict[str, Any]] = []
+    with written.writing(out, _names(sources)) as write:
+        for row in _rows(opened, sources, batch_size, top):
+            rows.append(row)
+            write(row)
     sys.stderr.write(aligned(_table(rows, kind.holds), left=(0, 1)) + "\n")
-    return {"model": run_folder or weights, kind.unit: rows}
+    return {"model": run_folder or weights, "notes": notes.splitlines(), kind.unit: rows}
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -113,7 +117,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 def check_readable(result: dict[str, Any]) -> None:
     """Raise UserError if an input of the result could not be read."""
-    ((unit, rows),) = ((name, value) for name, value in result.items() if name != "model")
+    ((unit, rows),) = ((name, value) for name, value in result.items() if name not in ABOUT)
     if faults := [row["error"] for row in rows if "error" in row]:
         raise UserError(
             f"{len(faults)} of {len(rows)} {unit} cannot be read (the others are predicted): {faults[0]}"
@@ -186,10 +190,8 @@ def _sources(
         )
     for source in sources:
         preflight.check_kind(source, kind)
-    if skipped := files.skipped(paths, kind):
-        num_more = len(skipped) - NAMED_FILES
-        shown = ", ".join(skipped[:NAMED_FILES]) + (f" and {num_more} more" if num_more > 0 else "")
-        sys.stderr.write(f"skipped, as no {kind.unit} by their endings: {shown}\n")
+        for note in source.info.notes:
+            sys.stderr.write(f"{note}\n")
     return sources
 
 
@@ -223,6 +225,12 @@ def _rows(
                     yield {**named, "error": str(batch["fault"][row])}
                 else:
                     yield {**named, "predictions": ranked(values[row], opened.stats.label_names, top)}
+
+
+def _names(sources: "Sequence[jtl.data.Source]") -> list[str]:
+    """Return the columns that name examples of these sources, in the order in which they come."""
+    names = (NAMED[source.info.holds](source, 0) for source in sources)
+    return list(dict.fromkeys(name for each in names for name in each))
 
 
 def _path(source: "jtl.data.Source", index: int) -> dict[str, str]:
@@ -280,48 +288,6 @@ def _shown(row: Mapping[str, Any]) -> str:
     return line if is_short else line[: SHOWN_CHARACTERS - 1] + "…"
 
 
-def _writer(out: str) -> Callable[[Sequence[dict[str, Any]]], None] | None:
-    """Return what writes the rows to a path of that ending, None for no path.
-
-    Raises:
-        UserError: the ending is none of those known, or its folder is not there.
-    """
-    if not out:
-        return None
-    path = Path(out)
-    if path.suffix.lower() not in WRITERS:
-        raise UserError(f"--out {out!r} ends in {path.suffix!r}; expected one of {', '.join(WRITERS)}")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {out!r}: folder {str(path.parent)!r} is not there; make it first")
-
-    def write(rows: Sequence[dict[str, Any]]) -> None:
-        with replaced(path) as part:
-            WRITERS[path.suffix.lower()](part, rows)
-
-    return write
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("predictions", "error"))
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow((*names, "rank", "label", "index", "value", "error"))
-        for row in rows:
-            named = [row.get(name, "") for name in names]
-            for rank, each in enumerate(row.get("predictions", ())):
-                writer.writerow((*named, rank + 1, each["label"], each["index"], each["value"], ""))
-            if "error" in row:
-                writer.writerow((*named, "", "", "", "", row["error"]))
-
-
-def _write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-WRITERS: dict[str, Callable[[Path, Sequence[dict[str, Any]]], None]] = {
-    ".csv": _write_csv,
-    ".jsonl": _write_json_lines,
-}
 # What names an example in the result, by what its source holds.
 NAMED: dict[str, Callable[[Any, int], dict[str, str]]] = {"image": _path, "text": _text}
 

@@ -33,6 +33,8 @@ def run(*, config: str, workdir: str = "", overrides: Overrides = ()) -> dict[st
         from jtl.training import config as configs
         from jtl.training import run as train
 
+        for line in configs.repeated(overrides):
+            _say(line)
         settings = configs.read(config, overrides, folder)
         return train.run(settings, folder or train.run_folder(settings, config))
 

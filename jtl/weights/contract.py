@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from jtl.errors import UserError, shown
 from jtl.models.contract import FEATURES
-from jtl.ranges import CountOr0, check
+from jtl.ranges import CountOr0, ReadIf, check
 from jtl.weights.fit import CHANNELS, RESAMPLERS
 from jtl.weights.report import LoadReport
 
@@ -43,8 +43,8 @@ class Config:
 
     head: str = "new"
     label_map: str | dict[str, CountOr0 | str] = field(default_factory=dict)
-    templates: tuple[str, ...] = ()
-    tokenizer: str = ""
+    templates: Annotated[tuple[str, ...], ReadIf("head", ("zero_shot",))] = ()
+    tokenizer: Annotated[str, ReadIf("head", ("zero_shot",))] = ""
     position_embedding: str = AUTO
     channels: str = "auto"
     sha256: str = ""
@@ -92,7 +92,7 @@ class TensorFile(NamedTuple):
     own classes and inputs; `family` and
     `config_fields` where it says which model it belongs to (a run folder). `stated` are the settings that a
     config.json beside it gives, by family; `described_as` is which model that file says they are of, "" where
-    it names none.
+    it names none; `called` are names of the model that the file itself gives.
 
     `tensors` are those taken for the model's, `others` the rest of the file (optimizer state, other copies),
     by their names in the file, with a reason each in `reasons`. `raw_names` are the names in the file of
@@ -108,6 +108,7 @@ class TensorFile(NamedTuple):
     config_fields: Mapping[str, Any] = {}
     stated: Mapping[str, Mapping[str, Any]] = {}
     described_as: str = ""
+    called: tuple[str, ...] = ()
     others: Mapping[str, Tensor] = {}
     reasons: Mapping[str, str] = {}
     raw_names: Mapping[str, str] = {}
@@ -237,7 +238,8 @@ class FamilyNames(NamedTuple):
 class Loaded(NamedTuple):
     """Weights fitted to a model (numpy, float32), and where they came from.
 
-    `preprocess` and `label_names` are the source's own where it carries them.
+    `preprocess` and `label_names` are the source's own where it carries them; `guessed` says what the
+    pre-processing was guessed from, "" where it came with the weights or is not known at all.
     """
 
     params: dict[str, Any]
@@ -247,6 +249,7 @@ class Loaded(NamedTuple):
     label_names: tuple[str, ...] | None
     source: str
     sha256: str
+    guessed: str = ""
 
 
 def _is_sha256(text: str) -> bool:

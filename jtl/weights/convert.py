@@ -75,8 +75,7 @@ def convert(spec: str, to: str, out: Path, settings: Config | None = None) -> Co
         raise UserError(f"--out {str(out)!r} is there already; give another path, or remove it")
     if not out.parent.is_dir():
         raise UserError(f"--out {str(out)!r}: folder {str(out.parent)!r} is not there; make it first")
-    settings = settings or Config()
-    file = open_path(hub.resolve(spec, settings).path, settings)
+    _, file = hub.opened(spec, settings or Config())
     source = described(file, spec)
     leaves, left_out = read_leaves(file, source, spec)
     title, arrays = named(source.family, TARGETS[to].libraries, leaves, source.config_fields)

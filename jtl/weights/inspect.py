@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from jtl.models import MODELS
 from jtl.weights import FAMILIES
 from jtl.weights.contract import Config, Recognised, Tensor, TensorFile
+from jtl.weights.hub import named
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
-from jtl.weights.open import open_path
 from jtl.weights.origins import origins_of
 from jtl.weights.prefixes import SEPARATOR
 from jtl.weights.recognise import of_file
@@ -39,8 +39,7 @@ def inspect(spec: str, settings: Config | None = None) -> Inspection:
     Raises:
         UserError: the weights cannot be had or read.
     """
-    found = hub.resolve(spec, settings or Config())
-    file = open_path(found.path, settings)
+    found, file = hub.opened(spec, settings or Config())
     recognised = of_file(file)
     places = dict.fromkeys(file.tensors, UNKNOWN)
     if recognised is not None:
@@ -68,6 +67,8 @@ def as_json(found: Inspection) -> dict[str, Any]:
     """Return the inspection as plain values."""
     file, model = found.file, found.recognised
     preprocess = None if file.preprocess is None else vars(file.preprocess)
+    is_open = model is not None and preprocess is None
+    guess = named.guess(found.spec, file, model.family) if model is not None and is_open else None
     return {
         "weights": found.spec,
         "path": str(file.path),
@@ -82,6 +83,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "num_outputs": None if model is None else model.num_outputs,
         "label_names": None if file.label_names is None else list(file.label_names),
         "preprocess": preprocess,
+        "preprocess_guess": None if guess is None else {**vars(guess.preprocess), "why": guess.why},
         "notes": list(file.notes),
         "tensors": [
             {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "place": place}
@@ -113,7 +115,10 @@ def text(found: Inspection) -> list[str]:
     else:
         family = MODELS[model.family]
         default = family.build(family.Config(**model.config_fields), 0).preprocess
-        lines.append(f"  pre-processing: none came with it; the family's own is {default.described()}")
+        guess = named.guess(found.spec, file, model.family)
+        guessed = "the family's own" if guess is None else guess.why
+        seen = default if guess is None else guess.preprocess.at(default.image_px)
+        lines.append(f"  pre-processing: none came with it; a guess, {guessed}: {seen.described()}")
     for place in sorted(set(found.places.values())):
         if place == UNKNOWN or place.startswith("left out"):
             names = [name for name, each in found.places.items() if each == place]

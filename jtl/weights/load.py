@@ -13,9 +13,9 @@ from jtl.models import MODELS
 from jtl.models.head import Settings
 from jtl.weights import FAMILIES, plan, problems
 from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
+from jtl.weights.hub import named
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
-from jtl.weights.open import open_path
 from jtl.weights.origins import origins_of
 from jtl.weights.recognise import of_family, of_file
 from jtl.weights.report import LoadReport
@@ -47,8 +47,7 @@ def load(
     Raises:
         UserError: the weights cannot be had or read, or are not of this model.
     """
-    found = hub.resolve(spec, settings)
-    file = open_path(found.path, settings)
+    found, file = hub.opened(spec, settings)
     if file.stated and family not in file.stated:
         of_file(file)  # raises where the config.json beside it is of another model than the tensors
     names = FAMILIES[family]
@@ -64,6 +63,7 @@ def load(
         raise UserError(problems.misfit(spec, file, MODELS[family].resolve(config), origin, planned))
     if differing := differing_settings(family, config, _described(file, family, origin)):
         raise UserError(problems.other_settings(spec, differing))
+    preprocess, guessed = _preprocess(spec, file, family, leaves)
     fitted = tree.unflatten(
         {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | read(file, planned, leaves)).items()}
     )
@@ -71,10 +71,11 @@ def load(
         params=fitted.get("params", {}),
         model_state=fitted.get("model_state", {}),
         report=LoadReport(spec, f"{file.format}, {origin.title}", planned.rows(file, leaves), file.notes),
-        preprocess=_preprocess(file, family),
+        preprocess=preprocess,
         label_names=file.label_names,
         source=spec,
         sha256=found.sha256,
+        guessed=guessed,
     )
 
 
@@ -101,10 +102,21 @@ def read(file: TensorFile, planned: plan.Plan, leaves: Mapping[str, Any]) -> dic
     return filled
 
 
-def _preprocess(file: TensorFile, family: str) -> Any | None:
-    """Return what came with the weights of pre-processing, if it is of the kind of input the model reads."""
+def _preprocess(
+    spec: str, file: TensorFile, family: str, leaves: Mapping[str, Any]
+) -> tuple[Any | None, str]:
+    """Return what came with the weights of pre-processing, else what their name tells and what told it.
+
+    What came is of use if it is of the kind of input that the model reads.
+    """
     kind = INPUTS[MODELS[family].input]
-    return file.preprocess if isinstance(file.preprocess, kind.Preprocess) else None
+    if isinstance(file.preprocess, kind.Preprocess):
+        return file.preprocess, ""
+    guess = named.guess(spec, file, family)
+    if guess is None:
+        return None, ""
+    num_channels = leaves[FAMILIES[family].input_kernel].shape[2]
+    return guess.preprocess.with_channels(num_channels), guess.why
 
 
 def _described(file: TensorFile, family: str, origin: Origin) -> Mapping[str, Any]:

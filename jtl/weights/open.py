@@ -1,17 +1,24 @@
 """Opening what a spec resolved to: a file, a run folder, a hub's folder, or an Orbax checkpoint."""
 
 import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from jtl.errors import UserError
-from jtl.weights.contract import Config, TensorFile
+from jtl.weights.contract import Config, Tensor, TensorFile
 from jtl.weights.formats import orbax_folder, sharded
+from jtl.weights.formats.archive import one_line
 from jtl.weights.formats.files import open_file
 from jtl.weights.hub import beside
 from jtl.weights.hub.download import sha256_of
 from jtl.weights.run_folder import META_NAME, WEIGHTS_NAME, open_run
 from jtl.weights.unwrap import unwrapped
 
+MAX_FAULT_CHARS = 200
 # What folders and hubs call their weights; the safer format first.
 NAMES = (
     *(WEIGHTS_NAME, f"{WEIGHTS_NAME}{sharded.INDEX_SUFFIX}"),
@@ -20,22 +27,60 @@ NAMES = (
 )
 
 
-def open_path(path: Path, settings: Config | None = None) -> TensorFile:
+def open_path(path: Path, settings: Config | None = None, cure: str = "") -> TensorFile:
     """Open a file or folder of weights; of a folder also what lies beside them (`beside`).
 
-    What of a file is the model's, `settings` and the names say (`unwrap`).
+    What of a file is the model's, `settings` and the names say (`unwrap`). `cure` is what to do about a
+    damaged file, told where one is found. Whatever a reader raises, then or when a tensor is read, becomes
+    one line here.
 
     Raises:
         UserError: there are no weights, or they or what lies beside them are damaged.
     """
-    settings = settings or Config()
-    if not path.is_dir():
-        return unwrapped(open_file(path), settings)
-    if (path / META_NAME).is_file() and (path / WEIGHTS_NAME).is_file():
-        return open_run(path)
-    found = _weights_in(path)
-    file = orbax_folder.open_orbax(found) if found.is_dir() else open_file(found)
-    return beside.describe(unwrapped(file, settings), path)
+    with _one_line(path, cure):
+        is_run = path.is_dir() and (path / META_NAME).is_file() and (path / WEIGHTS_NAME).is_file()
+        file = open_run(path) if is_run else _open(path)
+    file = file._replace(
+        tensors=_guarded(file.tensors, file.path, cure), others=_guarded(file.others, file.path, cure)
+    )
+    if is_run:
+        return file
+    file = unwrapped(file, settings or Config())
+    with _one_line(path, cure):
+        return beside.describe(file, path) if path.is_dir() else file
+
+
+def _open(path: Path) -> TensorFile:
+    found = _weights_in(path) if path.is_dir() else path
+    return orbax_folder.open_orbax(found) if found.is_dir() else open_file(found)
+
+
+def _guarded(tensors: Mapping[str, Tensor], path: Path, cure: str) -> dict[str, Tensor]:
+    """Return the tensors with readers that raise one line."""
+
+    def read(name: str, inner: Callable[[], np.ndarray]) -> np.ndarray:
+        with _one_line(path, cure, f"tensor {name!r} of "):
+            return inner()
+
+    return {name: each._replace(read=partial(read, name, each.read)) for name, each in tensors.items()}
+
+
+@contextmanager
+def _one_line(path: Path, cure: str, what: str = "") -> Iterator[None]:
+    """Turn whatever a reader raises into one UserError that names the file, and says the cure."""
+    try:
+        yield
+    except UserError as error:
+        if not cure:
+            raise
+        raise UserError(f"{error}; {cure}") from error
+    except MemoryError as error:
+        raise UserError(f"{what}{str(path)!r} wants more memory than there is") from error
+    except OSError as error:
+        raise UserError(f"{what}{str(path)!r} cannot be read: {error.strerror or one_line(error)}") from error
+    except Exception as error:
+        fault = f"{type(error).__name__}: {one_line(error)[:MAX_FAULT_CHARS]}"
+        raise UserError(f"{what}{str(path)!r} is damaged ({fault}); {cure or 'get it again'}") from error
 
 
 def digest(path: Path) -> str:

@@ -12,7 +12,6 @@ from jtl.weights.contract import Config, Recognised, TensorFile
 from jtl.weights.head import PREFIX
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
-from jtl.weights.open import open_path
 from jtl.weights.origins import Known, best_known, known_as
 from jtl.weights.report import shorten
 
@@ -25,9 +24,8 @@ def recognise(spec: str, settings: Config | None = None) -> Recognised:
     Raises:
         UserError: the weights cannot be had or read, or look like no model jtl knows.
     """
-    settings = settings or Config()
-    found = hub.resolve(spec, settings)
-    return described(open_path(found.path, settings), spec)
+    _, file = hub.opened(spec, settings or Config())
+    return described(file, spec)
 
 
 def described(file: TensorFile, spec: str) -> Recognised:

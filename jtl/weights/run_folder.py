@@ -11,11 +11,13 @@ from safetensors.numpy import save_file
 from jtl import files, tree
 from jtl.files import replaced
 from jtl.inputs import INPUTS
-from jtl.models import MODELS
+from jtl.models import MODELS, layers
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
 
 WEIGHTS_NAME, META_NAME = "model.safetensors", "meta.json"
+# What meta.json calls that a setting of the model is as its size has it: None. Before it did so, False or 0.
+UNSET = "unset"
 # What `jtl fuse` says of a folder it made; without weights, it is an ensemble.
 FUSION_NAME = "fuse.json"
 # What of a run's model settings is not about the model's shape.
@@ -50,7 +52,10 @@ def open_run(folder: Path) -> TensorFile:
     if family not in MODELS:
         raise record.wrong(f"family is {family!r}; expected one of {', '.join(MODELS)}")
     kind = INPUTS[MODELS[family].input]
-    fields = record.below("model").fields_of(MODELS[family].Config)
+    model = record.below("model")
+    if UNSET not in record.values:
+        model = files.Record(record.path, layers.as_now_written(model.values), "model")
+    fields = model.fields_of(MODELS[family].Config)
     preprocess = kind.Preprocess(**record.below("preprocess").fields_of(kind.Preprocess))
     return open_safetensors(folder / WEIGHTS_NAME)._replace(
         format="jtl run",

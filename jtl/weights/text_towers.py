@@ -14,7 +14,6 @@ from jtl.weights.hub.beside import CONFIG_NAME
 from jtl.weights.hub.objects import read_object
 from jtl.weights.load import read
 from jtl.weights.names import assign, text
-from jtl.weights.open import open_path
 from jtl.weights.report import LoadReport, counted, shorten
 
 SHOWN = 3
@@ -35,8 +34,7 @@ def load(spec: str, settings: Config) -> LoadedText:
     Raises:
         UserError: the weights cannot be had or read, or have no text tower jtl knows.
     """
-    found = hub.resolve(spec, settings)
-    file = open_path(found.path, settings)
+    found, file = hub.opened(spec, settings)
     best = assign.best_origin(text.ORIGINS, file.tensors)
     origin, assignment = (text.ORIGINS[best[0]], best[1]) if best else (None, None)
     shapes = assign.model_shapes(assignment.filled, file.tensors) if assignment else {}

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -112,6 +113,26 @@ def prepare_tfds(
     TinySet(data_dir=str(root), file_format=file_format).download_and_prepare()
 
 
+def write_webdataset(root: Path) -> dict[str, str]:
+    files = [
+        (f"{place:03}.{ending}", content)
+        for place, (name, image) in enumerate(examples())
+        for ending, content in (("png", png(image)), ("cls", name.encode()))
+    ]
+    write_tar(root / "set.tar", files)
+    return {"path": str(root / "set.tar")}
+
+
+def write_tar(path: Path, files: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> Path:
+    """Write an archive of (name, bytes)."""
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, content in files:
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+    return path
+
+
 WRITERS = {
     "image_folder": write_folder,
     "text_folder": write_text_folder,
@@ -119,7 +140,14 @@ WRITERS = {
     "arrays": write_arrays,
     "digits": write_digits,
     "tfds": write_tfds,
+    "webdataset": write_webdataset,
 }
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep what is kept between runs out of the user's folder."""
+    monkeypatch.setenv("JTL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

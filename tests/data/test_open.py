@@ -1,12 +1,15 @@
 """What each kind of source accepts, and what it says of data it does not."""
 
+import io
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jtl import memory
 from jtl.data import SOURCES, Labels, Source
 from jtl.errors import UserError
 from tests.data.conftest import CLASS, pixels, png
@@ -181,7 +184,15 @@ def test_a_table_gives_several_labels_or_numbers(tmp_path: Path) -> None:
     assert source.labels().tolist() == [[1, 1], [0, 0]]
     assert source.info.label_names == ("x", "y")
     (tmp_path / "numbers.csv").write_text("path,label_x,label_y\na.png,1,2\nb.png,3,4\n")
-    source = open_kind("table", tmp_path / "numbers.csv", Labels("regression"), val_fraction=0.0)["train"]
+    with pytest.raises(UserError, match=r"expected one of label, .*label_column='label_x;label_y'"):
+        open_kind("table", tmp_path / "numbers.csv", Labels("regression"))
+    source = open_kind(
+        "table",
+        tmp_path / "numbers.csv",
+        Labels("regression"),
+        val_fraction=0.0,
+        label_column="label_x;label_y",
+    )["train"]
     assert source.labels().tolist() == [[1, 2], [3, 4]]
     assert source.labels().dtype == np.float32
 
@@ -312,6 +323,40 @@ def test_a_truncated_npz_is_one_clear_error_wherever_it_is_cut(tmp_path: Path) -
         (tmp_path / "set.npz").write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"cannot read .*set.npz"):
             open_kind("arrays", tmp_path / "set.npz")
+
+
+def test_a_text_file_as_npz_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "set.npz").write_text("no archive")
+    with pytest.raises(
+        UserError, match=r"cannot read .*set.npz \(10 bytes\): File is not a zip file"
+    ) as caught:
+        open_kind("arrays", tmp_path / "set.npz")
+    assert "pickle" not in str(caught.value)
+
+
+def test_an_array_that_states_more_than_it_has_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=INTEGERS)
+    with zipfile.ZipFile(tmp_path / "set.npz") as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    for shape in ((6, 4, 5, 9), (9_999_999_999, 4, 5, 3)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(tmp_path / "set.npz", "w") as changed:
+            changed.writestr("x_train.npy", header.getvalue() + IMAGES.tobytes())
+            changed.writestr("y_train.npy", entries["y_train.npy"])
+        with pytest.raises(UserError, match=r"'x_train' has 360 bytes, and its shape \(.*\) of uint8 needs"):
+            open_kind("arrays", tmp_path / "set.npz")
+
+
+def test_arrays_beyond_memory_are_refused_with_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "set.npz", x_train=IMAGES, y_train=INTEGERS)
+    monkeypatch.setattr(memory, "host_bytes", lambda: 400)
+    with pytest.raises(
+        UserError, match=r"reading .*set.npz wants 408 bytes of memory and there are 400 bytes"
+    ):
+        open_kind("arrays", tmp_path / "set.npz")
 
 
 def test_a_flipped_bit_in_an_npz_is_an_error(tmp_path: Path) -> None:

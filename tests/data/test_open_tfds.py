@@ -1,6 +1,7 @@
 """What the TFDS source accepts, and what it says of prepared sets it does not."""
 
 import io
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from jtl.data import SOURCES, Labels, Source
 from jtl.data.contract import read
+from jtl.data.sources import tfds
 from jtl.errors import UserError
 from jtl.inputs import image
 from jtl.inputs.preprocess import Preprocess
@@ -85,3 +87,38 @@ def test_a_tfds_image_that_is_damaged_is_named(tmp_path: Path) -> None:
     bad = int(np.flatnonzero(source.labels() == 1)[0])
     with pytest.raises(UserError, match=rf"cannot read .*:train\[{bad}\]"):
         read(source, bad, image.transform(Preprocess((8, 8), 8), None))
+
+
+def test_records_are_read_for_their_labels_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JTL_CACHE", str(tmp_path / "cache"))
+    prepare_tfds(tmp_path, {"train": [("ant", png(pixels(1))), ("bee", png(pixels(2)))]})
+    reads: list[str] = []
+    cell = tfds._cell
+
+    def counted(records: Any, row: int, key: str, where: str) -> str:
+        reads.append(where)
+        return cell(records, row, key, where)
+
+    monkeypatch.setattr(tfds, "_cell", counted)
+    labels = [
+        open_kind("tfds", tmp_path, dataset="tiny_set", val_fraction=0.0)["train"].labels().tolist()
+        for _ in range(3)
+    ]
+    assert labels[0] == labels[1] == labels[2]
+    assert len(reads) == 2
+    (kept,) = (tmp_path / "cache/labels").iterdir()
+    for damage in ("[", "[1, 2]", '["0"]'):
+        kept.write_text(damage)
+        open_kind("tfds", tmp_path, dataset="tiny_set", val_fraction=0.0)
+    assert len(reads) == 8
+    (shard,) = (tmp_path / "tiny_set/1.0.0").glob("*array_record*")
+    os.utime(shard, ns=(1, 1))
+    open_kind("tfds", tmp_path, dataset="tiny_set", val_fraction=0.0)
+    assert len(reads) == 10
+
+
+def test_labels_are_read_where_none_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JTL_CACHE", str(tmp_path / "file/cache"))
+    prepare_tfds(tmp_path, {"train": [("ant", png(pixels(1))), ("bee", png(pixels(2)))]})
+    assert len(open_kind("tfds", tmp_path, dataset="tiny_set", val_fraction=0.0)["train"]) == 2

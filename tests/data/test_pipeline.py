@@ -1,7 +1,11 @@
 """The plan of batches: a pure function of (seed, step), whoever reads it."""
 
+import gc
 import itertools
+import multiprocessing
+import os
 import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -187,15 +191,79 @@ class Counting:
         return EVAL(raw, rng)
 
 
-@pytest.mark.parametrize(("cache_bytes", "calls"), [(10**6, SIZE), (1000, 3 * SIZE), (0, 3 * SIZE)])
-def test_evaluation_inputs_that_fit_are_transformed_once(cache_bytes: int, calls: int) -> None:
+@pytest.mark.parametrize(
+    ("cache_bytes", "is_read_again", "calls"),
+    [(10**6, True, SIZE), (1000, True, 3 * SIZE), (0, True, 3 * SIZE), (10**6, False, 3 * SIZE)],
+)
+def test_evaluation_inputs_that_fit_and_are_read_again_are_transformed_once(
+    cache_bytes: int, is_read_again: bool, calls: int
+) -> None:
     transform = Counting()
     batches = eval_batches(
-        source(), transform, image.INPUT, batch_size=5, config=Config(threads=1, cache_bytes=cache_bytes)
+        source(),
+        transform,
+        image.INPUT,
+        batch_size=5,
+        config=Config(threads=1, cache_bytes=cache_bytes),
+        is_read_again=is_read_again,
     )
     passes = [list(batches) for _ in range(3)]
     assert transform.calls == calls
     assert_equal(passes[0], passes[2])
+
+
+def test_batches_of_a_split_that_is_read_once_are_let_go() -> None:
+    batches = eval_batches(source(), EVAL, image.INPUT, batch_size=5, config=Config(threads=1))
+    held = [weakref.ref(batch["inputs"]) for batch in batches]
+    gc.collect()
+    assert [each() for each in held[:-1]] == [None] * (len(held) - 1)
+
+
+def test_read_ahead_is_bounded_by_bytes_in_all_processes_together() -> None:
+    # 64 threads of batches of 256 x 224 x 224 x 3 bytes kept 2.5 GB.
+    num_bytes = pipeline._num_bytes(image.INPUT, Preprocess(), 256)
+    assert num_bytes == 256 * 224 * 224 * 3
+    for changes, expected in (
+        ({}, (55, 55)),
+        ({"workers": 8}, (6, 6)),
+        ({"prefetch_bytes": 0}, (1, 1)),
+        ({"prefetch_bytes": 1 << 40}, (64, 64)),
+        ({"threads": 2}, (2, 4)),
+    ):
+        assert pipeline._ahead(Config(**{"threads": 64, **changes}), num_bytes) == expected
+    # Where nothing says how large a batch is, there is nothing to go by.
+    assert pipeline._ahead(Config(threads=64), 0) == (64, 64)
+
+
+def _own_process(raw: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Return where it runs in place of the pixels."""
+    del raw, rng
+    return np.array([os.getpid()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_read_again", [True, False])
+def test_worker_processes_stay_for_the_next_pass_and_end_with_the_batches(is_read_again: bool) -> None:
+    config = Config(threads=1, workers=1, cache_bytes=0)
+    batches = eval_batches(
+        source(), _own_process, image.INPUT, batch_size=5, config=config, is_read_again=is_read_again
+    )
+    passes = [list(batches) for _ in range(3)]
+    workers = {int(pid) for found in passes for batch in found for pid in batch["inputs"][batch["mask"], 0]}
+    assert os.getpid() not in workers
+    assert len(workers) == (1 if is_read_again else 3)
+    for found in passes:
+        assert [int(each) for batch in found for each in batch["id"][batch["mask"]]] == list(range(SIZE))
+    assert len(multiprocessing.active_children()) == (1 if is_read_again else 0)
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_passes_of_one_reader_are_the_same_and_end_where_the_split_does() -> None:
+    once = eval_batches(source(), EVAL, image.INPUT, batch_size=5, config=Config(threads=1))
+    again = pipeline._Repeated(once._batches)
+    for index in range(2 * len(once)):
+        assert_equal([again[index]], [once._batches[index % len(once)]])
 
 
 def test_a_pass_that_was_broken_off_is_not_kept() -> None:
@@ -225,7 +293,8 @@ def test_a_batch_size_that_cannot_be_cut_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("threads", -1), ("workers", -1), ("prefetch", 0), ("cache_bytes", -1)]
+    ("name", "value"),
+    [("threads", -1), ("workers", -1), ("prefetch", 0), ("prefetch_bytes", -1), ("cache_bytes", -1)],
 )
 def test_a_setting_out_of_range_is_an_error(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"inputs.{name} is {value}, expected"):

@@ -1,5 +1,6 @@
 """What is said of the data before training, and which data is refused."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from jtl.data import SOURCES, Config, Labels, Source, files, preflight
 from jtl.data.preflight import inspect
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, image
-from tests.data.conftest import pixels, png
+from jtl.report import summary
+from tests.data.conftest import pixels, png, write_tar
 
 
 def folder(root: Path, counts: dict[str, int]) -> Path:
@@ -115,6 +117,24 @@ def test_a_split_without_readable_images_is_an_error(tmp_path: Path) -> None:
     splits, config = open_folder(tmp_path, max_unreadable=2)
     with pytest.raises(UserError, match="the train split has no readable images"):
         inspect(splits, config, image.INPUT)
+
+
+def test_targets_that_do_not_differ_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for rows, line in (
+        (
+            "a,3,1\nb,3,2",
+            "train: 2 texts, 2 values each; values 1 are the same in all of them (3): nothing to learn",
+        ),
+        (
+            "a,3,2\nb,3,2",
+            "train: 2 texts, 2 values each; values 1, 2 are the same in all of them (3, 2): nothing to l",
+        ),
+    ):
+        path.write_text(f"text,x,y\n{rows}\n")
+        config = SOURCES["table"].Config(path=str(path), val_fraction=0.0, label_column="x;y")
+        found = inspect(SOURCES["table"].open(config, Labels("regression")), config, INPUTS["tokens"])
+        assert found.lines[1].startswith(line)
 
 
 def test_the_same_image_in_two_splits_is_named(tmp_path: Path) -> None:
@@ -229,3 +249,34 @@ def test_real_photos_pass(real_path: Any) -> None:
     found = inspect(splits, config, image.INPUT)
     assert found.lines[0] == "train: 244 images, 2 classes, largest:smallest 1.0 (ants: 123, bees: 121)"
     assert np.all([len(source) for source in found.splits.values()] == [244, 153])
+
+
+def test_names_that_are_no_utf8_are_shown_as_their_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "caf\udce9"
+    folder(root, {"p\udce9": 3, "b": 3})
+    paths = [f"{name}/{place}.png" for name in ("p\udce9", "b") for place in range(3)]
+    rows = [f"{path},{path[0]}" for path in paths if path.startswith("b")]
+    (root / "a.csv").write_text("\n".join(["path,label", *rows]))
+    (root / "text.csv").write_text("text,label\na,x\nb,y\n")
+    np.savez(root / "a.npz", x=np.zeros((2, 4, 4, 3), np.uint8), y=np.arange(2))
+    write_tar(root / "a.tar", [(f"p\udce9.{ending}", b"x") for ending in ("png", "cls")])
+    opened = {
+        "image_folder": root,
+        "table": root / "a.csv",
+        "arrays": root / "a.npz",
+        "webdataset": root / "a.tar",
+    }
+    kinds = [*opened.items(), ("table", root / "text.csv")]
+    for name, path in kinds:
+        config = SOURCES[name].Config(path=str(path), val_fraction=0.0)
+        source = SOURCES[name].open(config, Labels())["train"]
+        for row in range(len(source)):
+            source[row]
+            assert r"caf\xe9" in source.describe(row).encode().decode()
+        "".join(source.info.label_names).encode()
+
+
+def test_json_brings_back_a_path_that_is_no_utf8(tmp_path: Path) -> None:
+    value = {"path": "caf\udce9/é", "names": ["p\\xe9"]}
+    summary.write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jtl.data import SOURCES, Labels, Source, preflight
+from jtl.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, TEXT_PAIRS
 from jtl.data.contract import NO_LABELS
-from jtl.data.sources.table import LABEL_COLUMNS, TEXT_COLUMNS, TEXT_PAIRS
 from jtl.data.texts import fingerprint
 from jtl.errors import UserError
 from jtl.inputs import INPUTS
@@ -208,7 +208,7 @@ def test_unlabelled_texts_are_split_by_content(tmp_path: Path) -> None:
     [
         (
             "id,words,label\n1,a,0\n",
-            "a.csv begins with id, words, label, which neither .*; set config.data.t",
+            "a.csv begins with id, words, label, which neither .*; set config.data.p",
         ),
         (
             "a,b,c,d\n1,a,0,1\n",
@@ -306,7 +306,8 @@ def test_folder_of_text_files_is_one_of_classes(tmp_path: Path) -> None:
         "train": [0, 1, 1],
         "val": [0, 1],
     }
-    assert splits["train"].info == (str(tmp_path / "train"), ("neg", "pos"), "text", (), "names")
+    note = f"passed over 2 files in {tmp_path}, by their endings no texts: readme.html, train/neg/notes.md"
+    assert splits["train"].info == (str(tmp_path / "train"), ("neg", "pos"), "text", (note,), "names")
     assert splits["train"][0]["raw"] == b"the text train/neg/0.txt\n"
 
 

@@ -1,5 +1,8 @@
 """Shared layers: batch normalisation, stochastic depth, activations, initial values, the order of layers."""
 
+from dataclasses import fields
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ from scipy.special import erf
 
 from jtl import tree
 from jtl.errors import UserError
-from jtl.models import initial, layers
+from jtl.models import MODELS, initial, layers
 
 SHAPE = (6, 5, 4, 3)
 
@@ -121,3 +124,42 @@ def test_a_leaf_without_a_rule_is_refused() -> None:
         initial.draw(
             jax.random.key(0), {"a": jax.ShapeDtypeStruct((1,), jnp.float32)}, (("b", initial.zeros),)
         )
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "setting", "value", "otherwise"),
+    [
+        ("vit", "clip_b32", "has_pre_norm", False, True),
+        ("vit", "clip_b32", "has_patch_bias", True, False),
+        ("vit", "ti16", "has_pre_norm", True, False),
+        ("vit", "ti16", "has_patch_bias", False, True),
+        ("resnet", "keras50", "is_v1", False, True),
+        ("resnet", "keras50", "has_conv_bias", False, True),
+        ("mobilenet_v2", "110d", "has_fixed_ends", False, True),
+        ("bert", "bert_base", "num_segments", 0, 2),
+        ("bert", "roberta_base", "position_offset", 0, 2),
+    ],
+)
+def test_false_and_zero_are_chosen_and_only_none_is_the_sizes_own(
+    family: str, size: str, setting: str, value: Any, otherwise: Any
+) -> None:
+    kind = MODELS[family]
+    assert getattr(kind.resolve(kind.Config(size=size, **{setting: value})), setting) == value
+    assert getattr(kind.resolve(kind.Config(size=size)), setting) == otherwise
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_every_setting_that_can_be_false_of_a_size_can_be_chosen(family: str) -> None:
+    """A size never overrides what a user can have meant: what it sets is None by default, or 0 is none."""
+    kind = MODELS[family]
+    kinds_of_setting = {each.name: each for each in fields(kind.Config)}
+    for name in {name for size in kind.sizes.values() for name in size}:
+        values = {size[name] for size in kind.sizes.values() if name in size}
+        if any(isinstance(value, bool) or value == 0 for value in values):
+            assert kinds_of_setting[name].default is None, name
+
+
+def test_settings_that_were_saved_before_are_unset_where_they_were() -> None:
+    saved = {"size": "clip_b32", "has_pre_norm": False, "has_patch_bias": True, "dim": 0}
+    assert layers.as_now_written(saved) == {**saved, "has_pre_norm": None, "has_patch_bias": None}
+    assert layers.as_now_written({"has_patch_bias": False}) == {"has_patch_bias": False}

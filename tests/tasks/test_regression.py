@@ -44,3 +44,13 @@ def test_masked_examples_do_not_count(task_and_labels: tuple) -> None:
     padded = summary_of(task, logits, labels, np.arange(80) < 33).scalars
     cut = summary_of(task, logits[:33], labels[:33], np.ones(33, bool)).scalars
     assert padded == pytest.approx(cut, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.3, 5.0, -41_000.0])
+def test_r2_of_equal_labels_has_no_value(task_and_labels: tuple, value: float) -> None:
+    """The sums' rounding is no variance: once it gave an R² of minus a million."""
+    task, _ = task_and_labels
+    equal = np.full((80, 2), value, np.float32)
+    found = summary_of(task, np.zeros((80, 2), np.float32), equal, np.ones(80, bool))
+    assert np.isnan(found.scalars["r2"])
+    assert np.isfinite(found.scalars["mean_squared_error"])

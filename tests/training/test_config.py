@@ -146,6 +146,50 @@ def test_missing_config_file_and_file_without_function_are_refused(tmp_path: Pat
         config.read(str(tmp_path / "empty.py"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return 5\n", "gives 5; expected an ml_collections ConfigDict"),
+        (
+            "def get_config():\n    return 1 / 0\n",
+            "get_config of .* failed: ZeroDivisionError: division by zero",
+        ),
+        ("def get_config(:\n", "cannot be read: SyntaxError"),
+        ("raise RuntimeError('boom')\n", "cannot be read: RuntimeError: boom"),
+        ("get_config = 5\n", "has no function get_config"),
+        ("def deep(): deep()\ndeep()\n", "cannot be read: RecursionError"),
+    ],
+)
+def test_config_file_that_gives_no_settings_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=message):
+        config.read(str(tmp_path / "mine.py"))
+
+
+def test_folder_or_json_for_a_config_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a folder; expected a Python file"):
+        config.read(str(tmp_path))
+    with pytest.raises(UserError, match=r"config.json' is no Python file; .* by the command it began with"):
+        config.read(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize("value", ["9" * 5_000, "(" * 6_000, "x" * 10_000, "0x" + "f" * 5_000])
+@pytest.mark.parametrize("name", ["optim.learning_rate", "train.steps", "model.name", "optim.name", "train"])
+def test_long_values_and_names_are_cut(name: str, value: str) -> None:
+    for overrides in ([(name, value)], [(value, "1")], [(f"train.{value}", "1")], [(f"{value}.x.y", "1")]):
+        with pytest.raises(UserError) as caught:
+            config.read(SMOKE, overrides)
+        assert len(str(caught.value)) < 700
+    assert len(config.repeated([(value, value), (value, "1")])[0]) < 400
+
+
+def test_setting_given_twice_is_said_and_the_last_counts() -> None:
+    overrides = [("train.seed", "1"), ("train.steps", "3"), ("train.steps", "3"), ("train.seed", "2")]
+    assert config.read(SMOKE, overrides).train.seed == 2
+    assert config.repeated(overrides) == ["--config.train.seed is given 2 times: the last, '2', counts"]
+
+
 def test_argument_the_file_does_not_know_is_refused() -> None:
     with pytest.raises(UserError, match=r"size 'ti17' is not in configs/vit_ft.py; expected one of ti16, "):
         config.read("configs/vit_ft.py:ti17")
@@ -226,3 +270,16 @@ def test_model_auto_of_a_run_that_began_is_what_it_was_then(tmp_path: Path) -> N
     assert read.model == config.from_dict(stored).model
     with pytest.raises(UserError, match="are not there"):
         config.read("configs/ft.py", [("model.weights", str(tmp_path / "other"))], tmp_path)
+
+
+def test_runs_saved_before_false_could_be_chosen_keep_their_models() -> None:
+    now = config.read(SMOKE, [("model.size", "clip_b32")])
+    old = json.loads(json.dumps(config.to_dict(now)))
+    for name in ("entry", "prefix", "leave_out"):
+        del old["weights"][name]
+    old["model"] |= {"has_pre_norm": False, "has_patch_bias": True}
+    assert config.from_dict(old).model == now.model
+    assert config.conflicts(now, old) == []
+    chosen = config.read(SMOKE, [("model.size", "clip_b32"), ("model.has_pre_norm", "false")])
+    saved = json.loads(json.dumps(config.to_dict(chosen)))
+    assert config.from_dict(saved).model.has_pre_norm is False

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jtl import files
 from jtl.errors import UserError
 from jtl.tasks import LabelStats
 from jtl.training import build, config
@@ -34,7 +35,8 @@ def settings(path: str, **data: str) -> config.Config:
 
 def kept(stats: LabelStats) -> LabelStats:
     """Return what a run folder brings back."""
-    return LabelStats.from_dict(json.loads(json.dumps(stats._asdict())))
+    values = json.loads(json.dumps(stats._asdict()))
+    return LabelStats.of_record(files.Record(Path("meta.json"), values, "labels"))
 
 
 def test_run_on_floats_reads_integers_and_the_other_way_round(tmp_path: Path) -> None:
@@ -64,9 +66,10 @@ def test_run_on_names_refuses_numbers_unless_it_is_told_what_they_are(tmp_path: 
 
 
 def test_labels_of_runs_that_did_not_keep_their_reading_come_back() -> None:
-    saved = LabelStats(("a", "b"), 4, (2, 2))._asdict()
+    saved = json.loads(json.dumps(LabelStats(("a", "b"), 4, (2, 2))._asdict()))
     del saved["reading"]
-    assert LabelStats.from_dict(saved) == LabelStats(("a", "b"), 4, (2, 2), reading="")
+    found = LabelStats.of_record(files.Record(Path("meta.json"), saved, "labels"))
+    assert found == LabelStats(("a", "b"), 4, (2, 2), reading="")
 
 
 def test_batch_larger_than_the_training_set_is_said() -> None:

@@ -49,3 +49,10 @@ def test_no_patience_never_stops() -> None:
     assert not progress.is_exhausted(
         _history(*[0.5] * 50), "accuracy", is_maximized=True, patience=0, min_gain=0.0
     )
+
+
+def test_evaluations_without_a_value_do_not_stop_a_run() -> None:
+    history = [{"step": 1, "loss": 1.0}, *_history(0.5, *[math.nan] * 9)]
+    assert not progress.is_exhausted(history, "accuracy", is_maximized=True, patience=2, min_gain=0.0)
+    history += _history(0.5, 0.5)
+    assert progress.is_exhausted(history, "accuracy", is_maximized=True, patience=2, min_gain=0.0)

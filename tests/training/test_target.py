@@ -9,6 +9,7 @@ from PIL import Image
 
 from jtl.errors import UserError
 from jtl.training import build, config
+from tests.data.conftest import write_tar
 
 NAMES = ("ant", "bee")
 
@@ -53,6 +54,26 @@ def test_folder_of_images_has_no_labels_whatever_is_hidden_in_it(tmp_path: Path)
     found = build.open_target(_settings(tmp_path / "flat"), NAMES)
     assert found is not None
     assert (found.is_labelled, len(found.stream)) == (False, 3)
+
+
+def test_folder_of_archives_is_read_as_such_with_labels_or_without(tmp_path: Path) -> None:
+    _write(tmp_path / "images", 4)
+    files = [
+        (f"{place}.{ending}", data)
+        for place in range(4)
+        for ending, data in (
+            ("png", (tmp_path / f"images/{place}.png").read_bytes()),
+            ("cls", NAMES[place % 2].encode()),
+        )
+    ]
+    (tmp_path / "packed").mkdir()
+    write_tar(tmp_path / "packed" / "a-000000.tar", files)
+    found = build.open_target(_settings(tmp_path / "packed"), NAMES)
+    assert found is not None
+    assert found.stream.labels().tolist() == [0, 1, 0, 1]
+    found = build.open_target(_settings(tmp_path / "packed", has_target_labels=False), NAMES)
+    assert found is not None
+    assert (found.is_labelled, len(found.stream)) == (False, 4)
 
 
 def test_labels_of_no_use_are_passed_over_in_folders_and_tables(tmp_path: Path) -> None:

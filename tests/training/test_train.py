@@ -15,8 +15,9 @@ import pytest
 from jtl.errors import UserError
 from jtl.report import curves
 from jtl.signals import Stopped
-from jtl.training import config
+from jtl.training import config, finish
 from jtl.training import run as train
+from jtl.training.faults import Damage
 from jtl.verbs import evaluate
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
@@ -163,14 +164,16 @@ def test_damaged_best_checkpoint_leaves_a_run_that_reports_its_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise UserError("checkpoint 4 is damaged")
+        raise Damage("leaf 'a' does not match its digest")
 
-    monkeypatch.setattr(train.Checkpoints, "restore_step", refuse)
+    monkeypatch.setattr(train.Checkpoints, "restore_values", refuse)
     settings = _settings(optim__learning_rate=1e-9, train__monitor="loss")
-    monkeypatch.setattr(train.progress, "best", lambda history, *_, **__: history[0] if history else None)
+    monkeypatch.setattr(finish.progress, "best", lambda history, *_, **__: history[0] if history else None)
     result = train.run(settings, tmp_path / "run")
     assert result["status"] == "finished"
     assert result["best"]["step"] == 12
+    about = json.loads((tmp_path / "run" / "meta.json").read_text())
+    assert about["notes"][-1].startswith("checkpoint 4, the best, is damaged (leaf 'a' does not match")
 
 
 def test_early_stopping_keeps_the_best_step(tmp_path: Path) -> None:
@@ -189,6 +192,21 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_pat
         with pytest.raises(UserError, match=r"the loss is (nan|inf) .* at step \d+; expected finite numbers"):
             train.run(settings, tmp_path / "run")
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_parameters_that_are_not_finite_after_the_last_step_are_no_finished_run(tmp_path: Path) -> None:
+    """The loss and the gradient of a step are those before its update."""
+    changes = {
+        "optim__name": "sgd",
+        "optim__learning_rate": 1e38,
+        "optim__clip_norm": 0.0,
+        "optim__warmup": 0.0,
+    }
+    settings = _settings(**changes, optim__head_multiplier=100.0, train__steps=1, train__eval_every=1)
+    with pytest.raises(UserError, match=r"'trainable/.*' has \d+ values that are not finite after step 1"):
+        train.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_batch_size_that_devices_cannot_share_is_refused(tmp_path: Path) -> None:
@@ -228,6 +246,17 @@ def test_baseline_trains_the_same_model_from_random_weights_beside_it(
     shown = capsys.readouterr().err
     assert "pretrained" in shown
     assert "from scratch" in shown
+
+
+def test_baseline_that_cannot_be_is_found_before_the_first_run(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    needs_a_head = _settings(model__weights=str(finished[0]), strategy__name="co_tuning", baseline="true")
+    with pytest.raises(UserError, match=r"baseline, .*, cannot be: strategy 'co_tuning' needs weights with"):
+        train.run(needs_a_head, tmp_path / "run")
+    with pytest.raises(UserError, match=r"baseline is true and model.weights is 'none'"):
+        train.run(_settings(baseline="true"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def _numbers(folder: Path) -> list[dict[str, Any]]:

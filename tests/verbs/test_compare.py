@@ -208,6 +208,13 @@ def test_run_that_fails_is_named_and_the_comparison_says_so(
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["status"] == "failed"
 
 
+def test_variant_that_cannot_be_is_found_before_the_first_run(pretrained: Path, tmp_path: Path) -> None:
+    impossible = "lora:strategy.targets=('nothing',)"
+    with pytest.raises(UserError, match=r"variant 'lora' cannot be: strategy.targets 'nothing' matches no"):
+        _compare(pretrained, tmp_path / "out", variants=("full", impossible))
+    assert not (tmp_path / "out").exists()
+
+
 def test_folder_of_something_else_is_refused_and_kept(pretrained: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match=r"is not empty and holds no compare.json; give another --out"):

@@ -8,7 +8,7 @@ import pytest
 
 from jtl import predictor
 from jtl.errors import UserError
-from jtl.training import config
+from jtl.training import build, config
 from jtl.training import run as train
 from jtl.verbs import bench, evaluate
 
@@ -52,6 +52,11 @@ def test_run_that_mapped_its_labels_is_measured_by_the_head_it_has(source: Path,
 def test_values_are_put_on_the_devices_once(source: Path) -> None:
     opened = predictor.open(predictor.of_run(str(source)))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(opened.values))
+    # What every test of verbs is watched by (conftest) does see values that are not.
+    images = build.open_splits(opened.settings)["val"]
+    on_host = opened._replace(values=jax.device_get(opened.values))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        predictor.measure(on_host, images, 200)
 
 
 def test_unknown_split_is_named(source: Path) -> None:

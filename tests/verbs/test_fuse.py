@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from jtl import cli, predictor, tree
 from jtl.errors import UserError
 from jtl.report import summary
-from jtl.training import build, config, meta
+from jtl.training import build, config, meta, step
+from jtl.training import evaluate as measuring
 from jtl.verbs import evaluate
 from jtl.verbs.fuse import fuse
 from jtl.weights.recognise import recognise
@@ -77,6 +78,19 @@ def _make(folder: Path, model: dict[str, Any], seed: int, names: Any = None, **s
     summary.write_json(folder / "meta.json", meta.describe(settings, built, stats, splits))
 
 
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of examples of each pass over a split that measures something."""
+    found, measure = [], measuring.measure
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found.append(options["num_examples"])
+        return measure(*args, **options)
+
+    monkeypatch.setattr(measuring, "measure", counted)
+    return found
+
+
 def _fuse(runs: Path, names: str, method: str, out: Path, **options: Any) -> dict[str, Any]:
     options = {"batch_size": 200} | options
     return fuse.run(runs=[str(runs / each) for each in names.split()], method=method, out=str(out), **options)
@@ -132,8 +146,9 @@ def test_soup_of_copies_is_the_copy_running_statistics_too(runs: Path, tmp_path:
     assert _bits(tmp_path / "soup") == _bits(runs / name)
 
 
-def test_greedy_soup_is_not_worse_than_its_best_member(runs: Path, tmp_path: Path) -> None:
+def test_greedy_soup_is_not_worse_than_its_best_member(runs: Path, tmp_path: Path, passes: list[int]) -> None:
     found = _fuse(runs, "a copy b c", "greedy", tmp_path / "soup")
+    assert len(passes) == 4 + 4, "one for each member and one for each soup, of which one is what is written"
     scores = {each["run"]: each["accuracy"] for each in found["scores"]}
     assert found["metrics"]["val/accuracy"] >= max(scores.values())
     order = [each["run"] for each in found["decisions"]]
@@ -171,8 +186,11 @@ def test_interpolation_takes_the_head_of_a_start_with_the_same_classes(runs: Pat
     assert found["params/head/kernel"] == run["params/head/kernel"]
 
 
-def test_best_of_the_sweep_is_kept_and_all_of_it_is_written(runs: Path, tmp_path: Path) -> None:
+def test_best_of_the_sweep_is_kept_and_all_of_it_is_written(
+    runs: Path, tmp_path: Path, passes: list[int]
+) -> None:
     found = _fuse(runs, "a", "wise", tmp_path / "wise", alphas="0,0.25,1", start=str(runs / "b"))
+    assert len(passes) == 3, "one over validation for each"
     assert [each["alpha"] for each in found["sweep"]] == [0, 0.25, 1]
     ends = [_measured(runs / name)["accuracy"] for name in "ba"]
     assert [found["sweep"][place]["accuracy"] for place in (0, 2)] == ends
@@ -229,8 +247,20 @@ def test_adapted_statistics_are_those_of_other_images(runs: Path, tmp_path: Path
     assert found["scores"][0]["accuracy"] == _measured(runs / "r")["accuracy"]
 
 
-def test_ensemble_of_families_predicts_the_mean_of_the_members(runs: Path, tmp_path: Path) -> None:
+def test_ensemble_of_families_predicts_the_mean_of_the_members(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced, with_targets, open_splits = [], step.with_targets, build.open_splits
+
+    def with_test(*args: Any) -> Any:
+        splits = open_splits(*args)
+        return {**splits, "test": splits["val"]}
+
+    monkeypatch.setattr(build, "open_splits", with_test)
+    monkeypatch.setattr(step, "with_targets", lambda *args: traced.append(args[0]) or with_targets(*args))
     found = _fuse(runs, "a r", "ensemble", tmp_path / "both")
+    averaged = [each for each in traced if traced.count(each) > 1]
+    assert averaged == [], "a member is traced once for all splits"
     members = [_probabilities(runs / name) for name in ("a", "r")]
     expected, labels = np.mean([shares for shares, _ in members], axis=0), members[0][1]
     with (tmp_path / "both" / "val" / "predictions.csv").open() as stream:
@@ -259,7 +289,7 @@ def test_ensemble_of_families_predicts_the_mean_of_the_members(runs: Path, tmp_p
         ("whole", "wise", {}, "chooses on validation images, and the data of run .* has none"),
         ("a r", "uniform", {}, "has model.name 'cifar_resnet', run .*a' 'vit'; .*ensemble takes different"),
         ("a wide", "greedy", {}, "has model.mlp_dim 32, run .*a' 16"),
-        ("a other", "ensemble", {}, "has class 0 'a', run .*a' '0'; expected runs of the same classes"),
+        ("a other", "ensemble", {}, "has class 0 'a', run .*a' '0'; expected runs of the same input"),
         ("a", "uniform", {"statistics_of": "."}, r"needs BatchNorm: .*a' is of family 'vit', which keeps no"),
         ("a b", "uniform", {"overrides": [("model.depth", "2")]}, "--config.model.depth is given, but what"),
         (

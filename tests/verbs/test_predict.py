@@ -1,7 +1,10 @@
 """`jtl predict` and `jtl features`: what they give of images, and what they say of those they cannot read."""
 
 import csv
+import errno
+import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -166,7 +169,7 @@ def test_whole_maps_are_kept_where_asked(weights: str, photos: Path, tmp_path: P
     [
         (("stage9",), "mean", "x.npz", "--features names 'stage9', which is no layer; nearest: 'stage2'"),
         ((), "max", "x.npz", "--pool is 'max'; expected one of mean, cls, cls_mean, none"),
-        ((), "mean", "x.csv", r"ends in '.csv'; expected .npz or .parquet"),
+        ((), "mean", "x.csv", r"ends in '.csv'; expected one of .npz, .parquet"),
         ((), "none", "x.parquet", "need an --out ending in .npz"),
         (
             ("stage1",),
@@ -204,7 +207,7 @@ def test_how_images_are_seen_is_said(weights: str, photos: Path, capsys: pytest.
     _predict(weights, str(photos / "ants" / "1.png"))
     shown = capsys.readouterr().err
     assert "pre-processing: short side to 16 px (bicubic), centre 16x16" in shown
-    assert "(the family's own: the weights came without any)" in shown
+    assert "(a guess, the family's own, as the weights came without any; to change it: preprocess." in shown
 
 
 def test_files_in_a_folder_that_are_no_images_are_named(
@@ -215,10 +218,89 @@ def test_files_in_a_folder_that_are_no_images_are_named(
         (tmp_path / "photos" / name).write_text("no image")
     found = _predict(weights, str(tmp_path / "photos"))
     assert len(found["images"]) == NUM_IMAGES
-    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("skipped")]
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("passed over")]
     folder = tmp_path / "photos"
-    names = f"{folder / 'ants/labels.csv'}, {folder / 'notes.txt'}"
-    assert line == f"skipped, as no images by their endings: {names}"
+    assert line == f"passed over 2 files in {folder}, by their endings no images: ants/labels.csv, notes.txt"
+
+
+def test_every_file_of_a_folder_is_predicted_or_named(
+    weights: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Endings of cameras and browsers, none at all, links, and names that are no UTF-8."""
+    folder, image = tmp_path / "new", Image.open(photos / "bees" / "0.png")
+    folder.mkdir()
+    for name, kind in (("b.JPEG", "JPEG"), ("c.jfif", "JPEG"), ("e.avif", "AVIF"), ("none", "PNG")):
+        image.save(folder / name, kind)
+    (folder / "f.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    (folder / "linked").symlink_to(photos / "ants")
+    (folder / "loop").symlink_to(folder)
+    shutil.copy(photos / "bees" / "0.png", os.fsencode(folder) + b"/p\xe9.png")
+    found, out = _predict(weights, str(folder), out=str(tmp_path / "out.csv")), tmp_path / "out.csv"
+    names = ["b.JPEG", "c.jfif", "e.avif", "f.heic", "linked/1.png", "linked/3.png", "none", "p\\xe9.png"]
+    assert [row["path"] for row in found["images"]] == [str(folder / name) for name in names]
+    assert [row["path"] for row in found["images"] if "error" in row] == [str(folder / "f.heic")]
+    assert (
+        f"passed over 1 file in {folder}, by their endings no images: loop (a link" in capsys.readouterr().err
+    )
+    with out.open(encoding="utf-8") as stream:
+        assert [row["path"] for row in csv.DictReader(stream) if row["rank"] in ("1", "")] == [
+            str(folder / name) for name in names
+        ]
+
+
+def test_what_was_predicted_before_an_error_stays(
+    weights: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rows = tmp_path / "out.jsonl", predict._rows
+
+    def broken(*arguments: Any) -> Any:
+        yield from itertools.islice(rows(*arguments), 3)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predict, "_rows", broken)
+    with pytest.raises(UserError, match=r"out.jsonl' cannot be written: No space left on device; make room"):
+        _predict(weights, str(photos), out=str(out))
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_result_that_cannot_be_written_is_refused_before_anything_is_computed(
+    weights: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "open", lambda *_, **__: pytest.fail("the model was built"))
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(UserError, match=r"x.csv' is a folder; expected the name of a file"):
+        _predict(weights, str(photos), out=str(tmp_path / "x.csv"))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match=r"y.csv' cannot be written: permission denied"):
+        _predict(weights, str(photos), out=str(tmp_path / "y.csv"))
+    with pytest.raises(UserError, match=r"y.npz' cannot be written: permission denied"):
+        _features(weights, photos, tmp_path / "y.npz")
+
+
+def test_features_need_no_labels_and_name_what_cannot_be_read(
+    weights: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(photos / "ants", flat)
+    _features(weights, flat, tmp_path / "out.parquet")
+    assert "features without labels: " in capsys.readouterr().err
+    table = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    assert sorted(table) == ["path", "pre_head", "split"]
+    (flat / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(
+        UserError, match=r"1 images are unreadable, expected at most 0: cannot read .*broken.png"
+    ):
+        _features(weights, flat, tmp_path / "out.npz")
+    skip = ("data.max_unreadable", "1")
+    done = features.run(
+        weights=weights,
+        data=str(flat),
+        out=str(tmp_path / "out.npz"),
+        batch_size=2,
+        overrides=(*OPTIONS["overrides"], skip),
+    )
+    assert done["num_examples"] == 2
+    assert "skipped 1 unreadable images: cannot read" in capsys.readouterr().err
 
 
 def test_texts_are_refused_by_a_model_that_reads_images(weights: str, photos: Path) -> None:

@@ -159,7 +159,7 @@ def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Pa
     run = str(runs / "a")
     with pytest.raises(UserError, match=r"0.png' is one of images, and the model reads texts; give those"):
         predict.run(run_folder=run, inputs=[str(path)])
-    with pytest.raises(UserError, match=r"holds no texts; expected files ending in \.txt"):
+    with pytest.raises(UserError, match=r"holds no texts; it holds '0.png'; expected files ending in \.txt"):
         predict.run(run_folder=run, inputs=[str(path.parent)])
     with pytest.raises(UserError, match="holds examples of kind 'image', and the model reads 'text'"):
         features.run(run_folder=run, data=str(tmp_path / "photos"), out=str(tmp_path / "out.npz"))

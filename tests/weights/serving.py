@@ -47,7 +47,10 @@ def move(server: Server, name: str, to: str, etag: str = "") -> None:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers as the path says: whole, cut, refused; `cuts` are how often it ends in mid-file."""
+    """Answers as the path says: whole, cut, refused; `cuts` are how often it ends in mid-file.
+
+    `length` and `range` are what it says of the bytes it sends, None for the truth; length "" says nothing.
+    """
 
     requests: list[tuple[str, str, str]]
     answers: dict[str, Any]
@@ -71,6 +74,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "cuts": 0,
             "body": CONTENT,
             "headers": {},
+            "length": None,
+            "range": None,
         }
         settings |= self.answers.get(self.path, self.answers["*"])
         body, start = settings["body"], 0
@@ -79,9 +84,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             start = int(range_header.removeprefix("bytes=").removesuffix("-"))
             settings["status"] = 206
         self.send_response(settings["status"])
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
+        if start or settings["range"] is not None:
+            told = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            self.send_header("Content-Range", settings["range"] or told)
+        length = str(len(body) - start) if settings["length"] is None else settings["length"]
+        if length:
+            self.send_header("Content-Length", length)
         self.send_header("Content-Type", settings["type"])
         self.send_header("X-Repo-Commit", COMMIT)
         for name, value in {"ETag": settings["etag"], **settings["headers"]}.items():

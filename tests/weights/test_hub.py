@@ -1,7 +1,9 @@
 """Specs become files: downloads are whole, verified and resumed, and every refusal says what to do."""
 
 import hashlib
+import itertools
 import os
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 
 from jtl.errors import UserError
 from jtl.weights import Config
+from jtl.weights.hub import download as download_module
 from jtl.weights.hub import resolve as hub
 from jtl.weights.hub.download import cache_path, download
+from jtl.weights.recognise import recognise
 from tests.weights import writing
 from tests.weights.serving import CONTENT, CUT_AT, SHA256, Server
 
@@ -111,8 +115,33 @@ def test_damaged_cache_is_named_and_not_used(server: Server, tmp_path: Path) -> 
         ({"status": 410}, "is not there .HTTP 410"),
         ({"status": 401}, "asks for a login .HTTP 401.; download it yourself and give its path"),
         ({"status": 403}, "asks for a login .HTTP 403"),
-        ({"status": 503}, "failed 3 times .*503"),
+        ({"status": 500}, "failed 3 times .*500"),
+        ({"status": 503}, r"is busy \(HTTP 503 Service Unavailable\); repeat the command later"),
+        (
+            {"status": 429, "headers": {"Retry-After": "120"}},
+            r"is busy \(HTTP 429 Too Many Requests, try again after 120 s\)",
+        ),
         ({"type": "text/html", "body": b"<html>log in</html>"}, "is a web page, not a file of weights"),
+        ({"body": b"\n <!DOCTYPE html><p>log in"}, "is a web page, not a file of weights"),
+        ({"body": b"<?xml version='1.0'?><Error/>"}, "is a web page, not a file of weights"),
+        ({"body": b""}, "is empty; check the address"),
+        ({"body": b"", "length": ""}, "is empty; check the address"),
+        ({"status": 204, "body": b""}, "answers HTTP 204 No Content, which is no file"),
+        ({"status": 203}, "answers HTTP 203 .*, which is no file"),
+        ({"length": "many"}, "has Content-Length 'many', which is no number of bytes"),
+        ({"length": "-1"}, "has Content-Length '-1', which is no number of bytes"),
+        ({"headers": {"Content-Encoding": "gzip"}}, "comes compressed .Content-Encoding 'gzip'."),
+        ({"length": ""}, "came without a length, and is cut or no file of weights .*nothing was kept"),
+        ({"status": 206, "range": "bytes 5-9/10"}, "failed 3 times .*'bytes 5-9/10' came; asked for"),
+        (
+            {"status": 302, "headers": {"Location": "ftp://host/x"}, "body": b""},
+            "leads to ftp://, which is not followed",
+        ),
+        (
+            {"status": 302, "headers": {"Location": "file:///etc/hosts"}, "body": b""},
+            "leads to no file .*not allowed",
+        ),
+        ({"status": 302, "headers": {"Location": "/x.bin"}, "body": b""}, "leads to no file .*infinite loop"),
     ],
 )
 def test_refusals_are_one_line_and_keep_nothing(
@@ -123,6 +152,63 @@ def test_refusals_are_one_line_and_keep_nothing(
         download(f"{server.base}/x.bin", tmp_path)
     assert "\n" not in str(caught.value)
     assert_nothing_kept(tmp_path)
+
+
+def test_whole_file_of_weights_without_a_length_is_kept(server: Server, tmp_path: Path) -> None:
+    content = Path(writing.save_safetensors(tmp_path / "x", {"a": np.ones(3, np.float32)})).read_bytes()
+    (tmp_path / "cache").mkdir()
+    server.answers["/x.safetensors"] = {"body": content, "length": ""}
+    assert download(f"{server.base}/x.safetensors", tmp_path / "cache").path.read_bytes() == content
+    server.answers["/cut.safetensors"] = {"body": content[:-1], "length": ""}
+    with pytest.raises(UserError, match="came without a length, and is cut"):
+        download(f"{server.base}/cut.safetensors", tmp_path / "cache")
+    assert not cache_path(f"{server.base}/cut.safetensors", tmp_path / "cache").exists()
+
+
+def test_another_range_than_asked_for_starts_again(server: Server, tmp_path: Path) -> None:
+    server.answers["/cut.bin"] = {"cuts": 3}
+    with pytest.raises(UserError):
+        download(f"{server.base}/cut.bin", tmp_path)
+    server.answers["/cut.bin"] = {"range": f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"}
+    assert download(f"{server.base}/cut.bin", tmp_path).sha256 == SHA256
+    assert [each[2] for each in server.requests][-2:] == [f"bytes={3 * CUT_AT}-", ""]
+
+
+def test_drop_by_drop_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes fast stands for a server that is slow."""
+    seconds = itertools.count(step=1000)
+    monkeypatch.setattr(download_module, "CLOCK", lambda: float(next(seconds)))
+    server.answers["/slow.bin"] = {"body": CONTENT[:1000]}
+    with pytest.raises(UserError, match=r"comes too slowly \(1000 bytes in 1000 s\); repeat the command"):
+        download(f"{server.base}/slow.bin", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/a b.bin", "/ü.bin"])
+def test_addresses_are_quoted(server: Server, tmp_path: Path, path: str) -> None:
+    server.answers[urllib.parse.quote(path)] = {}
+    assert download(server.base + path, tmp_path).sha256 == SHA256
+
+
+@pytest.mark.parametrize("url", ["http://host:port/x", "http://a..b/x", "http:///x"])
+def test_what_is_no_address_is_one_line(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match=r"is no address|cannot be reached"):
+        download(url, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "x.npz"])
+def test_unreadable_download_says_what_to_delete(server: Server, tmp_path: Path, name: str) -> None:
+    server.answers[f"/{name}"] = {"body": b"this is none of it"}
+    with pytest.raises(
+        UserError, match=r"this is the copy of a download: delete '.*' to get it again"
+    ) as caught:
+        recognise(f"{server.base}/{name}", Config(cache_dir=str(tmp_path)))
+    kept = cache_path(f"{server.base}/{name}", tmp_path)
+    assert repr(str(kept)) in str(caught.value)
+    kept.unlink()
+    content = Path(writing.save_npz(tmp_path / "y.npz", {"a": np.ones(1)})).read_bytes()
+    server.answers[f"/{name}"] = {"body": content}
+    with pytest.raises(UserError, match="looks like no model jtl knows"):
+        recognise(f"{server.base}/{name}", Config(cache_dir=str(tmp_path)))
 
 
 def test_without_network_the_error_says_which_file_to_put_where(server: Server, tmp_path: Path) -> None:

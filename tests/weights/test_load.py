@@ -20,7 +20,7 @@ from jtl.weights.head import PREFIX
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
 from jtl.weights.report import LEFT_OUT, LOADED, NEW, RESAMPLED
-from jtl.weights.run_folder import META_NAME, write_run_weights
+from jtl.weights.run_folder import META_NAME, UNSET, open_run, write_run_weights
 from tests.weights import writing
 
 TABLES = [(family, key) for family in FAMILIES for key in FAMILIES[family].origins]
@@ -229,6 +229,7 @@ def save_run(folder: Path, family: str, leaves: dict[str, np.ndarray], config: A
     meta = {
         "family": family,
         "model": asdict(config or MODELS[family].tiny()),
+        UNSET: None,
         "num_outputs": 3,
         "label_names": ["ant", "bee", "cat"],
         "preprocess": asdict(PREPROCESSED[MODELS[family].input]),
@@ -250,6 +251,18 @@ def test_run_folder_comes_back_with_names_and_preprocessing(tmp_path: Path, fami
     by_name = Config(head="map", label_map={"x": "cat"})
     mapped = load_into(str(tmp_path), family, by_name, num_outputs=1, label_names=("x",))
     np.testing.assert_array_equal(mapped.params["head"]["bias"], leaves[HEAD[1]][2:])
+
+
+def test_run_saved_before_false_could_be_chosen_is_what_it_was(tmp_path: Path) -> None:
+    save_run(tmp_path, "vit", writing.leaves_of("vit"))
+    meta = json.loads((tmp_path / META_NAME).read_text())
+    meta["model"] |= {"size": "clip_b32", "has_pre_norm": False, "has_patch_bias": True}
+    (tmp_path / META_NAME).write_text(json.dumps(meta))
+    assert open_run(tmp_path).config_fields["has_pre_norm"] is False
+    del meta[UNSET]
+    (tmp_path / META_NAME).write_text(json.dumps(meta))
+    config = MODELS["vit"].resolve(MODELS["vit"].Config(**open_run(tmp_path).config_fields))
+    assert (config.has_pre_norm, config.has_patch_bias) == (True, False)
 
 
 def test_settings_that_a_runs_size_gives_are_named_by_their_values(tmp_path: Path) -> None:

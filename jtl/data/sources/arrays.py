@@ -2,19 +2,17 @@
 
 import hashlib
 import os
-import zipfile
-import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
-from jtl.data import contract, subset
+from jtl.data import contract, npz, subset
 from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.errors import UserError, nearest
+from jtl.names import as_unicode
 
 SPLITS = ("train", "val", "test")
 # NumPy's kinds of numbers: signed, unsigned, float.
@@ -70,7 +68,7 @@ class Arrays:
 
     def describe(self, index: int) -> str:
         """Name the file and the row."""
-        return f"{self.info.name}[{index}]"
+        return as_unicode(f"{self.info.name}[{index}]")
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
@@ -88,24 +86,12 @@ def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
         raise UserError("data.path is empty, expected an .npz file; set config.data.path")
     if not os.path.isfile(config.path):
         raise UserError(f"data.path {config.path!r} is no file; expected an .npz file")
-    try:
-        # Our own handle: NumPy leaves the file open where it turns out to be damaged.
-        with open(config.path, "rb") as handle:
-            file = np.load(handle, allow_pickle=False)
-            if not isinstance(file, Mapping):
-                raise UserError(
-                    f"{config.path} is a single array, expected an .npz file with images and labels"
-                )
-            keys = _find_keys(list(file), config)
-            pairs = {split: (file[images], file[targets]) for split, (images, targets) in keys.items()}
-            own_names = tuple(map(str, file["label_names"])) if "label_names" in file else None
-    except UserError:
-        raise
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"cannot read {config.path}: {error}; expected a complete .npz file of plain arrays; "
-            "copy or write it again"
-        ) from error
+    found = npz.names(config.path)
+    keys = _find_keys(found, config)
+    wanted = [*dict.fromkeys(name for pair in keys.values() for name in pair)]
+    arrays = npz.read(config.path, [*wanted, *({"label_names"} & set(found))])
+    own_names = tuple(map(str, arrays["label_names"])) if "label_names" in arrays else None
+    pairs = {split: (arrays[images], arrays[targets]) for split, (images, targets) in keys.items()}
     return build(pairs, config, labels, own_names=own_names)
 
 

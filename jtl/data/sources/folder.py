@@ -5,17 +5,18 @@ needs no classes.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from jtl.data import contract, subset
 from jtl.data.contract import NO_LABELS, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
 from jtl.data.labels import Encoded, encode_splits
+from jtl.data.walk import Walked, is_example, passed_note, visible, walk
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
+from jtl.names import as_unicode
 
 ORDER = ("train", "val", "test")
 SPLITS = {
@@ -28,19 +29,6 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-# Files that people and systems leave between images. Any other file counts as an image, and one that is none
-# is reported as unreadable: a photo in a format that cannot be read is never passed over in silence.
-NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".ini", ".db", ".log")
-
-
-class Contents(NamedTuple):
-    """What the files of a folder are: examples of a kind of input, but for those that end in `notes`."""
-
-    kind: Input
-    notes: tuple[str, ...]
-
-
-IMAGES = Contents(INPUTS["image"], NOTES)
 
 
 @dataclass(frozen=True)
@@ -54,64 +42,61 @@ class Config(contract.Config):
     name: str = "image_folder"
 
 
-def open_folder(contents: Contents, config: contract.Config, labels: Labels) -> dict[str, Source]:
+def open_folder(kind: Input, config: contract.Config, labels: Labels) -> dict[str, Source]:
     """Open the splits of a folder.
 
     Raises:
         UserError: the folder is missing, a class is empty, classes differ between splits, or files lie
         outside classes.
     """
-    unit = contents.kind.unit
     if not config.path:
-        raise UserError(f"data.path is empty, expected the folder with your {unit}; set config.data.path")
+        raise UserError(
+            f"data.path is empty, expected the folder with your {kind.unit}; set config.data.path"
+        )
     if not os.path.isdir(config.path):
         raise UserError(
-            f"data.path {config.path!r} is no folder; expected one with a folder of {unit} a class"
+            f"data.path {config.path!r} is no folder; expected one with a folder of {kind.unit} a class"
         )
     if labels.kind == NO_LABELS:
-        return subset.arrange(_unlabelled(contents, config.path), config)
+        return subset.arrange(_unlabelled(kind, config.path), config)
     if labels.kind != "class":
         raise UserError(
-            f"a folder of {unit} gives one class an example, the task wants {labels.kind!r} labels; "
+            f"a folder of {kind.unit} gives one class an example, the task wants {labels.kind!r} labels; "
             "use data.name='table'"
         )
     roots = _split_roots(config.path, _has_folders, needs_train=labels.names is None)
-    classes = {split: _classes(root, contents) for split, root in roots.items()}
+    classes = {split: _classes(root, kind, is_alone=len(roots) == 1) for split, root in roots.items()}
     if labels.names is None:
         _check_classes(roots, classes)
-    cells = {split: [name for name, paths in each.items() for _ in paths] for split, each in classes.items()}
-    paths = {split: [path for each in found.values() for path in each] for split, found in classes.items()}
-    own_names = tuple(sorted({name for each in classes.values() for name in each}))
+    found = {split: _joined(each) for split, each in classes.items()}
+    cells = {
+        split: [as_unicode(name) for name, each in classes[split].items() for _ in each.files]
+        for split in classes
+    }
+    own_names = tuple(sorted({name for each in cells.values() for name in each}))
     encoded = encode_splits(
         cells,
         labels,
-        where=lambda split, row: os.path.join(roots[split], paths[split][row]),
+        where=lambda split, row: os.path.join(roots[split], found[split].files[row]),
         own_names=own_names,
         asked=config.labels_are,
     )
-    splits = {split: _source(root, paths[split], encoded[split], contents) for split, root in roots.items()}
-    return subset.arrange(splits, config)
+    passed = {split: [*_stray(root), *found[split].passed] for split, root in roots.items()}
+    return subset.arrange(_sources(config.path, kind, roots, found, passed, encoded), config)
 
 
-KIND = SourceKind(Config, partial(open_folder, IMAGES), IMAGES.kind.holds)
+KIND = SourceKind(Config, partial(open_folder, INPUTS["image"]), INPUTS["image"].holds)
 
 
-def _unlabelled(contents: Contents, path: str) -> dict[str, Source]:
+def _unlabelled(kind: Input, path: str) -> dict[str, Source]:
     """Open the files of every split, however they lie."""
     roots = _split_roots(path, os.path.isdir, needs_train=True)
-    unit = contents.kind.unit
-    splits: dict[str, Source] = {}
+    found = {split: walk(root, kind) for split, root in roots.items()}
     for split, root in roots.items():
-        paths = list(_files(root, "", set(), contents.notes))
-        if not paths:
-            raise UserError(f"folder {root!r} holds no {unit}")
-        splits[split] = _source(root, paths, Encoded(None, ()), contents)
-    return splits
-
-
-def _source(root: str, paths: list[str], encoded: Encoded, contents: Contents) -> Source:
-    info = Info(root, encoded.names, contents.kind.holds, reading=encoded.reading)
-    return Files(info, root, tuple(paths), encoded.values)
+        if not found[split].files:
+            raise UserError(f"folder {root!r} holds no {kind.unit}")
+    passed = {split: each.passed for split, each in found.items()}
+    return _sources(path, kind, roots, found, passed, dict.fromkeys(roots, Encoded(None, ())))
 
 
 def _split_roots(path: str, is_root: Callable[[str], bool], *, needs_train: bool) -> dict[str, str]:
@@ -120,7 +105,7 @@ def _split_roots(path: str, is_root: Callable[[str], bool], *, needs_train: bool
     A folder named like a split is one only if `is_root`: with classes, if it holds folders, for "train" may
     also be a class of vehicles.
     """
-    folders = {name for name in _visible(path) if is_root(os.path.join(path, name))}
+    folders = {name for name in visible(path) if is_root(os.path.join(path, name))}
     named = sorted(name for name in folders if name.lower() in SPLITS)
     roots: dict[str, str] = {}
     for name in named:
@@ -141,48 +126,82 @@ def _split_roots(path: str, is_root: Callable[[str], bool], *, needs_train: bool
     return {split: roots[split] for split in ORDER if split in roots}
 
 
-def _classes(root: str, contents: Contents) -> dict[str, list[str]]:
-    """Return the files, relative to `root`, of every class folder, both sorted by name."""
-    entries, unit, suffixes = _visible(root), contents.kind.unit, contents.kind.suffixes
-    if stray := [
+def _classes(root: str, kind: Input, *, is_alone: bool) -> dict[str, Walked]:
+    """Return what lies below every class folder, both sorted by name; paths are relative to `root`.
+
+    Raises:
+        UserError: examples lie beside the classes, or there are none of a class.
+    """
+    entries = visible(root)
+    stray = [
         name
         for name in entries
-        if name.lower().endswith(suffixes) and os.path.isfile(os.path.join(root, name))
-    ]:
+        if not os.path.isdir(os.path.join(root, name)) and is_example(os.path.join(root, name), kind)
+    ]
+    if stray:
         raise UserError(
-            f"{root} holds {len(stray)} {unit} outside a class folder ({stray[0]!r}, …); "
+            f"{root} holds {len(stray)} {kind.unit} outside a class folder ({as_unicode(stray[0])!r}, …); "
             "put each in the folder of its class"
         )
     classes = {
-        name: list(_files(os.path.join(root, name), name, set(), contents.notes))
+        name: _below(walk(os.path.join(root, name), kind), name)
         for name in entries
         if os.path.isdir(os.path.join(root, name))
     }
     if not classes:
-        raise UserError(f"{root} holds no class folders; expected one folder of {unit} a class")
-    for name, paths in classes.items():
-        if not paths:
+        raise UserError(f"{root} holds no class folders; expected one folder of {kind.unit} a class")
+    for name, found in classes.items():
+        if not found.files:
+            cure = "remove the folder" if is_alone else "remove the class from every split"
             raise UserError(
-                f"class folder {os.path.join(root, name)} is empty; add {unit} or remove the folder"
+                f"class folder {as_unicode(os.path.join(root, name))} is empty; add {kind.unit} or {cure}"
             )
     return classes
 
 
-def _files(folder: str, relative: str, seen: set[str], notes: tuple[str, ...]) -> Iterator[str]:
-    """Yield the examples under a folder, through links but never twice through the same folder."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    for name in _visible(folder):
-        path = os.path.join(folder, name)
-        if os.path.isdir(path):
-            yield from _files(path, os.path.join(relative, name), seen, notes)
-        elif not name.lower().endswith(notes):
-            yield os.path.join(relative, name)
+def _below(found: Walked, folder: str) -> Walked:
+    return Walked(*([os.path.join(folder, each) for each in paths] for paths in found))
 
 
-def _check_classes(roots: dict[str, str], classes: dict[str, dict[str, list[str]]]) -> None:
+def _joined(classes: dict[str, Walked]) -> Walked:
+    """Return what lies below all classes of a split."""
+    return Walked(
+        [path for each in classes.values() for path in each.files],
+        [path for each in classes.values() for path in each.passed],
+    )
+
+
+def _stray(root: str) -> list[str]:
+    """Return the files beside the folders of a folder."""
+    return [name for name in visible(root) if not os.path.isdir(os.path.join(root, name))]
+
+
+def _sources(
+    path: str,
+    kind: Input,
+    roots: dict[str, str],
+    found: dict[str, Walked],
+    passed: dict[str, list[str]],
+    encoded: dict[str, Encoded],
+) -> dict[str, Source]:
+    """Return the source of every split; the notes of each say what of the whole folder is passed over."""
+    beside = [] if path in roots.values() else _stray(path)
+    names = [
+        os.path.relpath(os.path.join(roots[split], each), path) for split in roots for each in passed[split]
+    ]
+    notes = passed_note(path, [*beside, *names], kind)
+    return {
+        split: Files(
+            Info(as_unicode(root), encoded[split].names, kind.holds, notes, encoded[split].reading),
+            root,
+            tuple(found[split].files),
+            encoded[split].values,
+        )
+        for split, root in roots.items()
+    }
+
+
+def _check_classes(roots: dict[str, str], classes: dict[str, dict[str, Walked]]) -> None:
     """Raise unless training has two classes or more, and every other split the same ones."""
     train = classes["train"].keys()
     for split, root in roots.items():
@@ -202,11 +221,7 @@ def _check_classes(roots: dict[str, str], classes: dict[str, dict[str, list[str]
         )
 
 
-def _visible(folder: str) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if not name.startswith((".", "__MACOSX")))
-
-
 def _has_folders(folder: str) -> bool:
     return os.path.isdir(folder) and any(
-        os.path.isdir(os.path.join(folder, name)) for name in _visible(folder)
+        os.path.isdir(os.path.join(folder, name)) for name in visible(folder)
     )

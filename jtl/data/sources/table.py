@@ -1,49 +1,44 @@
-"""Source `table`: rows of `path,label[,split]` or `text[,text_pair],label[,split]`, in one file or a few."""
+"""Source `table`: rows of `path,label[,split]` or `text[,text_pair],label[,split]`, in one file or a few.
+
+In a Parquet file the column of images may hold the files' bytes themselves.
+"""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from jtl.data import contract, subset, tables
+from jtl.data import columns, contract, paths, subset, tables
+from jtl.data.classes import few
+from jtl.data.columns import EXPECTED, Chosen
 from jtl.data.contract import IMAGE, NO_LABELS, TEXT, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
-from jtl.data.labels import SEPARATOR, Encoded, encode_splits
+from jtl.data.joined import joined
+from jtl.data.labels import Encoded, encode_splits
+from jtl.data.parquet import MAX_CACHED_BYTES, Cache, StoredImages, group_ends, stored_bytes
+from jtl.data.shards import tables_in
 from jtl.data.sources.folder import ORDER, SPLITS
 from jtl.data.tables import Table
 from jtl.data.texts import Texts
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 
-PATH_COLUMNS = ("path", "file", "image", "filename")
-TEXT_PAIRS = {
-    "text": "text_pair",
-    "text_a": "text_b",
-    "text1": "text2",
-    "sentence1": "sentence2",
-    "premise": "hypothesis",
-    "question1": "question2",
-}
-TEXT_COLUMNS = (*TEXT_PAIRS, "sentence", "review", "content", "comment", "body", "document", "tweet")
-LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "score")
-SPLIT_COLUMN = "split"
-POSITIONAL = ("path", "label", "split")
-SHOWN_CHARS = 40
-EXPECTED = f"one of {', '.join(PATH_COLUMNS)} for images, or of {', '.join(TEXT_COLUMNS)} for texts"
+STORED = "stored"
 
 
 @dataclass(frozen=True)
 class Config(contract.Config):
     """`path` is the table (.csv, .tsv, .parquet, .jsonl), or a folder of one, or of one a split: train.tsv, …
 
-    Of its columns one names image files, relative to the table's folder, or holds texts (`text_column`, with
-    `text_pair_column` for the second of a pair); one holds labels, and one, if there are splits in one file,
-    says train, val or test. "" finds a column by its customary name: path, file, image or filename; text,
-    sentence, review, content and others; label, class, category and others; split. Several columns
-    "label_x", "label_y" make one row of numbers, as does `label_column` "x;y". Other columns are left alone.
-    `columns` ("text,label") names those of a file without a header; without it such a file's are path, label
-    and split. Classes are names or indices from 0, "a;b" for several.
+    A split may be in shards (train-00000-of-00002.parquet), and metadata.csv lie beside the images. Of the
+    columns one names image files, relative to the table's folder (`path_column`), or holds their bytes
+    (Parquet), or texts (`text_column`, with `text_pair_column` for the second of a pair); one holds labels
+    (`label_column`), and one, if there are splits in one file, says train, val or test. "" finds a column by
+    its customary name: path, file_name, image and others; text, sentence, review and others; label, class,
+    category and others; split. `label_column` "x;y" makes one row of numbers of several columns, or several
+    classes. Other columns are left alone. `columns` ("text,label") names those of a file without a header;
+    without it such a file's are path, label and split. Several classes are written "a;b".
     """
 
     name: str = "table"
@@ -63,21 +58,13 @@ class Config(contract.Config):
 
 
 class _Rows(NamedTuple):
-    """The rows of one split: contents are paths or texts; `places` are their rows in the table."""
+    """The rows of one split in one table: `places` are theirs in the table; contents are paths or texts."""
 
     table: Table
+    chosen: Chosen
     places: np.ndarray
     contents: tuple[str | tuple[str, str], ...]
     cells: list[str]
-
-
-class _Chosen(NamedTuple):
-    """What is read of a table: places of the columns, in the order of their use; `split` None: none."""
-
-    holds: str
-    contents: tuple[int, ...]
-    labels: tuple[int, ...]
-    split: int | None
 
 
 def open_table(config: Config, labels: Labels) -> dict[str, Source]:
@@ -87,68 +74,47 @@ def open_table(config: Config, labels: Labels) -> dict[str, Source]:
         UserError: a file is missing or malformed, lacks a column, names an image that is not there, or holds
             a bad label.
     """
-    found = {split: tables.read(path, _names(config)) for split, path in _files(config.path).items()}
-    for table in found.values():
+    names = columns.known_names(config)
+    found = [(split, tables.read(path, names)) for split, files in _files(config).items() for path in files]
+    for _, table in found:
         _check_header(table)
-    chosen = {split: _choose(table, config, labels) for split, table in found.items()}
-    holds = sorted({each.holds for each in chosen.values()})
-    if len(holds) > 1:
+    chosen = [columns.choose(table, config, labels) for _, table in found]
+    if len({each.holds for each in chosen}) > 1:
         raise UserError(
             f"the tables of {config.path} differ: some name images, others hold texts; expected one kind"
         )
-    rows: dict[str, _Rows] = {}
-    for split, table in found.items():
+    rows: dict[str, list[_Rows]] = {}
+    own_names: tuple[str, ...] | None = None
+    for (split, table), choice in zip(found, chosen, strict=True):
         if not table.num_rows:
             raise UserError(f"{table.path} has no rows; expected one an example")
-        rows |= _rows_by_split(table, chosen[split], split)
+        cells, named = columns.label_cells(table, choice, labels)
+        own_names = own_names or named
+        for name, each in _rows_by_split(table, choice, cells, split).items():
+            rows.setdefault(name, []).append(each)
     if "train" not in rows and labels.names is None and labels.kind != NO_LABELS:
         raise UserError(f"{config.path} has rows for {', '.join(rows)} but none for train; add some")
-    encoded = encode_splits(
-        {split: each.cells for split, each in rows.items()},
-        labels,
-        where=lambda split, row: rows[split].table.where(int(rows[split].places[row])),
-        asked=config.labels_are,
+    encoded = _encoded(rows, config, labels, own_names)
+    notes = dict.fromkeys(
+        columns.note(table, choice) for (_, table), choice in zip(found, chosen, strict=True)
     )
-    notes = tuple(dict.fromkeys(_note(found[split], chosen[split]) for split in found))
-    make = SOURCES[holds[0]]
-    splits = {split: make(split, rows[split], encoded[split], notes) for split in ORDER if split in rows}
+    said = tuple(dict.fromkeys((*(note for _, table in found for note in table.notes), *notes)))
+    splits = {split: _source(split, rows[split], encoded[split], said) for split in ORDER if split in rows}
     return subset.arrange(splits, config)
 
 
 KIND = SourceKind(Config, open_table)
 
 
-def tables_in(folder: str) -> dict[str, str]:
-    """Return the tables that a folder holds by split; one alone, whatever its name, is "" (not split).
-
-    Raises:
-        UserError: there are two of a split.
-    """
-    paths = {
-        name: os.path.splitext(name)[0].lower()
-        for name in sorted(os.listdir(folder))
-        if os.path.splitext(name)[1].lower() in tables.READERS and not name.startswith(".")
-    }
-    named: dict[str, str] = {}
-    for name, stem in paths.items():
-        if stem in SPLITS:
-            if SPLITS[stem] in named:
-                other = os.path.basename(named[SPLITS[stem]])
-                raise UserError(f"{folder} holds {other!r} and {name!r}, keep one")
-            named[SPLITS[stem]] = os.path.join(folder, name)
-    if not named and len(paths) == 1:
-        return {"": os.path.join(folder, *paths)}
-    return named
-
-
-def _files(path: str) -> dict[str, str]:
+def _files(config: Config) -> dict[str, tuple[str, ...]]:
     """Return the table files by split; "": the file's own column says it."""
+    path = config.path
     if os.path.isfile(path):
-        return {"": path}
+        return {"": (path,)}
     suffixes = ", ".join(tables.READERS)
     if not os.path.isdir(path):
         raise UserError(f"data.path {path!r} is no file; expected a table ({suffixes}) or a folder of them")
-    found = tables_in(path)
+    found = tables_in(path, needs_labels=not config.label_column)
     if not found:
         raise UserError(
             f"data.path {path!r} holds no table for a split; expected one ({suffixes}), or one named train, "
@@ -157,125 +123,38 @@ def _files(path: str) -> dict[str, str]:
     return found
 
 
-def _names(config: Config) -> tables.Names:
-    given = tuple(each.strip().lower() for each in config.columns.split(",")) if config.columns else ()
-    own = (config.path_column, config.text_column, config.text_pair_column, config.label_column)
-    known = {*PATH_COLUMNS, *TEXT_COLUMNS, *(each.strip().lower() for each in own if each)}
-    return tables.Names(frozenset(known), given, POSITIONAL)
-
-
 def _check_header(table: Table) -> None:
-    """Raise UserError where the names of a file without a header cannot be those of images."""
+    """Raise UserError where the first row of a file without a known header names no image either."""
     root = os.path.dirname(table.path) or "."
-    if not table.is_named and not any(os.path.isfile(os.path.join(root, each)) for each in table.columns[0]):
-        first = [column[0] for column in table.columns]
+    if table.is_named or not table.num_rows:
+        return
+    first = [table.values(place)[0] for place in range(len(table.header))]
+    if not paths.is_there(root, first[0]):
         raise UserError(
-            f"{table.path} begins with {_shown(first)}, which neither names known columns nor an image in "
-            f"{root}; expected {EXPECTED}; set config.data.text_column=NAME, or where there is no header "
-            f"config.data.columns=text,label"
+            f"{table.path} begins with {few(first, columns.SHOWN_COLUMNS)}, which neither names known "
+            f"columns nor an image in {root}; expected {EXPECTED}; set config.data.path_column=NAME or "
+            f"config.data.text_column=NAME, or where there is no header config.data.columns=text,label"
         )
 
 
-def _choose(table: Table, config: Config, labels: Labels) -> _Chosen:
-    """Return which columns are read."""
-    paths = _column(table, "path_column", config.path_column, PATH_COLUMNS)
-    texts = _column(table, "text_column", config.text_column, TEXT_COLUMNS)
-    if config.path_column or config.text_column:
-        paths, texts = (paths, None) if config.path_column else (None, texts)
-    if (paths is None) == (texts is None):
-        raise _no_contents(table, both=paths is not None)
-    contents = tuple(place for place in (paths, texts) if place is not None)
-    if texts is not None:
-        customary = TEXT_PAIRS.get(table.header[texts].strip().lower(), "")
-        pair = _column(
-            table, "text_pair_column", config.text_pair_column, (customary,) if not config.text_column else ()
-        )
-        contents += () if pair is None else (pair,)
-    split = _column(table, "split_column", config.split_column, (SPLIT_COLUMN,))
-    chosen = _Chosen(IMAGE if paths is not None else TEXT, contents, (), split)
-    return chosen if labels.kind == NO_LABELS else chosen._replace(labels=_labels(table, config, labels))
-
-
-def _column(table: Table, setting: str, given: str, customary: Sequence[str]) -> int | None:
-    """Return the place of a column: the given one, or the first customary one that there is.
-
-    Raises:
-        UserError: the given one is not there.
-    """
-    found = tables.places(table.header, (given.strip().lower(),) if given else customary)
-    if given and not found:
-        raise UserError(
-            f"data.{setting} is {given!r}, and {table.path} has the columns {_shown(table.header)}"
-        )
-    return next(iter(found.values()), None)
-
-
-def _labels(table: Table, config: Config, labels: Labels) -> tuple[int, ...]:
-    """Return the places of the labels' columns.
-
-    Of "label" and its like, one class is in the first; numbers, or several classes, in all "label_…".
-    """
-    if config.label_column:
-        wanted = [each.strip().lower() for each in config.label_column.split(SEPARATOR)]
-        found = tables.places(table.header, wanted)
-        if len(found) < len(wanted):
-            raise UserError(
-                f"data.label_column is {config.label_column!r}, and {table.path} has the columns "
-                f"{_shown(table.header)}"
-            )
-        return tuple(found.values())
-    customary = tables.places(table.header, LABEL_COLUMNS)
-    if LABEL_COLUMNS[0] in customary and labels.kind == "class":
-        return (customary[LABEL_COLUMNS[0]],)
-    several = [
-        place for place, name in enumerate(table.header) if name.strip().lower().split("_")[0] == "label"
-    ]
-    if not several and not customary:
-        raise UserError(
-            f"{table.path} has the columns {_shown(table.header)}; expected one of "
-            f"{', '.join(LABEL_COLUMNS)}; set config.data.label_column=NAME"
-        )
-    return tuple(several) or (next(iter(customary.values())),)
-
-
-def _no_contents(table: Table, *, both: bool) -> UserError:
-    """Return the error of a table that has neither images nor texts, or both."""
-    if both:
-        return UserError(
-            f"{table.path} has the columns {_shown(table.header)}; expected {EXPECTED}, and not both; set "
-            f"config.data.path_column or config.data.text_column"
-        )
-    return UserError(
-        f"{table.path} has the columns {_shown(table.header)}; expected {EXPECTED}; set "
-        f"config.data.text_column=NAME"
-    )
-
-
-def _shown(names: Sequence[str]) -> str:
-    lines = (" ".join(name.split()) for name in names)
-    return ", ".join(name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}…" for name in lines)
-
-
-def _rows_by_split(table: Table, chosen: _Chosen, split: str) -> dict[str, _Rows]:
+def _rows_by_split(table: Table, chosen: Chosen, cells: list[str], split: str) -> dict[str, _Rows]:
     """Return the rows of every split that the table has; all are of `split` unless it is ""."""
-    columns = [table.columns[place] for place in chosen.contents]
-    contents = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-    cells = [
-        SEPARATOR.join(cell.strip() for cell in row)
-        for row in zip(*(table.columns[place] for place in chosen.labels), strict=True)
-    ]
+    contents = _contents(table, chosen)
     names = [split or "train"] * table.num_rows
     if not split and chosen.split is not None:
-        names = table.columns[chosen.split]
+        names = table.cells(chosen.split)
     places: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         found = SPLITS.get(name.strip().lower())
         if found is None:
-            raise UserError(f"{table.where(row)}: split {name!r} is unknown; expected {', '.join(SPLITS)}")
+            raise UserError(
+                f"{table.where(row)}: split {shown(name)} is unknown; expected {', '.join(SPLITS)}"
+            )
         places.setdefault(found, []).append(row)
     return {
         name: _Rows(
             table,
+            chosen,
             np.asarray(rows),
             tuple(contents[row] for row in rows),
             [cells[row] for row in rows] if cells else [""] * len(rows),
@@ -284,42 +163,95 @@ def _rows_by_split(table: Table, chosen: _Chosen, split: str) -> dict[str, _Rows
     }
 
 
-def _note(table: Table, chosen: _Chosen) -> str:
-    """Say for people which columns are read as texts and labels."""
-    contents, labels = (
-        " and ".join(repr(table.header[place]) for place in places)
-        for places in (chosen.contents, chosen.labels)
+def _contents(table: Table, chosen: Chosen) -> list[str | tuple[str, str]]:
+    if chosen.is_stored:
+        return [""] * table.num_rows
+    texts = [table.cells(place) for place in chosen.contents]
+    return list(texts[0] if len(texts) == 1 else zip(*texts, strict=True))
+
+
+def _encoded(
+    rows: dict[str, list[_Rows]], config: Config, labels: Labels, own_names: tuple[str, ...] | None
+) -> dict[str, Encoded]:
+    """Return the labels of every split, of all its tables one behind the other."""
+    ends = {split: np.cumsum([len(each.cells) for each in parts]) for split, parts in rows.items()}
+
+    def where(split: str, row: int) -> str:
+        number = int(np.searchsorted(ends[split], row, side="right"))
+        part = rows[split][number]
+        return part.table.where(int(part.places[row - (int(ends[split][number - 1]) if number else 0)]))
+
+    first = next(iter(rows.values()))[0]
+    declared = first.table.class_names.get(first.chosen.labels[0]) if len(first.chosen.labels) == 1 else None
+    are_numbers = declared is not None and labels.kind in ("class", "multilabel")
+    return encode_splits(
+        {split: [cell for each in parts for cell in each.cells] for split, parts in rows.items()},
+        labels,
+        where=where,
+        own_names=declared if are_numbers else own_names,
+        are_places=are_numbers,
+        asked=config.labels_are,
     )
-    return f"{chosen.holds} of column {contents}, " + (f"labels of {labels}" if labels else "no labels")
 
 
-def _images(split: str, rows: _Rows, encoded: Encoded, notes: tuple[str, ...]) -> Source:
+def _source(split: str, parts: list[_Rows], encoded: Encoded, notes: tuple[str, ...]) -> Source:
+    """Make the source of a split, whose tables' labels are one behind the other in `encoded`."""
+    sources: list[Source] = []
+    said: list[str] = []
+    cache, end = Cache(), 0
+    for part in parts:
+        start, end = end, end + len(part.cells)
+        values = None if encoded.values is None else encoded.values[start:end]
+        info = Info(f"{part.table.path}:{split}", encoded.names, part.chosen.holds, reading=encoded.reading)
+        make = SOURCES[STORED if part.chosen.is_stored else part.chosen.holds]
+        source, found = make(info, part, values, cache)
+        sources.append(source)
+        said += found
+    return joined(
+        sources, sources[0].info._replace(notes=tuple(dict.fromkeys((*notes, *encoded.notes, *said))))
+    )
+
+
+def _images(info: Info, rows: _Rows, values: np.ndarray | None, cache: Cache) -> tuple[Source, list[str]]:
     """Make the source of image files.
 
     Raises:
         UserError: one is not there.
     """
+    del cache
     table = rows.table
     root = os.path.dirname(table.path) or "."
-    paths = tuple(str(each) for each in rows.contents)
-    missing = [row for row, each in enumerate(paths) if not os.path.isfile(os.path.join(root, each))]
-    if missing:
+    found = paths.find(root, [str(each) for each in rows.contents])
+    if found.missing:
+        row = found.missing[0]
         raise UserError(
-            f"{table.where(int(rows.places[missing[0]]))}: image {paths[missing[0]]!r} is not in {root} "
-            f"({len(missing)} of {len(paths)} are missing); paths are relative to the table's folder"
+            f"{table.where(int(rows.places[row]))}: image {shown(rows.contents[row])} is not in {root} "
+            f"({len(found.missing)} of {len(rows.contents)} are missing); paths are relative to the table's "
+            f"folder"
         )
-    info = Info(
-        f"{table.path}:{split}", encoded.names, IMAGE, (*notes, *encoded.notes), reading=encoded.reading
+    return Files(info, root, found.paths, values), found.notes
+
+
+def _stored(info: Info, rows: _Rows, values: np.ndarray | None, cache: Cache) -> tuple[Source, list[str]]:
+    """Make the source of images whose bytes are a column of the table."""
+    path, column = rows.table.path, rows.table.header[rows.chosen.contents[0]]
+    size = stored_bytes(path, column)
+    notes = (
+        []
+        if size <= MAX_CACHED_BYTES
+        else [
+            f"{path}: images of {size / 1e9:.1f} GB are read again and again, {MAX_CACHED_BYTES / 1e9:.1f} "
+            f"GB of them kept in memory; files in a folder are read faster"
+        ]
     )
-    return Files(info, root, paths, encoded.values)
+    return StoredImages(info, path, column, rows.places, values, group_ends(path), cache), notes
 
 
-def _texts(split: str, rows: _Rows, encoded: Encoded, notes: tuple[str, ...]) -> Source:
+def _texts(info: Info, rows: _Rows, values: np.ndarray | None, cache: Cache) -> tuple[Source, list[str]]:
+    del cache
     table = rows.table
-    info = Info(
-        f"{table.path}:{split}", encoded.names, TEXT, (*notes, *encoded.notes), reading=encoded.reading
-    )
-    return Texts(info, rows.contents, encoded.values, table.path, rows.places + table.first_row)
+    return Texts(info, rows.contents, values, table.path, rows.places + table.first_row), []
 
 
-SOURCES: dict[str, Callable[[str, _Rows, Encoded, tuple[str, ...]], Source]] = {IMAGE: _images, TEXT: _texts}
+Made = Callable[[Info, _Rows, np.ndarray | None, Cache], tuple[Source, list[str]]]
+SOURCES: dict[str, Made] = {IMAGE: _images, TEXT: _texts, STORED: _stored}

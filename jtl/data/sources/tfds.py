@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from jtl.data import contract, subset
+from jtl.data import contract, label_cache, subset
 from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.data.sources.folder import SPLITS
 from jtl.errors import UserError, nearest
 from jtl.files import expanded
 from jtl.inputs import Unreadable
+from jtl.names import as_unicode
 
 INFO_FILE = "dataset_info.json"
 
@@ -69,7 +70,7 @@ class Records:
 
     def describe(self, index: int) -> str:
         """Name the folder, the split and the record."""
-        return f"{self.info.name}[{index}]"
+        return as_unicode(f"{self.info.name}[{index}]")
 
     def fingerprint(self, index: int, raw: Any = None) -> bytes:
         """Return a digest of the stored bytes."""
@@ -101,13 +102,7 @@ def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
     records = {
         split: _records(builder, found[split], folder) for split in ("train", "val", "test") if split in found
     }
-    cells = {
-        split: [
-            _cell(each, row, config.label_key, f"record {row} of {found[split]} in {folder}")
-            for row in range(len(each))
-        ]
-        for split, each in records.items()
-    }
+    cells = {split: _cells(folder, found[split], config.label_key, each) for split, each in records.items()}
     own_names = _class_names(builder.info.features[config.label_key]) if labels.kind != "regression" else None
     encoded = encode_splits(
         cells,
@@ -219,6 +214,18 @@ def _features(record: bytes) -> Any:
 
     messages: Any = tf_example_pb2  # its classes are made at run time
     return messages.Example.FromString(record).features.feature
+
+
+def _cells(folder: str, split: str, key: str, records: Any) -> list[str]:
+    """Return the labels of all records of a split; a record is read whole for its label, but once only."""
+    return label_cache.kept(
+        folder,
+        (split, key),
+        len(records),
+        lambda: [
+            _cell(records, row, key, f"record {row} of {split} in {folder}") for row in range(len(records))
+        ],
+    )
 
 
 def _cell(records: Any, row: int, key: str, where: str) -> str:

@@ -73,6 +73,7 @@ def run(
     with owner.owned(folder, live.log), signals.listening() as stop:
         plan = plans.make(configs.read(config, overrides), folder, variants, seeds, folds, column)
         plans.check(plan)
+        plans.rehearse(plan)
         for each in plan.variants:
             changed = ", ".join(f"{name}={value}" for name, value in each.overrides)
             live.log(f"variant {each.label}: {changed}")

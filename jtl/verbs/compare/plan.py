@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jtl import owner
 from jtl.errors import UserError
-from jtl.training import build, config
+from jtl.training import build, config, rehearsal
 from jtl.training.config import Config
 from jtl.verbs.compare import tables as comparison
 from jtl.verbs.compare import variants
@@ -72,6 +72,32 @@ def check(plan: Plan) -> None:
                 f"run folder {str(folder)!r} was made by other settings ({'; '.join(changed[:4])}); give "
                 f"another --out, or the variant {label!r} another label"
             )
+
+
+def rehearse(plan: Plan) -> None:
+    """Build every variant that has not begun once, so that none is found impossible after others trained.
+
+    Raises:
+        UserError: one cannot be; it is named.
+    """
+    number = plan.numbers[0]
+    waiting = {
+        label: own
+        for (each, label), own in plan.settings.items()
+        if each == number and not folder_of(plan, number, label).exists()
+    }
+    if not waiting:
+        return
+    # The data is the same for all.
+    first = next(iter(waiting.values()))
+    splits = build.open_splits(first)
+    about = next(iter(splits.values())).info
+    target = build.open_target(first, about.label_names, about.reading)
+    for label, own in waiting.items():
+        try:
+            rehearsal.check(own, splits, target)
+        except UserError as error:
+            raise UserError(f"variant {label!r} cannot be: {error}") from error
 
 
 def folder_of(plan: Plan, number: int, label: str) -> Path:

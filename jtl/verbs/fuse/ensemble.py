@@ -86,11 +86,14 @@ def _measured(
     first = judges[0]
     task = first.predictor.task
     assert task is not None, "members have a task"
-    kept: list[np.ndarray] = []
+    kept: list[Any] = []
 
     def eval_step(values: Any, batch: Any) -> Sums:
         sums, predictions = ensemble_step(values, batch)
-        kept.append(np.asarray(predictions))
+        kept.append(predictions)
+        # Those of the newest batches are being computed still.
+        if len(kept) > evaluate.MAX_PENDING:
+            kept[-evaluate.MAX_PENDING - 1] = np.asarray(kept[-evaluate.MAX_PENDING - 1])
         return sums
 
     num_examples = len(first.splits[split])
@@ -103,4 +106,4 @@ def _measured(
         num_examples=num_examples,
     )
     # Only the last batch is padded, behind its examples.
-    return Found(summary, np.concatenate(kept)[:num_examples])
+    return Found(summary, np.concatenate([np.asarray(each) for each in kept])[:num_examples])

@@ -12,13 +12,14 @@ import numpy as np
 from jtl import predictor, tree
 from jtl.data import Source, preflight
 from jtl.data.files import unlabelled
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.metrics import Summary
 from jtl.models import MODELS
 from jtl.predictor import Predictor
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import build, config, evaluate, sharding
 from jtl.training.config import Config
+from jtl.training.step import Batch
 from jtl.verbs.fuse import fusion
 from jtl.weights.contract import TensorFile
 from jtl.weights.open import open_path
@@ -127,11 +128,11 @@ def check_alike(members: Sequence[Member], *, is_one_model: bool) -> None:
         for fact in [*expected, *(name for name in found if name not in expected)]:
             ours, theirs = expected.get(fact, NOTHING), found.get(fact, NOTHING)
             if ours != theirs:
-                needed = "one model and the same classes" if is_one_model else "the same classes"
+                needed = "one model and the same classes" if is_one_model else "the same input and classes"
                 other_way = "; --method ensemble takes different models" if is_one_model else ""
                 raise UserError(
-                    f"run {other.folder!r} has {fact} {theirs!r}, run {first.folder!r} {ours!r}; expected "
-                    f"runs of {needed} in the same order: leave one out{other_way}"
+                    f"run {other.folder!r} has {fact} {shown(theirs)}, run {first.folder!r} {shown(ours)}; "
+                    f"expected runs of {needed} in the same order: leave one out{other_way}"
                 )
 
 
@@ -180,7 +181,8 @@ def make_judge(
     if statistics_of:
         source = unlabelled((statistics_of,), model.input, statistics_of)
         checked = preflight.inspect({MOMENTS: source}, model.settings.data, model.input)
-        say(*checked.lines)
+        model, lines = predictor.fitted(model, checked.facts)
+        say(*checked.lines, *lines)
         sources |= checked.splits
     if beside is not None:
         model = model._replace(mesh=beside.predictor.mesh)
@@ -188,7 +190,10 @@ def make_judge(
         member=member,
         predictor=model._replace(values={}),
         splits=splits,
-        batches={name: predictor.batches(model, source, batch_size) for name, source in sources.items()},
+        batches={
+            name: predictor.batches(model, source, batch_size, is_read_again=True)
+            for name, source in sources.items()
+        },
         eval_step=predictor.make_eval_step(model),
         moments_step=_moments_step(model),
         moments_source=MOMENTS if statistics_of else TRAINING,
@@ -241,10 +246,13 @@ def statistics(judge: Judge, candidate: Variables) -> tree.Tree:
     the batches' moments are pooled exactly, by their numbers of examples: no momentum, no padding counts.
     """
     values = predictor.placed(candidate, judge.predictor.mesh)
-    pooled: fusion.Moments | None = None
-    for batch in judge.batches[judge.moments_source]:
+
+    def begin(batch: Batch) -> Any:
         on_device = sharding.put_batch(evaluate.fields_of(batch), judge.predictor.mesh)
-        measured = judge.moments_step(values, on_device)
+        return judge.moments_step(values, on_device)
+
+    pooled: fusion.Moments | None = None
+    for batch, measured in evaluate.ahead(begin, judge.batches[judge.moments_source]):
         found = fusion.moments(int(batch["mask"].sum()), jax.device_get(measured))
         pooled = found if pooled is None else fusion.pool(pooled, found)
     assert pooled is not None, "statistics of no batch"
@@ -276,7 +284,8 @@ def _backbone(judge: Judge, candidate: Variables) -> dict[str, Any]:
 def _facts(member: Member, *, is_one_model: bool) -> dict[str, Any]:
     """Return what must be the same, by name, in the order in which people should hear of it."""
     settings, stats = member.found.settings, member.stats
-    facts: dict[str, Any] = {"task.name": settings.task.name, "number of classes": len(stats.label_names)}
+    facts: dict[str, Any] = {"input": MODELS[settings.model.name].input, "task.name": settings.task.name}
+    facts["number of classes"] = len(stats.label_names)
     facts |= {f"class {index}": name for index, name in enumerate(stats.label_names)}
     facts |= {"label mean": stats.mean, "label deviation": stats.std}
     if is_one_model:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jtl import tree
 from jtl.errors import UserError, nearest
+from jtl.metrics import Summary
 from jtl.report import curves, summary
 from jtl.training import build, progress
 from jtl.verbs.fuse import ensemble, fusion, written
@@ -43,6 +44,13 @@ class Method(NamedTuple):
     is_one_model: bool = True
 
 
+class _Scored(NamedTuple):
+    """A candidate, and its metrics on validation."""
+
+    fused: Variables
+    found: Summary
+
+
 def _uniform(
     members: Sequence[Member], out: Path, batch_size: int, *, statistics_of: str = ""
 ) -> dict[str, Any]:
@@ -66,9 +74,14 @@ def _greedy(
     places = [{**entry, "step": place} for place, entry in enumerate(scores)]
     ranking = [entry["step"] for entry in progress.ranked(places, judge.monitor, is_maximized=is_maximized)]
 
-    def value(chosen: tuple[int, ...]) -> float:
-        found = score(judge, _soup(judge, [members[place] for place in chosen]), VALIDATION)
-        return sign * found.scalars[judge.monitor]
+    made: dict[tuple[int, ...], _Scored] = {}
+
+    def value(places: tuple[int, ...]) -> float:
+        # The soup so far may be the last: it and the newest are kept, others cannot be asked for again.
+        for other in made.keys() - {places[:-1]}:
+            del made[other]
+        made[places] = _scored(judge, _soup(judge, [members[place] for place in places]))
+        return sign * made[places].found.scalars[judge.monitor]
 
     chosen, decisions = fusion.greedy(ranking, value)
     tried = [
@@ -82,10 +95,10 @@ def _greedy(
     for each in tried:
         verdict = "added" if each["is_added"] else "left out"
         say(f"{each['run']}: {verdict}, {judge.monitor} with it {each[f'{VALIDATION}/{judge.monitor}']:.4f}")
-    fused = _soup(judge, [members[place] for place in chosen])
     folders = [members[place].folder for place in chosen]
     found = {"members": folders, "scores": scores, "decisions": tried}
-    return written.run_folder(out, judge, fused, written.record_of("greedy", members, statistics_of, **found))
+    record = written.record_of("greedy", members, statistics_of, **found)
+    return written.run_folder(out, judge, made[chosen].fused, record, {VALIDATION: made[chosen].found})
 
 
 def _wise(
@@ -104,23 +117,26 @@ def _wise(
     end = variables(member)
     spec, beginning = _start(start, member, end)
 
-    def candidate(alpha: float) -> Variables:
-        return with_statistics(judge, fusion.interpolate(beginning, end, alpha), (beginning, end))
-
-    sweep = [
-        {"alpha": alpha, **score(judge, candidate(alpha), VALIDATION).scalars} for alpha in sorted(tried)
-    ]
+    sweep: list[dict[str, Any]] = []
+    best, chosen = None, None
+    for alpha in sorted(tried):
+        fused = with_statistics(judge, fusion.interpolate(beginning, end, alpha), (beginning, end))
+        made = _scored(judge, fused)
+        sweep.append({"alpha": alpha, **made.found.scalars})
+        _check_monitor(judge, sweep[0])
+        places = [{**entry, "step": place} for place, entry in enumerate(sweep)]
+        best = progress.best(places, judge.monitor, is_maximized=judge.is_maximized)
+        if best is not None and best["alpha"] == alpha:
+            chosen = made
+    assert best is not None, "a sweep of no alpha"
+    assert chosen is not None, "the best of a sweep is one of it"
     say(written.table(sweep))
     if fusion.is_same(beginning, end):
         say("start and run have the same weights, but for what is new in the run: every alpha is one model")
-    _check_monitor(judge, sweep[0])
-    places = [{**entry, "step": place} for place, entry in enumerate(sweep)]
-    best = progress.best(places, judge.monitor, is_maximized=judge.is_maximized)
-    assert best is not None, "a sweep of no alpha"
     say(f"alpha {best['alpha']:g} is best on validation ({judge.monitor} {best[judge.monitor]:.4f})")
     found = {"members": [member.folder], "start": spec, "alpha": best["alpha"], "sweep": sweep}
     record = written.record_of("wise", members, statistics_of, **found)
-    result = written.run_folder(out, judge, candidate(best["alpha"]), record)
+    result = written.run_folder(out, judge, chosen.fused, record, {VALIDATION: chosen.found})
     names = [name for name in sweep[0] if name != "alpha"]
     series = {f"{VALIDATION}/{name}": [(each["alpha"], each[name]) for each in sweep] for name in names}
     curves.draw(series, out / "sweep.png", "alpha: 0 the start, 1 the run")
@@ -172,6 +188,10 @@ def _check_monitor(judge: Judge, known: Mapping[str, Any]) -> None:
             f"of labelled {judge.predictor.input.unit}; give another: "
             f"--config.train.monitor={nearest(judge.monitor, known, 1)}"
         )
+
+
+def _scored(judge: Judge, fused: Variables) -> _Scored:
+    return _Scored(fused, score(judge, fused, VALIDATION))
 
 
 def _soup(judge: Judge, members: Sequence[Member]) -> Variables:

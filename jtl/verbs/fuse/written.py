@@ -15,14 +15,21 @@ from jtl.weights.run_folder import FUSION_NAME, META_NAME, WEIGHTS_NAME, write_i
 VALIDATION = "val"
 
 
-def run_folder(folder: Path, judge: Judge, fused: Variables, record: Mapping[str, Any]) -> dict[str, Any]:
+def run_folder(
+    folder: Path,
+    judge: Judge,
+    fused: Variables,
+    record: Mapping[str, Any],
+    known: Mapping[str, metrics.Summary] | None = None,
+) -> dict[str, Any]:
     """Measure what was fused on every split that is not for training, and write it as a run folder.
 
-    `record` says how it was fused; with the metrics it is returned, as fuse.json has it.
+    `record` says how it was fused; with the metrics it is returned, as fuse.json has it. `known` are those of
+    splits on which it was measured already.
     """
-    phases = Phases()
+    phases, known = Phases(), known or {}
     with phases.measure("evaluate"):
-        summaries = {split: score(judge, fused, split) for split in judge.eval_splits}
+        summaries = {split: known.get(split) or score(judge, fused, split) for split in judge.eval_splits}
     member = judge.member
     folder.mkdir(parents=True, exist_ok=True)
     write_run_weights(folder, fused["params"], fused["model_state"])

@@ -4,10 +4,14 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jtl.errors import UserError
 
+# How training scripts call the setting that names a model.
+MODEL_NAMES = ("architecture", "arch", "model_name", "model", "backbone")
 # What zipfile, zlib and numpy's reader of headers raise for damaged content.
 FAULTS = (
     *(ValueError, EOFError, OSError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError),
@@ -43,11 +47,24 @@ def member(path: Path, name: str) -> bytes:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
+            content, expected = archive.read(name), archive.getinfo(name).file_size
     except FAULTS as error:
         raise UserError(
             f"entry {name!r} of {str(path)!r} is damaged: {one_line(error)}; get it again"
         ) from error
+    # A directory that says an entry is compressed to nothing gives nothing, and no checksum is looked at.
+    if len(content) != expected:
+        raise UserError(
+            f"entry {name!r} of {str(path)!r} has {len(content)} bytes; its directory says {expected}: "
+            f"get it again"
+        )
+    return content
+
+
+def called(about: Any) -> tuple[str, ...]:
+    """Return the names of a model that a file's own description gives, such as {"arch": "resnet50"}."""
+    values = [about.get(key) for key in MODEL_NAMES] if isinstance(about, Mapping) else []
+    return tuple(value for value in values if isinstance(value, str) and value)
 
 
 def one_line(error: BaseException) -> str:

@@ -78,7 +78,8 @@ def _is_index(start: bytes, path: Path) -> bool:
     return path.name.endswith(sharded.INDEX_SUFFIX)
 
 
-def _is_web_page(start: bytes) -> bool:
+def is_web_page(start: bytes) -> bool:
+    """Return whether a file that begins with these bytes is HTML or XML."""
     return start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml")
 
 
@@ -88,7 +89,7 @@ EXPECTED = (
 )
 LOOKS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
     (lambda start: not start, "it is empty"),
-    (_is_web_page, "it is a web page (a login or error page, saved in place of the weights?)"),
+    (is_web_page, "it is a web page (a login or error page, saved in place of the weights?)"),
     (
         lambda start: start.startswith(b"version https://git-lfs"),
         "it is a Git LFS pointer; fetch the file itself",

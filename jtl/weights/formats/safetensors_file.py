@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from jtl.errors import UserError
 from jtl.weights.contract import Tensor, TensorFile
+from jtl.weights.formats.archive import called
 
 LENGTH_BYTES = 8
 # 100,000 tensors; the library allows 100 MB, of which JSON makes a gigabyte of objects.
@@ -63,7 +64,8 @@ def open_safetensors(path: Path) -> TensorFile:
             f"{str(path)!r} is no sound safetensors file: {_fault(path)} ({error}); get it again"
         ) from error
     start = LENGTH_BYTES + _header_bytes(path)
-    return TensorFile(path, "safetensors", {name: _tensor(path, name, header[name], start) for name in names})
+    tensors = {name: _tensor(path, name, header[name], start) for name in names}
+    return TensorFile(path, "safetensors", tensors, called=called(header.get("__metadata__")))
 
 
 def _tensor(path: Path, name: str, entry: dict[str, Any], start: int) -> Tensor:

@@ -26,6 +26,8 @@ COUNT_BYTES = 8
 MAX_PICKLE_BYTES = 1 << 28
 # Where training scripts keep the model's tensors, in the order of preference: averages first (as timm).
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
+# Where they keep their settings.
+SETTINGS = ("hyper_parameters", "args", "config")
 MAX_DEPTH, MAX_TENSORS = 16, 200_000
 
 DTYPES: dict[str, np.dtype] = {
@@ -173,11 +175,12 @@ class _Found(NamedTuple):
 
     views: Mapping[str, View]
     entry: str
+    called: tuple[str, ...]
 
 
 def _file(path: Path, title: str, found: _Found, tensors: Mapping[str, Tensor]) -> TensorFile:
     if not found.entry:
-        return TensorFile(path, title, tensors)
+        return TensorFile(path, title, tensors, called=found.called)
     under = f"{found.entry}."
     raw_names = {name.removeprefix(under): name for name in tensors if name.startswith(under)}
     return TensorFile(
@@ -186,6 +189,7 @@ def _file(path: Path, title: str, found: _Found, tensors: Mapping[str, Tensor]) 
         {name: tensors[raw] for name, raw in raw_names.items()},
         others={name: tensor for name, tensor in tensors.items() if not name.startswith(under)},
         raw_names=raw_names,
+        called=found.called,
     )
 
 
@@ -214,11 +218,12 @@ def _state_dict(root: Any, path: Path) -> _Found:
             f"{_what(path)} holds a {type(root).__name__}; expected a dict of tensors (a state_dict)"
         )
     views = _named_views(root, path)
+    called = tuple(name for about in (root, *map(root.get, SETTINGS)) for name in archive.called(about))
     for key in CONTAINERS:
         if isinstance(root.get(key), dict) and any(name.startswith(f"{key}.") for name in views):
-            return _Found(views, key)
+            return _Found(views, key, called)
     if views:
-        return _Found(views, "")
+        return _Found(views, "", called)
     entries = shorten((repr(key) for key in root if isinstance(key, str)), 8)
     raise UserError(
         f"{_what(path)} holds the entries {entries or 'none'} and no tensors among them; expected a "

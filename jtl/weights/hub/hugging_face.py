@@ -16,7 +16,7 @@ from jtl.files import expanded
 from jtl.weights.contract import Config
 from jtl.weights.formats import sharded
 from jtl.weights.hub import beside
-from jtl.weights.hub.download import Cached, sha256_of
+from jtl.weights.hub.download import BUSY, Cached, retry_after, sha256_of
 from jtl.weights.open import NAMES, joined_digest
 
 SPEC = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[^@]+))?(@(?P<revision>[\w./-]+))?")
@@ -161,6 +161,12 @@ def _fault(error: Exception, asked: _Asked) -> Exception:
         return UserError(
             f"{what}: {endpoint} asks for a login for {name}, or gives it to nobody; log in (hf auth login), "
             f"or download it yourself and give its path"
+        )
+    if status in BUSY:
+        answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+        wait = retry_after(getattr(answer, "headers", {}))
+        return UserError(
+            f"{what}: {endpoint} is busy (HTTP {status} for {name}{wait}); repeat the command later"
         )
     line = str(error).strip().partition("\n")[0]
     answer = f"{endpoint} answers HTTP {status} for {name}" if status else f"{endpoint}: {line}"

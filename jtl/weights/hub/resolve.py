@@ -9,19 +9,33 @@ from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
 from jtl.files import expanded
-from jtl.weights.contract import NO_WEIGHTS, Config
+from jtl.weights.contract import NO_WEIGHTS, Config, TensorFile
 from jtl.weights.hub import catalogue, hugging_face
 from jtl.weights.hub.download import Cached, download
-from jtl.weights.open import digest
+from jtl.weights.open import digest, open_path
 
 GOOGLE_STORAGE = "https://storage.googleapis.com"
 
 
 class Resolved(NamedTuple):
-    """A file or run folder on this machine, and the sha256 of its weights."""
+    """A file or run folder on this machine, and the sha256 of its weights.
+
+    `cure` is what to do if it turns out damaged: how to clear it, where it is a download.
+    """
 
     path: Path
     sha256: str
+    cure: str = ""
+
+
+def opened(spec: str, settings: Config) -> tuple[Resolved, TensorFile]:
+    """Return where a spec's weights are on this machine, and the open file.
+
+    Raises:
+        UserError: they cannot be had or read; of a download that cannot be read it says what to delete.
+    """
+    found = resolve(spec, settings)
+    return found, open_path(found.path, settings, found.cure)
 
 
 def resolve(spec: str, settings: Config) -> Resolved:
@@ -55,7 +69,13 @@ def resolve(spec: str, settings: Config) -> Resolved:
         raise UserError(
             f"weights {spec!r} have sha256 {found.sha256}; weights.sha256 expects {settings.sha256}"
         )
-    return Resolved(found.path, found.sha256)
+    return Resolved(found.path, found.sha256, _cure(found.path) if scheme in DOWNLOADED else "")
+
+
+def _cure(path: Path) -> str:
+    """Return how to clear a download: its file, or what the hub's cache keeps of a repository."""
+    kept = path.parents[1] if path.is_dir() else path.resolve()
+    return f"this is the copy of a download: delete {str(kept)!r} to get it again"
 
 
 def _local(rest: str, settings: Config) -> Cached:
@@ -101,6 +121,7 @@ def _cache_dir(settings: Config) -> Path:
     return Path(expanded(folder))
 
 
+DOWNLOADED = ("hf", "https", "http", "gs")
 SCHEMES: dict[str, Callable[[str, Config], Cached]] = {
     "": _local,
     "embedded": _embedded,

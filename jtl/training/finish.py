@@ -1,0 +1,106 @@
+"""The end of a run: the best step is measured on every split, exported and summed up."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jtl import files, tree
+from jtl.report import summary, tables
+from jtl.report.writer import FINAL_PREFIX, Writer
+from jtl.training import adaptation, evaluate, loop, meta, progress
+from jtl.training import state as states
+from jtl.training.checkpoint import Checkpoints
+from jtl.training.faults import Damage
+from jtl.training.loop import FINISHED, Ended, Run
+from jtl.training.state import State
+from jtl.weights.run_folder import write_run_weights
+
+
+def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
+    """Measure the best step on every split that is not for training; write weights, tables and plots."""
+    state = _best_state(ready, ended, checkpoints)
+    params = jax.device_get(states.params_for_evaluation(state))
+    merged = ready.plan.built.parts.strategy.merged(params)
+    write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
+    scores: dict[str, Any] = {"step": int(state.step)}
+    for split in ready.feed.eval_batches:
+        found = loop.evaluated(ready, state, split)
+        scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
+        ready.reporter.live.log(
+            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.plan.stats.label_names)}"
+        )
+        result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
+        evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
+    final = {name: value for name, value in scores.items() if name.startswith(FINAL_PREFIX)}
+    if final:
+        writer.scalars(int(state.step), final)
+    return scores
+
+
+def summarize(ready: Run, ended: Ended, best: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """Return what summary.json says; `best` has the metrics of the best step, `digest` is of the last."""
+    last = ended.history[-1] if ended.history else {}
+    return summary.build(
+        status=ended.status,
+        steps=int(ended.state.step),
+        final=adaptation.scalars(last),
+        best=dict(best),
+        phases=ready.reporter.phases,
+        num_examples=ended.num_examples,
+        unit=ready.plan.built.parts.input.unit,
+        parameters=meta.parameters(ready.plan.built),
+        weights=meta.source(ready.plan.built),
+        digest=digest,
+        peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
+        target=None if ready.feed.target is None else _outcome(ready, ended),
+    )
+
+
+def digest(state: State) -> str:
+    """Return the sha256 over the parameters: equal runs show equal ones."""
+    return tree.sha256(jax.device_get(tree.merge(state.trainable, state.frozen)))
+
+
+def say(ready: Run, text: str) -> None:
+    """Say what was found of a checkpoint, on the screen and in the notes of meta.json."""
+    ready.reporter.live.log(text)
+    path = ready.plan.folder / "meta.json"
+    about = files.read_record(path).values
+    summary.write_json(path, {**about, "notes": [*about.get("notes", []), text]})
+
+
+def _best_state(ready: Run, ended: Ended, checkpoints: Checkpoints) -> State:
+    """Return the state with the values of the best step: what is measured and written of it.
+
+    They take the place of the last step's on the devices, which hold no second model: `ended` loses its own.
+    """
+    best = progress.best(
+        ended.history, ready.plan.monitor, is_maximized=ready.plan.task_kind.is_maximized(ready.plan.monitor)
+    )
+    state = ended.state
+    if best is None or best["step"] == int(state.step):
+        return state
+    like = {name: getattr(state, name) for name in ("ema" if state.ema else "trainable", "model_state")}
+    try:
+        values = checkpoints.restore_values(int(best["step"]), like)
+    except Damage as damage:
+        say(
+            ready,
+            f"checkpoint {best['step']}, the best, is damaged ({damage}); the last step is reported and "
+            f"exported in its place",
+        )
+        return state
+    places = jax.tree.map(lambda leaf: leaf.sharding, like)
+    for leaf in jax.tree.leaves(like):
+        leaf.delete()
+    number = jax.device_put(np.int32(best["step"]), state.step.sharding)
+    return state._replace(step=number, **jax.device_put(values, places))
+
+
+def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:
+    found = adaptation.outcome(ended.history, ready.plan.monitor, ready.plan.task_kind)
+    if ended.status in FINISHED and found:
+        ready.reporter.live.log(adaptation.table(found))
+    return found
