@@ -38,10 +38,10 @@ from jtl.training import (
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.loop import FINISHED, Ended, Run
+from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import WEIGHTS_NAME, write_input_files
+from jtl.weights.run_folder import write_input_files
 
 TARGET_TEST = "target_test"
 # What a run's length is made of.
@@ -104,10 +104,13 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
         return None
+    if not config.has_begun(folder):
+        live.log("what was started here before made no step: it starts as it is configured now")
+        return None
     changed = config.conflicts(settings, config.saved(folder))
     result = summary.read(folder / "summary.json") if (folder / "summary.json").exists() else None
     is_finished = result is not None and result["status"] in FINISHED
-    if changed and _has_begun(folder):
+    if changed:
         is_longer = is_finished and all(each.startswith(LENGTHS) for each in changed)
         cure = "give another --workdir, or repeat the command it was made with"
         if is_longer:
@@ -115,26 +118,13 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
         raise UserError(
             f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); {cure}"
         )
-    if changed:
-        live.log(f"a run of other settings ({'; '.join(changed[:4])}) had not begun here: it is replaced")
     if result is None or not is_finished:
         return None
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
 
 
-def _has_begun(folder: Path) -> bool:
-    """Return whether there is more of a run than its settings: something that it did."""
-    names = ("summary.json", "damaged", WEIGHTS_NAME)
-    checkpoints = folder / "checkpoints"
-    return any((folder / name).exists() for name in names) or (
-        checkpoints.is_dir() and any(each.name.isdecimal() for each in checkpoints.iterdir())
-    )
-
-
-def _claim(
-    plan: loop.Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str]
-) -> None:
+def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str]) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
@@ -226,7 +216,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         live.log(line)
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    plan = loop.Plan(settings, folder, stats, built, monitor)
+    plan = Plan(settings, folder, stats, built, monitor)
     feed = _feed(plan, mesh, splits, streams, target)
     rehearsal.first_examples(built.parts, streams, splits)
     _claim(plan, splits, target, notes)
@@ -236,8 +226,8 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
     parts = plan.built.parts
-    programs = loop.Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
-    return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
+    programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
+    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
@@ -267,12 +257,12 @@ def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any
 
 
 def _feed(
-    plan: loop.Plan,
+    plan: Plan,
     mesh: Mesh,
     splits: dict[str, Source],
     streams: dict[str, Source],
     target: Target | None,
-) -> loop.Feed:
+) -> Feed:
     settings, parts = plan.settings, plan.built.parts
     is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
     batches_of = partial(
@@ -284,7 +274,7 @@ def _feed(
         settings=settings.inputs,
         setting="train.eval_batch_size" if settings.train.eval_batch_size else "train.batch_size",
     )
-    return loop.Feed(
+    return Feed(
         splits=splits,
         streams=streams,
         target=target,
