@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jtl import output, signals
 
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
 
 def _run(given: list[str]) -> int:
     """Run the verb and return the exit code, having said what went wrong."""
+    import argparse
     import traceback
 
     from jtl import errors, faults, runtime
@@ -61,6 +62,7 @@ def _run(given: list[str]) -> int:
     words, overrides = split_overrides(given)
     args = _parser().parse_args(words)
     try:
+        args = argparse.Namespace(**{name: _at_home(value) for name, value in vars(args).items()})
         runtime.prepare()
         return VERBS[args.verb].command(args, overrides)
     except Exception as error:
@@ -73,6 +75,15 @@ def _run(given: list[str]) -> int:
             f"jtl: bug: {errors.shortened(repr(error))}; please report it with the lines above\n"
         )
         return BUG_EXIT_CODE
+
+
+def _at_home(value: Any) -> Any:
+    """Return an argument with `~` in front as the home folder it means; the shell does so only for some."""
+    from jtl import files
+
+    if isinstance(value, list):
+        return [_at_home(each) for each in value]
+    return files.expanded(value) if isinstance(value, str) and value[:2] in ("~", "~/") else value
 
 
 def _failed(text: str) -> int:

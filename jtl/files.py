@@ -86,7 +86,8 @@ def expanded(path: str) -> str:
     found = os.path.expanduser(path)
     if found == path and path.partition("/")[0] == "~":
         raise UserError(
-            f"{path!r} begins with the home folder, which nothing names; set HOME, or give the whole path"
+            f"{path!r} begins with the home folder, which nothing names; set HOME (or JTL_CACHE for what is "
+            f"fetched), or give the whole path"
         )
     return found
 

@@ -68,6 +68,6 @@ def _address_bytes() -> int:
 
 def _read(path: str) -> int:
     try:
-        return int(Path(path).read_text())
+        return int(Path(path).read_text(encoding="ascii"))
     except (OSError, ValueError):  # no such group, or "max": no limit
         return _NONE

@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 # How long a process that has nothing to save may take to come to its end by itself.
@@ -166,6 +169,20 @@ def interruptibly(call: Callable[[], Any]) -> Any:
     if faults:
         raise faults[0]
     return found[0]
+
+
+@contextmanager
+def pool(num_threads: int) -> Iterator["concurrent.futures.ThreadPoolExecutor"]:
+    """Yield a pool of threads; where an error or a signal ends the block, what is queued is given up."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = ThreadPoolExecutor(num_threads)
+    is_done = False
+    try:
+        yield threads
+        is_done = True
+    finally:
+        threads.shutdown(wait=is_done, cancel_futures=not is_done)
 
 
 def check() -> None:

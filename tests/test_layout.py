@@ -155,6 +155,30 @@ def standard_output(source: Source) -> list[str]:
     return found
 
 
+def locale_encodings(source: Source) -> list[str]:
+    """Text read or written without saying its encoding, which is then the locale's."""
+    found = []
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call) or any(each.arg == "encoding" for each in node.keywords):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        is_builtin = isinstance(node.func, ast.Name)
+        modes = node.args[int(is_builtin) :][:1]
+        words = [each.value for mode in modes for each in ast.walk(mode) if isinstance(each, ast.Constant)]
+        mode = words[0] if words else "r"
+        is_open = name == "open" and (is_builtin or not modes or re.fullmatch("[rwaxt+b]+", str(mode)))
+        is_text = is_open and "b" not in str(mode) and (is_builtin or _is_path(node.func))
+        if is_text or (name in ("read_text", "write_text") and not node.args[int(name == "write_text") :]):
+            found.append(f"{source.path}:{node.lineno}")
+    return found
+
+
+def _is_path(called: ast.expr) -> bool:
+    """Return whether the thing opened is a path by its name: modules and archives open other things."""
+    owner = getattr(called, "value", None)
+    return getattr(owner, "id", "") in ("path", "part", "out") or isinstance(owner, ast.BinOp)
+
+
 def heavy_imports(source: Source) -> list[str]:
     found = imports_at_import(source.tree)
     return [f"{source.path}:{line} {name}" for name, line in found if name.split(".")[0] in HEAVY]
@@ -224,6 +248,7 @@ RULES: dict[Callable[[Source], list[str]], tuple[tuple[str, ...], Source]] = {
         ("jtl",),
         Source("jtl/tree.py", "try:\n    import sklearn.datasets\nexcept OSError: ..."),
     ),
+    locale_encodings: (("jtl",), Source("jtl/tree.py", "def f(path):\n    return path.read_text()")),
     branches_on_names: (("jtl",), Source("jtl/training/run.py", "if x.name in ('probe', 'other'): ...")),
     left_overs: (CODE_FOLDERS, Source("jtl/tree.py", "x = 1  # TO" + "DO: more")),
     undeclared_imports: (("jtl",), Source("jtl/tree.py", "def f():\n    import clu.metrics")),
@@ -234,6 +259,8 @@ MORE_SAMPLES = [
     (import_order, Source("jtl/new.py", "")),
     (vague_names, Source("jtl/image_utils.py", "")),
     (standard_output, Source("jtl/tree.py", "print(1)")),
+    (locale_encodings, Source("jtl/tree.py", "open('a.txt')")),
+    (locale_encodings, Source("jtl/tree.py", "path.open('w', newline='')")),
     (branches_on_names, Source("jtl/training/run.py", "match name:\n    case 'vit': ...")),
     (left_overs, Source("jtl/tree.py", "# " + "-" * 20)),
 ]

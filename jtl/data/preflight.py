@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jtl import signals
 from jtl.data.classes import NAMED, few
 from jtl.data.contract import Config, Source
 from jtl.data.pipeline import num_cores
@@ -146,7 +146,7 @@ def _looked_at(source: Source, rows: np.ndarray, kind: Input) -> tuple[dict[int,
         except Unreadable as error:
             return f"cannot read {source.describe(row)}: {error}"
 
-    with ThreadPoolExecutor(num_cores()) as pool:
+    with signals.pool(num_cores()) as pool:
         found = list(zip(rows.tolist(), pool.map(look, rows.tolist()), strict=True))
     faults = {row: each for row, each in found if isinstance(each, str)}
     return faults, {row: each for row, each in found if isinstance(each, _Looked)}

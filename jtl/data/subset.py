@@ -1,13 +1,13 @@
 """Choosing examples by content: validation splits and smaller training sets, wherever the data lies."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jtl import signals
 from jtl.data.classes import few
 from jtl.data.contract import IMAGE, TEXT, Config, Info, Source
 from jtl.data.labels import strata
@@ -117,7 +117,7 @@ def readable_fingerprints(source: Source) -> list[bytes | None]:
             return None
 
     chunks = np.array_split(np.arange(len(source)), _READ_THREADS)
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
+    with signals.pool(_READ_THREADS) as pool:
         parts = pool.map(lambda rows: [fingerprint(row) for row in rows.tolist()], chunks)
         return [key for part in parts for key in part]
 
@@ -125,7 +125,7 @@ def readable_fingerprints(source: Source) -> list[bytes | None]:
 def fingerprints(source: Source) -> list[bytes]:
     """Return `source.fingerprint(i)` of every example, read in threads."""
     chunks = np.array_split(np.arange(len(source)), _READ_THREADS)
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
+    with signals.pool(_READ_THREADS) as pool:
         parts = pool.map(lambda rows: [source.fingerprint(row) for row in rows.tolist()], chunks)
         return [key for part in parts for key in part]
 

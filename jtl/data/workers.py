@@ -68,6 +68,10 @@ def keep_tracker_quiet() -> None:
 def end_with_parent(parent: int, worker: int, num_workers: int) -> None:
     """Watch the training process from inside a worker: one that was killed cannot stop its workers itself."""
     del worker, num_workers
+    # What the terminal sends goes to the whole group: what becomes of the readers is for their run to say.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # no SIGHUP on Windows
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jtl.errors import UserError
+from jtl.files import expanded
 from jtl.inputs import tokenizer
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable, map_leaves
 from jtl.inputs.raw_text import texts_of
@@ -127,7 +128,7 @@ def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Pr
             f"expected at most that many: --config.preprocess.max_tokens={own.max_tokens}"
         )
     if changes.tokenizer:
-        path = Path(changes.tokenizer).expanduser()
+        path = Path(expanded(changes.tokenizer))
         path = path / tokenizer.NAME if path.is_dir() else path
         preprocess = of_file(path, max_tokens=preprocess.max_tokens, prefix=preprocess.prefix)
     if 0 < own.vocabulary < preprocess.vocabulary:

@@ -1,6 +1,5 @@
 """The live line of a run, and lines that do not break it; all on stderr, since stdout belongs to `--json`."""
 
-import resource
 import statistics
 import sys
 import time
@@ -175,5 +174,9 @@ def _device_stats() -> list[dict[str, int]]:
 
 
 def _peak_process_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # not on Windows, where nothing is known
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

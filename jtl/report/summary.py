@@ -123,7 +123,8 @@ def read(path: Path) -> dict[str, Any]:
     if "step" in record.values["best"]:
         record.below("best").get("step", files.COUNT)
     if "target" in record.values:
-        record.below("target")
+        for name in record.below("target").values:
+            record.below("target").below(name)
     return record.values
 
 

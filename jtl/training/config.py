@@ -1,19 +1,16 @@
-"""The resolved configuration: a config file's ConfigDict, read once and strictly into frozen dataclasses.
+"""The resolved configuration: what a config file says, read once and strictly into frozen dataclasses.
 
-This is the only file that knows ConfigDict. A setting is declared beside the code that reads it; here they
+A setting is declared beside the code that reads it; here they
 are put together. An unknown key is an error, from the file and from the command line alike.
 """
 
-import importlib.util
-import inspect
+import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from jtl import files
 from jtl.data import SOURCES, tell
@@ -23,7 +20,7 @@ from jtl.inputs import INPUTS, Input
 from jtl.models import MODELS, layers
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
-from jtl.training import reading
+from jtl.training import config_file, reading
 from jtl.training.optim import Config as Optim
 from jtl.training.settings import Train
 from jtl.training.sharding import Config as Sharding
@@ -88,6 +85,17 @@ RESUMABLE = (
 )
 
 
+# Settings that are paths, or may be: what is there is kept as an absolute one.
+PATHS = (
+    "data.path",
+    "data.target",
+    "model.weights",
+    "strategy.teacher",
+    "weights.tokenizer",
+    "preprocess.tokenizer",
+)
+
+
 def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | None = None) -> Config:
     """Return the configuration of a file (such as "configs/vit_ft.py:ti16") with overrides applied.
 
@@ -100,7 +108,7 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
     Raises:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
-    values = _overridden(_to_dict(_load(spec)), overrides)
+    values = _overridden(config_file.read(spec), overrides)
     return from_dict(_with_told_data(_recognised(values, folder)))
 
 
@@ -194,6 +202,17 @@ def weights_of(overrides: Sequence[tuple[str, str]]) -> Weights:
     return reading.section(Weights, values.get("weights", {}), "weights")
 
 
+def kept(config: Config) -> dict[str, Any]:
+    """Return the configuration as a run folder keeps it: its paths hold from every working directory."""
+    values = to_dict(config)
+    for name in PATHS:
+        section, _, key = name.partition(".")
+        path = values[section].get(key, "")
+        if path and os.path.exists(path):
+            values[section][key] = os.path.abspath(path)
+    return values
+
+
 def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
     """Return "name: old → new" for each setting whose change would make a resumed run another run.
 
@@ -210,9 +229,16 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
         name, ours, theirs = f"{prefix}{key}", new.get(key), old.get(key)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += _differences(ours, theirs, f"{name}.")
-        elif _plain(ours) != _plain(theirs) and name not in RESUMABLE:
+        elif (
+            _plain(ours) != _plain(theirs) and name not in RESUMABLE and not _is_one_path(name, ours, theirs)
+        ):
             found.append(f"{name}: {shown(theirs)} -> {shown(ours)}")
     return found
+
+
+def _is_one_path(name: str, ours: Any, theirs: Any) -> bool:
+    are_paths = name in PATHS and isinstance(ours, str) and isinstance(theirs, str) and ours and theirs
+    return bool(are_paths) and os.path.abspath(ours) == os.path.abspath(theirs)
 
 
 def text(config: Config) -> str:
@@ -228,44 +254,6 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _load(spec: str) -> ConfigDict:
-    """Return what the `get_config` of a config file gives, called with what stands behind the colon."""
-    path, _, argument = spec.partition(":")
-    get_config = _function_of(path)
-    if argument and not inspect.signature(get_config).parameters:
-        raise UserError(f"config file {path!r} takes no argument; found {shown(argument)} after the colon")
-    try:
-        found = get_config(argument) if argument else get_config()
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    except Exception as error:  # whatever the user's own function raises
-        raise UserError(f"get_config of {path!r} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(found, ConfigDict):
-        raise UserError(f"get_config of {path!r} gives {shown(found)}; expected an ml_collections ConfigDict")
-    return found
-
-
-def _function_of(path: str) -> Callable[..., Any]:
-    expected = "expected a Python file such as configs/vit_ft.py"
-    if Path(path).is_dir():
-        raise UserError(f"config file {path!r} is a folder; {expected}")
-    if not Path(path).is_file():
-        raise UserError(f"config file {shown(path)} is not there; {expected}")
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(
-            f"config file {path!r} is no Python file; {expected} (a run goes on by the command it began with)"
-        )
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own file raises
-        raise UserError(f"config file {path!r} cannot be read: {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"config file {path!r} has no function get_config(argument='')")
-    return module.get_config
-
-
 def repeated(overrides: Sequence[tuple[str, str]]) -> list[str]:
     """Return a line for each setting that is given more than once with different values: the last counts."""
     given: dict[str, list[str]] = {}
@@ -276,10 +264,6 @@ def repeated(overrides: Sequence[tuple[str, str]]) -> list[str]:
         for name, values in given.items()
         if len(set(values)) > 1
     ]
-
-
-def _to_dict(config: ConfigDict) -> dict[str, Any]:
-    return {key: _to_dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
 
 
 def without_resumable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -302,7 +286,14 @@ def _overridden(values: dict[str, Any], overrides: Sequence[tuple[str, str]]) ->
             values[section] = {key: value for key, value in given.items() if key in known}
     for name, value in overrides:
         _override(values, name, value)
-    return values
+    return _at_home(values)
+
+
+def _at_home(values: Any) -> Any:
+    """Return the values with `~` in front of any text as the home folder it means."""
+    if isinstance(values, Mapping):
+        return {key: _at_home(value) for key, value in values.items()}
+    return files.expanded(values) if isinstance(values, str) else values
 
 
 def _recognised(values: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
@@ -342,7 +333,8 @@ def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
         record = files.read_record(folder / NAME)
         model = files.Record(record.path, _renamed(record.values).get("model"), "model")
         model.get("name", files.TEXT)
-        return model.values if model.get("weights", files.TEXT) == spec else None
+        began = model.get("weights", files.TEXT)
+        return model.values if began == spec or _is_one_path("model.weights", began, spec) else None
     except UserError:
         return None  # a damaged folder is refused when it is opened
 
@@ -357,7 +349,7 @@ def _override(values: dict[str, Any], name: str, value: str) -> None:
     node[last] = value
 
 
-def _choice(name: str, given: Mapping[str, Any]) -> Any:
+def _choice(name: str, given: Any) -> Any:
     default, known = CHOICES[name]
     if not isinstance(given, Mapping):
         raise UserError(

@@ -1,16 +1,19 @@
 """What a run folder's meta.json says: all that evaluation, prediction and export need beside the weights."""
 
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jtl import __version__, tree
-from jtl.data import preflight
+from jtl import __version__, files, tree
+from jtl.data import Source, preflight
+from jtl.errors import UserError, shown
 from jtl.models import MODELS
 from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
@@ -28,14 +31,17 @@ def describe(
     config: Config,
     built: Built,
     stats: LabelStats,
+    splits: Mapping[str, Source],
     target: Target | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the JSON-ready description of a run's model, and which examples of a target it has.
 
-    `notes` are what was said of the data before training: what it holds, what was skipped or cut.
+    `splits` are the examples by split, `notes` what was said of the data before training: what it holds,
+    what was skipped or cut.
     """
     about = of_model(config, built.parts, stats)
+    about["data"] = {name: _fingerprinted(source) for name, source in splits.items()}
     about |= {"notes": list(notes), "weights": source(built), "parameters": parameters(built)}
     return about | ({} if target is None else {"target": _examples(target)})
 
@@ -49,6 +55,36 @@ def target_of(about: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(target, Mapping):
         return None
     return {name.replace("num_images", "num_examples"): value for name, value in target.items()}
+
+
+def check_same(folder: Path, described: Mapping[str, Any]) -> None:
+    """Check that a run that goes on has the data it began with; what its meta.json does not say is not asked.
+
+    Raises:
+        UserError: examples or labels are others, or meta.json is damaged.
+    """
+    begun = files.read_record(folder / "meta.json")
+    before, now = LabelStats.of_record(begun.below("labels")), LabelStats(**described["labels"])
+    # Runs once did not keep how their labels were read; the classes say whether it is the same.
+    if (before if before.reading else before._replace(reading=now.reading)) != now:
+        raise UserError(
+            f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
+            f"of {len(before.label_names)} classes, now {now.num_examples} of "
+            f"{len(now.label_names)}, or others; restore the data or give another --workdir"
+        )
+    kept = begun.below("data", {}).values
+    for split, ours in described["data"].items():
+        if split in kept and kept[split] != ours:
+            raise UserError(
+                f"the examples of split {split!r} changed since run {str(folder)!r} began: "
+                f"{shown(kept[split])}, now {shown(ours)}; restore them or give another --workdir"
+            )
+    ours, theirs = target_of(described), target_of(begun.values)
+    if ours != theirs:
+        raise UserError(
+            f"the target's examples changed since run {str(folder)!r} began: {theirs}, now {ours}; "
+            f"restore them or give another --workdir"
+        )
 
 
 def of_model(config: Config, parts: Any, stats: LabelStats) -> dict[str, Any]:
@@ -91,6 +127,17 @@ def freeze_rows(built: Built, config: Config) -> list[FreezeRow]:
     }
     members[EXTRA] = [name for name in flat if _is_under(name, (EXTRA,))]
     return [_freeze_row(label, names, built, config) for label, names in members.items() if names]
+
+
+def _fingerprinted(source: Source) -> dict[str, Any]:
+    """Return what tells whether a split is still the same: its examples, in order, with their labels.
+
+    The pre-flight has read the fingerprints already; of a large split they are those of an even choice.
+    """
+    labels = source.labels()
+    values = b"" if labels is None else np.ascontiguousarray(labels).tobytes()
+    digest = hashlib.sha256(preflight.digest(source).encode() + values).hexdigest()
+    return {"num_examples": len(source), "sha256": digest}
 
 
 def _examples(target: Target) -> dict[str, Any]:

@@ -3,11 +3,17 @@
 For runs that come hours later: what cannot be is found before the first of them begins.
 """
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from jtl.data import Source
+from jtl.data.contract import read
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.training import build, sharding
 from jtl.training.build import Target
 from jtl.training.config import Config
+from jtl.training.step import Parts
 
 
 def check(settings: Config, splits: dict[str, Source], target: Target | None) -> None:
@@ -21,3 +27,16 @@ def check(settings: Config, splits: dict[str, Source], target: Target | None) ->
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+
+
+def first_examples(parts: Parts, streams: Mapping[str, Source], splits: Mapping[str, Source]) -> None:
+    """Take an example of each stream and split through its transform, so that what cannot be is known now.
+
+    Raises:
+        UserError: pre-processing, augmentation and examples do not fit together.
+    """
+    sources = [(each, parts.augment) for each in streams.values()]
+    sources += [(each, None) for each in splits.values()]
+    for source, augment in sources:
+        transform = parts.input.transform(parts.preprocess, augment)
+        read(source, 0, transform, np.random.default_rng(0))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,6 @@ from jtl.report.summary import Phases
 from jtl.report.writer import Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
-from jtl.tasks import LabelStats
 from jtl.training import (
     build,
     choice,
@@ -47,6 +46,8 @@ from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
 
 TARGET_TEST = "target_test"
+# What a run's length is made of.
+LENGTHS = ("train.epochs:", "train.steps:")
 
 
 def run_folder(settings: Config, spec: str) -> Path:
@@ -109,48 +110,38 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
         live.log("what was started here before made no step: it starts as it is configured now")
         return None
     changed = config.conflicts(settings, config.saved(folder))
-    if changed:
-        raise UserError(
-            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); "
-            f"give another --workdir, or repeat the command it was made with"
-        )
     result = summary.read(folder / "summary.json") if (folder / "summary.json").exists() else None
-    if result is None or result["status"] not in FINISHED:
+    is_finished = result is not None and result["status"] in FINISHED
+    if changed:
+        is_longer = is_finished and all(each.startswith(LENGTHS) for each in changed)
+        cure = "give another --workdir, or repeat the command it was made with"
+        if is_longer:
+            cure += f"; to train its weights further: another --workdir and --config.model.weights={folder}"
+        raise UserError(
+            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); {cure}"
+        )
+    if result is None or not is_finished:
         return None
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
 
 
-def _claim(plan: Plan, target: Target | None, notes: Sequence[str]) -> None:
+def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str]) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
         UserError: the folder's checkpoints are of other training data, or other examples of the target.
     """
-    folder, stats = plan.folder, plan.stats
-    described = meta.describe(plan.settings, plan.built, stats, target, notes)
+    folder = plan.folder
+    described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
-        begun = files.read_record(folder / "meta.json")
-        before = LabelStats.of_record(begun.below("labels"))
-        # Runs once did not keep how their labels were read; the classes say whether it is the same.
-        if (before if before.reading else before._replace(reading=stats.reading)) != stats:
-            raise UserError(
-                f"the training data changed since run {str(folder)!r} began: {before.num_examples} examples "
-                f"of {len(before.label_names)} classes, now {stats.num_examples} of "
-                f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
-            )
+        meta.check_same(folder, described)
         # What was found of its checkpoints is said once, by the process that found it.
-        said = begun.get("notes", files.TEXTS, [])
+        said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
         described["notes"] += [text for text in said if text.startswith("checkpoint ")]
-        ours, theirs = meta.target_of(described), meta.target_of(begun.values)
-        if ours != theirs:
-            raise UserError(
-                f"the target's examples changed since run {str(folder)!r} began: {theirs}, now {ours}; "
-                f"restore them or give another --workdir"
-            )
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
-    summary.write_json(folder / "config.json", config.to_dict(plan.settings))
+    summary.write_json(folder / config.NAME, config.kept(plan.settings))
     summary.write_json(folder / "meta.json", described)
 
 
@@ -228,8 +219,10 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
+    feed = _feed(plan, mesh, splits, streams, target)
+    rehearsal.first_examples(built.parts, streams, splits)
     lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
-    _claim(plan, target, notes)
+    _claim(plan, splits, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
@@ -237,7 +230,6 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
     parts = plan.built.parts
     programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
-    feed = _feed(plan, mesh, splits, streams, target)
     return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints
 
 

@@ -41,8 +41,13 @@ def mesh(config: Config) -> Mesh:
     """Return the one-dimensional mesh over the chosen local devices.
 
     Raises:
-        UserError: more devices are asked for than there are.
+        UserError: more devices are asked for than there are, or this is one of several processes.
     """
+    if jax.process_count() > 1:
+        raise UserError(
+            f"this is process {jax.process_index()} of {jax.process_count()} of a JAX program, and jtl runs "
+            f"in one; start a single process, which uses all devices of its machine"
+        )
     devices = jax.devices()
     if config.devices > len(devices):
         raise UserError(f"sharding.devices is {config.devices}; this machine has {len(devices)}")

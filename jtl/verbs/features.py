@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jtl import files
 from jtl.errors import UserError, nearest
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
 from jtl.verbs.rows import check_writable
@@ -222,14 +223,20 @@ def _writer(out: str, pool: str) -> Callable[[Any, tuple[str, ...]], None]:
     check_writable(out, WRITERS)
     if pool == WHOLE and path.suffix.lower() != ".npz":
         raise UserError(f"--pool {WHOLE} keeps whole maps, which need an --out ending in .npz")
-    return lambda columns, label_names: WRITERS[path.suffix.lower()](path, columns, label_names)
+
+    def write(columns: Any, label_names: tuple[str, ...]) -> None:
+        with files.replaced(path) as part:
+            WRITERS[path.suffix.lower()](part, columns, label_names)
+
+    return write
 
 
 def _write_npz(path: Path, columns: "Mapping[str, numpy.ndarray]", label_names: tuple[str, ...]) -> None:
     import numpy as np
 
     arrays: dict[str, Any] = {**columns, "label_names": np.array(label_names)}
-    np.savez(path, **arrays)
+    with path.open("wb") as stream:  # of a path, NumPy changes the name
+        np.savez(stream, **arrays)
 
 
 def _write_parquet(path: Path, columns: "Mapping[str, numpy.ndarray]", label_names: tuple[str, ...]) -> None:

@@ -147,7 +147,7 @@ def class_names(text: str) -> tuple[str, ...]:
     Raises:
         UserError: the file is no text.
     """
-    path = Path(text).expanduser()
+    path = Path(text)
     if "," not in text and not path.is_file():
         raise UserError(f"--classes {text!r} is no file; expected one, with a name a line, or names: a,b,c")
     try:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from jtl import files, owner, runtime
+from jtl import owner, runtime
 from jtl.verbs.contract import Overrides, Verb, show
 
 
@@ -27,7 +27,7 @@ def run(*, config: str, workdir: str = "", overrides: Overrides = ()) -> dict[st
     Raises:
         UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
     """
-    folder = Path(files.expanded(workdir)) if workdir else None
+    folder = Path(workdir) if workdir else None
     # Before jax is imported and weights are fetched: who comes second hears it at once.
     with nullcontext() if folder is None else owner.owned(folder, _say):
         from jtl.training import config as configs

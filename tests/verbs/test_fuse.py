@@ -60,7 +60,8 @@ def _make(folder: Path, model: dict[str, Any], seed: int, names: Any = None, **s
         **sections,
     }
     settings = config.from_dict(values)
-    stats = build.label_stats(settings, build.open_splits(settings)["train"])
+    splits = build.open_splits(settings)
+    stats = build.label_stats(settings, splits["train"])
     stats = stats._replace(label_names=names or stats.label_names)
     # What a run writes has the additions of its strategy folded in.
     plain = config.from_dict({}).strategy
@@ -74,7 +75,7 @@ def _make(folder: Path, model: dict[str, Any], seed: int, names: Any = None, **s
     folder.mkdir()
     write_run_weights(folder, built.params, built.model_state)
     summary.write_json(folder / "config.json", config.to_dict(settings))
-    summary.write_json(folder / "meta.json", meta.describe(settings, built, stats))
+    summary.write_json(folder / "meta.json", meta.describe(settings, built, stats, splits))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits, unlabelled
 from jtl.data.sources.folder import SPLITS
 from jtl.errors import UserError, nearest
+from jtl.files import expanded
 from jtl.inputs import Unreadable
 from jtl.names import as_unicode
 
@@ -142,7 +143,7 @@ def _version_folder(config: Config) -> str:
                 "expected a folder TFDS prepared, or set data.dataset too"
             )
         return config.path
-    root = config.path or os.environ.get("TFDS_DATA_DIR") or os.path.expanduser("~/tensorflow_datasets")
+    root = config.path or os.environ.get("TFDS_DATA_DIR") or expanded("~/tensorflow_datasets")
     name, _, version = config.dataset.partition(":")
     parent = os.path.join(root, *name.split("/"))
     versions = [each for each in _listed(parent) if re.fullmatch(r"\d+\.\d+\.\d+", each)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jtl import files, owner, runtime, signals
+from jtl import owner, runtime, signals
 from jtl.errors import UserError
 from jtl.verbs.contract import Overrides, Verb, show
 
@@ -69,7 +69,7 @@ def run(
     from jtl.verbs.compare import plan as plans
 
     live = Live()
-    folder = Path(files.expanded(out))
+    folder = Path(out)
     with owner.owned(folder, live.log), signals.listening() as stop:
         plan = plans.make(configs.read(config, overrides), folder, variants, seeds, folds, column)
         plans.check(plan)

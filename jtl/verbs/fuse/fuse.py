@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jtl import files, owner
+from jtl import owner
 from jtl.errors import UserError, nearest
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_batch_size, check_at_least, show
 
@@ -71,10 +71,10 @@ def run(
     given = {"start": start, "alphas": alphas, "statistics_of": statistics_of}
     options = {name: value for name, value in given.items() if value}
     _check(method, len(runs), options)
-    folder = Path(files.expanded(out))
+    folder = Path(out)
     with owner.owned(folder, members.say):
         _check_out(folder)
-        opened = [members.open_member(files.expanded(each), overrides) for each in runs]
+        opened = [members.open_member(each, overrides) for each in runs]
         members.say(*(note for each in opened for note in each.file.notes))
         members.check_alike(opened, is_one_model=chosen.is_one_model)
         members.say(*members.differing_notes(opened, is_one_model=chosen.is_one_model))

@@ -63,7 +63,7 @@ def run_folder(
     for name, value in (("summary.json", result), (FUSION_NAME, found), (META_NAME, about)):
         summary.write_json(folder / name, value)
     # Last, for it makes the folder a run folder.
-    summary.write_json(folder / "config.json", config.to_dict(member.settings))
+    summary.write_json(folder / "config.json", config.kept(member.settings))
     say_scores(judge, found)
     say(f"{folder / WEIGHTS_NAME}: {found['method']} of {', '.join(found['members'])}")
     return found

@@ -69,7 +69,7 @@ def download(url: str, folder: Path, expected_sha256: str = "") -> Cached:
                 raise UserError(
                     f"{url} has sha256 {found}; weights.sha256 expects {expected_sha256}; nothing was kept"
                 )
-            _checksum(path).write_text(found + "\n")
+            _checksum(path).write_text(found + "\n", encoding="utf-8")
             _part(path).replace(path)
             _tag(path).unlink(missing_ok=True)
         return Cached(path, _verified(path, url))
@@ -102,8 +102,8 @@ def _verified(path: Path, url: str) -> str:
     """Return a cached file's sha256, which must be the recorded one; a file put there by hand has none."""
     found = sha256_of(path)
     if not _checksum(path).exists():
-        _checksum(path).write_text(found + "\n")
-    expected = _checksum(path).read_text().strip()
+        _checksum(path).write_text(found + "\n", encoding="utf-8")
+    expected = _checksum(path).read_text(encoding="utf-8").strip()
     if found != expected:
         raise UserError(
             f"cached file {str(path)!r} of {url} is damaged (sha256 {found}, was {expected}); delete it and "
@@ -163,7 +163,7 @@ def _attempt(url: str, path: Path) -> None:
     offset = part.stat().st_size if part.exists() and tag.exists() else 0
     headers = {"User-Agent": f"jtl/{__version__}", "Accept-Encoding": "identity"}
     if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": tag.read_text()}
+        headers |= {"Range": f"bytes={offset}-", "If-Range": tag.read_text(encoding="utf-8")}
     request = urllib.request.Request(urllib.parse.quote(url, safe=PLAIN), headers=headers)
     with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT_SECONDS) as response:
         answer = _answer(url, path, response, offset)
@@ -284,7 +284,7 @@ def _remember(tag: Path, headers: http.client.HTTPMessage) -> None:
     mark = headers.get("ETag", "")
     mark = headers.get("Last-Modified", "") if mark.startswith("W/") or not mark else mark
     if mark:
-        tag.write_text(mark)
+        tag.write_text(mark, encoding="utf-8")
     else:
         tag.unlink(missing_ok=True)
 

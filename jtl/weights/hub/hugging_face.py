@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jtl.errors import UserError
+from jtl.files import expanded
 from jtl.weights.contract import Config
 from jtl.weights.formats import sharded
 from jtl.weights.hub import beside
@@ -197,7 +198,7 @@ def _cached(repo: str, revision: str, name: str, cache: Path | None) -> Path:
 
 def _cache_dir(settings: Config) -> Path | None:
     """Return the folder of the client's cache; None for the client's own."""
-    return Path(settings.cache_dir).expanduser() / "hub" if settings.cache_dir else None
+    return Path(expanded(settings.cache_dir)) / "hub" if settings.cache_dir else None
 
 
 def _shards(path: Path, name: str, fetch: Callable[[str], Path]) -> tuple[Path, ...]:

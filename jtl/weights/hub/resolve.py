@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
+from jtl.files import expanded
 from jtl.inputs.tokenizer import NAME as TOKENIZER_NAME
 from jtl.weights.contract import NO_WEIGHTS, Config, TensorFile
 from jtl.weights.hub import catalogue, hugging_face
@@ -95,7 +96,7 @@ def _cure(path: Path) -> str:
 
 
 def _local(rest: str, settings: Config) -> Cached:
-    path = Path(rest).expanduser()
+    path = Path(expanded(rest))
     if not path.exists():
         siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         known = [*siblings, *catalogue.entries()]
@@ -134,7 +135,7 @@ def _google_storage(rest: str, settings: Config) -> Cached:
 
 def _cache_dir(settings: Config) -> Path:
     folder = settings.cache_dir or os.environ.get("JTL_CACHE") or "~/.cache/jtl"
-    return Path(folder).expanduser()
+    return Path(expanded(folder))
 
 
 DOWNLOADED = ("hf", "https", "http", "gs")
