@@ -15,7 +15,6 @@ from jtl.data.labels import SEPARATOR, encode_splits, unlabelled
 from jtl.errors import UserError, nearest
 from jtl.names import as_unicode
 
-SPLITS = ("train", "val", "test")
 # NumPy's kinds of numbers: signed, unsigned, float.
 NUMBER_KINDS = "iuf"
 # The names in use: Keras', MedMNIST's, and a file that is not split.
@@ -156,7 +155,7 @@ def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
     patterns = ((config.image_keys, config.label_keys),) if config.image_keys else KEY_PATTERNS
     for images, targets in patterns:
         keys: dict[str, tuple[str, str]] = {}
-        for split in SPLITS if "{split}" in images else SPLITS[:1]:
+        for split in contract.SPLIT_ORDER if "{split}" in images else contract.SPLIT_ORDER[:1]:
             pair = (images.format(split=split), targets.format(split=split))
             if pair[0] in found and pair[1] not in found:
                 raise UserError(

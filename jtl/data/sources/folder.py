@@ -19,7 +19,6 @@ from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
 from jtl.names import as_unicode, plain_name
 
-ORDER = ("train", "val", "test")
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -121,7 +120,7 @@ def _split_roots(path: str, is_root: Callable[[str], bool], *, needs_train: bool
             "expected train, val (or valid, validation) and test; "
             "rename it, move it, or hide it with a leading dot"
         )
-    return {split: roots[split] for split in ORDER if split in roots}
+    return {split: roots[split] for split in contract.SPLIT_ORDER if split in roots}
 
 
 def _classes(root: str, kind: Input, *, is_alone: bool) -> dict[str, Walked]:

@@ -19,7 +19,7 @@ from jtl.data.joined import joined
 from jtl.data.labels import Encoded, encode_splits, unlabelled
 from jtl.data.parquet import MAX_CACHED_BYTES, Cache, StoredImages, group_ends, stored_bytes
 from jtl.data.shards import tables_in
-from jtl.data.sources.folder import ORDER, SPLITS
+from jtl.data.sources.folder import SPLITS
 from jtl.data.tables import Table
 from jtl.data.texts import Texts
 from jtl.errors import UserError, shown
@@ -105,7 +105,8 @@ def open_table(config: Config, labels: Labels) -> dict[str, Source]:
     )
     told = (note for _, table in found for note in table.notes)
     said = tuple(dict.fromkeys((*told, *notes, *left_out, *secret.values())))
-    splits = {split: _source(split, rows[split], encoded[split], said) for split in ORDER if split in rows}
+    order = [split for split in contract.SPLIT_ORDER if split in rows]
+    splits = {split: _source(split, rows[split], encoded[split], said) for split in order}
     return subset.arrange(splits, config)
 
 

@@ -99,7 +99,7 @@ def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
             f"{folder} has the splits {', '.join(builder.info.splits)}, expected train; name another set"
         )
     records = {
-        split: _records(builder, found[split], folder) for split in ("train", "val", "test") if split in found
+        split: _records(builder, found[split], folder) for split in contract.SPLIT_ORDER if split in found
     }
     cells = {split: _cells(folder, found[split], config.label_key, each) for split, each in records.items()}
     secret = unlabelled(cells, labels)
