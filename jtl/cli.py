@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
     a verb that begins anew was stopped; 1: a bug.
     """
     given = [*([verb] if verb else []), *(sys.argv[1:] if argv is None else argv)]
+    if argv is None and "--debug" not in given:
+        output.hush()
     with output.enduring() as streams, signals.listening(partial(_end_at_once, given)) as stop:
         try:
             code = _run(given)
@@ -42,8 +44,9 @@ def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
             code = _stopped(stop.number, given)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        if stop.is_set and argv is None:
-            # Threads that still work (a compiler, a pool) would hold up the end of the interpreter.
+        if argv is None and (stop.is_set or code in (MENDABLE_EXIT_CODE, BUG_EXIT_CODE)):
+            # Threads that still work (a compiler, a pool, a save that failed) would hold up the end of the
+            # interpreter, or have the last word.
             os._exit(code)
     sys.exit(code)
 

@@ -43,7 +43,7 @@ def explained(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return of_system(error)
-    for each in _causes(error):
+    for each in causes(error):
         if isinstance(each, OSError) and each.errno in OF_MACHINE:
             return of_system(each)
         if isinstance(each, MemoryError) or "RESOURCE_EXHAUSTED" in str(each):
@@ -69,7 +69,7 @@ def of_system(error: OSError) -> str:
     return f"{found}; {cure}" if cure else found
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, and those it was raised from or while another was handled."""
     seen: set[int] = set()
     following: BaseException | None = error

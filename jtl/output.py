@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -57,6 +58,15 @@ def lost(below: dict[str, Enduring]) -> OSError | None:
     """Return why standard output could not be written (a full disk), None where it was or its reader left."""
     fault = below["stdout"].fault if "stdout" in below else None
     return None if fault is None or fault.errno in GONE else fault
+
+
+def hush() -> None:
+    """Let the threads and destructors of libraries fail without a word, for the rest of the process.
+
+    What matters of it is raised where it is waited for, and the last line on the screen is ours.
+    """
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
 
 
 def _fill_gaps() -> None:

@@ -71,3 +71,30 @@ def test_program_ends_with_its_own_code_whatever_becomes_of_its_output(redirecti
     )
     assert done.returncode == 7, done.stderr
     assert done.stdout + done.stderr == shown * 3
+
+
+FAILING = """
+import sys, threading
+from jtl import cli
+from jtl.errors import UserError
+from jtl.verbs import VERBS
+from jtl.verbs.contract import Verb
+
+def fail(args, overrides):
+    threading.Thread(target=threading.Event().wait).start()
+    shouting = threading.Thread(target=lambda: 1 / 0)
+    shouting.start()
+    shouting.join()
+    raise UserError("a checkpoint could not be saved")
+
+VERBS["train"] = Verb("", lambda parser: None, fail)
+sys.argv[1:] = ["train"]
+cli.main()
+"""
+
+
+def test_process_that_failed_has_the_last_word_and_waits_for_no_thread() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (2, "jtl: error: a checkpoint could not be saved\n")

@@ -72,13 +72,15 @@ def build(
     weights: Mapping[str, str],
     digest: str,
     peak_memory_bytes: int,
+    model_sha256: str = "",
     target: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what summary.json holds, ready for JSON.
 
     `num_examples` of that `unit` ("images") were trained on in the seconds that `phases` measured: those
-    of this process, not of the runs it resumed. `digest` is over the final parameters. `target` is what
-    is known of another domain, where the run has one.
+    of this process, not of the runs it resumed. `digest` is over the final parameters,
+    `model_sha256` of the file of weights that was written ("": none was). `target` is what is known of
+    another domain, where the run has one.
     """
     assert status in STATUSES, f"{status!r} is none of {STATUSES}"
     assert parameters.keys() == {"total", "trainable"}, parameters
@@ -100,6 +102,7 @@ def build(
             "weights": weights,
             "digest": digest,
         }
+        | ({"model_sha256": model_sha256} if model_sha256 else {})
         | ({} if target is None else {"target": target})
     )
 

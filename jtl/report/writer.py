@@ -2,62 +2,105 @@
 
 import json
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jtl import files
-from jtl.errors import UserError, shortened
+from jtl.errors import UserError, at_end, shortened
 from jtl.files import replace_text
 from jtl.report.summary import plain
 
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
-FINAL_PREFIX = "test/"
+# TensorBoard's `SessionLog.START`.
+SESSION_START = 1
+# What the names of an evaluation's numbers begin with, and those of the final report's.
+MEASURED, FINAL = ("val/", "target/"), ("test/",)
 
 
 class Writer:
     """Appends the scalars of a run to its folder; a resumed run goes on where its checkpoint was.
 
-    Lines of later steps than `resume_step` are dropped first: those steps will be run again.
+    Lines of later steps than `resume_step` are dropped first: those steps will be run again; and so are
+    evaluations of other steps than `measured`.
     """
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
-        from tensorboardX import SummaryWriter
+    def __init__(self, folder: Path, resume_step: int, measured: Container[int] = ()) -> None:
+        # Not SummaryWriter: its thread dies on a full disk unheard, and closing would wait for it.
+        from tensorboardX.event_file_writer import EventsWriter
 
-        path = folder / FILE_NAME
-        if path.exists():
-            replace_text(path, kept_lines(path, resume_step))
+        self._path, self._events_path = folder / FILE_NAME, folder / EVENTS_FOLDER
+        if self._path.exists():
+            replace_text(self._path, kept_lines(self._path, resume_step, measured))
         # Line-buffered: whatever ends the process, the lines written before are whole.
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        # TensorBoard hides the events of steps from `purge_step` on that earlier files hold.
-        self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=resume_step + 1, flush_secs=10)
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._events_path.mkdir(exist_ok=True)
+        self._events = EventsWriter(str(self._events_path / "events"), f".{os.getpid()}")
+        # TensorBoard hides the events of later steps that earlier files hold.
+        self._tell(resume_step + 1, session_log={"status": SESSION_START})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Report values by name at a step; nan and inf are null in the file and absent from TensorBoard."""
+        """Report values by name at a step; nan and inf are null in the file and absent from TensorBoard.
+
+        Raises:
+            OSError: one of the files cannot be written; it is named.
+        """
         line = {"step": step, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(plain(line), allow_nan=False) + "\n")
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._events.add_scalar(name, value, step)
+        with _naming(self._path):
+            self._file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        shown = {name: value for name, value in values.items() if math.isfinite(value)}
+        if shown:
+            found = [{"tag": name, "simple_value": value} for name, value in shown.items()]
+            self._tell(step, summary={"value": found})
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        self._events.close()
+        with at_end(self._events.close), _naming(self._path):
+            self._file.close()
+
+    def _tell(self, step: int, **content: Any) -> None:
+        """Write a TensorBoard event, to the disk's own buffers."""
+        with _naming(self._events_path):
+            self._events.write_event(_messages().Event(wall_time=time.time(), step=step, **content))
+            self._events.flush()
 
 
-def kept_lines(path: Path, last_step: int) -> str:
+def _messages() -> Any:
+    """Return the module of TensorBoard's messages, which protobuf fills when it is imported."""
+    from tensorboardX.proto import event_pb2
+
+    return event_pb2
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file of an error of writing, which the operating system does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def kept_lines(path: Path, last_step: int, measured: Container[int]) -> str:
     """Return the lines of a metrics file up to a step, without the unfinished one a killed process leaves.
 
-    Those of the final report are left out, too: a run that goes on comes to its report again.
+    Left out is also what a run that goes on will measure again: the final report, and evaluations of other
+    steps than `measured`.
 
     Raises:
         UserError: a line is no report.
     """
-    kept = (line for line, report in reports(path) if report["step"] <= last_step and not is_final(report))
-    return "".join(kept)
+    return "".join(
+        line
+        for line, report in reports(path)
+        if report["step"] <= last_step
+        and not _is_of(report, FINAL)
+        and (report["step"] in measured or not _is_of(report, MEASURED))
+    )
 
 
 def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -84,11 +127,7 @@ def reports(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def is_final(line: Mapping[str, object]) -> bool:
-    """Return whether a line of a metrics file holds nothing but what the final report measured.
-
-    >>> is_final({"step": 9, "time": 1.5, "test/loss": 0.5}), is_final({"step": 9, "val/loss": 0.5})
-    (True, False)
-    """
-    names = line.keys() - {"step", "time"}
-    return bool(names) and all(name.startswith(FINAL_PREFIX) for name in names)
+def _is_of(report: Mapping[str, Any], prefixes: tuple[str, ...]) -> bool:
+    """Return whether a report has numbers, and all of their names begin with one of the prefixes."""
+    names = report.keys() - {"step", "time"}
+    return bool(names) and all(name.startswith(prefixes) for name in names)

@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from jtl.errors import UserError
 from jtl.training import digests, faults, progress
-from jtl.training.faults import Damage
+from jtl.training.faults import Damage, Diverged
 from jtl.training.state import State
 
 NUM_LATEST = 2
@@ -70,14 +70,14 @@ class Checkpoints:
         """Return a state as `save` takes it.
 
         Raises:
-            UserError: a parameter, a running statistic or an average is not finite.
+            Diverged: a parameter, a running statistic or an average is not finite.
         """
         found, counts = jax.device_get(self._examine(state))
         bad = {name: int(count) for name, count in counts.items() if count}
         if bad:
             name, count = next(iter(bad.items()))
             others = f", as have {len(bad) - 1} more leaves" if len(bad) > 1 else ""
-            raise UserError(
+            raise Diverged(
                 f"{name!r} has {count} values that are not finite after step {int(state.step)}{others}; "
                 f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
                 f"raise optim.warmup and start with another --workdir"
@@ -88,7 +88,7 @@ class Checkpoints:
         """Start saving a state, and the run's evaluations so far, as the checkpoint of its step.
 
         Raises:
-            UserError: this save, or the one before, failed.
+            Unsaved: this save, or the one before, failed.
         """
         state, step = sound.state, int(sound.state.step)
         meta = {
@@ -103,11 +103,6 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(_sealed(meta)))
         with self._saving():
             self._manager.save(step, args=items, force=True)
-
-    def remove(self, step: int) -> None:
-        """Remove the checkpoint of one step, if there is one."""
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
 
     def restore(self, like: Any, warn: Callable[[str], None]) -> Restored | None:
         """Return the newest checkpoint that verifies, or None where there is none.

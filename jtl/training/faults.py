@@ -17,6 +17,7 @@ import jax
 
 from jtl import __version__
 from jtl.errors import UserError
+from jtl.faults import CURES, causes
 from jtl.training import digests
 
 # A file that is gone, or something else in its place: that is damage. All other numbers are the machine's.
@@ -35,6 +36,14 @@ MAX_SHOWN = 160
 
 class Damage(Exception):
     """A checkpoint is not what was saved: files of it are changed, cut or lost."""
+
+
+class Diverged(UserError):
+    """The numbers of a run are no longer finite: nothing of it is worth saving."""
+
+
+class Unsaved(UserError):
+    """A checkpoint could not be saved."""
 
 
 def made_with() -> dict[str, str]:
@@ -93,7 +102,7 @@ def explained(error: Exception, checkpoint: Path, meta: Mapping[str, Any]) -> Ex
     for each in causes(error):
         number = number_of(each)
         if number is not None and number not in OF_DAMAGE:
-            return _unreadable(checkpoint, os.strerror(number))
+            return _unreadable(checkpoint, os.strerror(number), number)
         if is_of_memory(each):
             return UserError(
                 f"the memory does not suffice to restore checkpoint {str(checkpoint)!r} ({_short(each)}); "
@@ -105,7 +114,7 @@ def explained(error: Exception, checkpoint: Path, meta: Mapping[str, Any]) -> Ex
         _read_all(checkpoint)
     except OSError as fault:
         if fault.errno not in OF_DAMAGE:
-            return _unreadable(checkpoint, f"{fault.filename}: {fault.strerror}")
+            return _unreadable(checkpoint, f"{fault.filename}: {fault.strerror}", fault.errno)
     own, ours = meta.get("made_with", made_with()), made_with()
     if own.get(ORBAX) != ours[ORBAX]:
         return UserError(
@@ -116,26 +125,22 @@ def explained(error: Exception, checkpoint: Path, meta: Mapping[str, Any]) -> Ex
     return Damage(_short(error))
 
 
-def unsaved(error: Exception, folder: Path, num_bytes: int) -> UserError:
+def unsaved(error: Exception, folder: Path, num_bytes: int) -> Unsaved:
     """Return what a failed save is, as one line: where, why, and what to change."""
     numbers = [number for each in causes(error) if (number := number_of(each)) is not None]
     named = [each.filename for each in causes(error) if isinstance(each, OSError) and each.filename]
     reason = os.strerror(numbers[0]) if numbers else _short(error)
     where = str(named[0]) if named else str(folder)
-    return UserError(
-        f"a checkpoint could not be saved: {where!r}: {reason}; {_cure(numbers, folder, num_bytes)}; the "
-        f"checkpoints before it are kept: repeat the command to go on from the last"
+    cure = CURES.get(numbers[0], "mend that") if numbers else "mend that"
+    if numbers and numbers[0] in (errno.ENOSPC, errno.EDQUOT) and folder.exists():
+        free = shutil.disk_usage(folder).free
+        cure = (
+            f"{_megabytes(free)} are free there, and a checkpoint takes about {_megabytes(num_bytes)}; {cure}"
+        )
+    return Unsaved(
+        f"a checkpoint could not be saved: {where!r}: {reason}; {cure}. The checkpoints before it are kept: "
+        f"repeat the command to go on from the last"
     )
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and those it was raised from or while another was handled."""
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        following = following.__cause__ or following.__context__
 
 
 def number_of(error: BaseException) -> int | None:
@@ -157,33 +162,22 @@ def is_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def free_text(num_bytes: int) -> str:
-    """Return a number of bytes as people read it.
-
-    >>> free_text(1_500), free_text(2_500_000_000)
-    ('0.0 MB', '2500.0 MB')
-    """
-    return f"{num_bytes / 1e6:.1f} MB"
-
-
 def _check_of_machine(checkpoint: Path, error: OSError) -> None:
     if error.errno not in OF_DAMAGE:
         name = error.filename or checkpoint
-        raise _unreadable(checkpoint, f"{str(name)!r}: {error.strerror}") from error
+        raise _unreadable(checkpoint, f"{str(name)!r}: {error.strerror}", error.errno) from error
 
 
-def _unreadable(checkpoint: Path, reason: str) -> UserError:
+def _unreadable(checkpoint: Path, reason: str, number: int | None = None) -> UserError:
+    cure = CURES.get(number, "mend that") if number else "mend that"
     return UserError(
         f"checkpoint {str(checkpoint)!r} cannot be read just now: {reason}; it may be sound, and nothing was "
-        f"moved: mend that and repeat the command"
+        f"moved: {cure}"
     )
 
 
-def _cure(numbers: list[int], folder: Path, num_bytes: int) -> str:
-    if errno.ENOSPC in numbers or errno.EDQUOT in numbers:
-        free = free_text(shutil.disk_usage(folder).free) if folder.exists() else "nothing"
-        return f"{free} are free there, a checkpoint takes about {free_text(num_bytes)}: make room"
-    return "mend that"
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB"
 
 
 def _files(folder: Path) -> Iterator[Path]:

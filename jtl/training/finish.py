@@ -1,14 +1,13 @@
 """The end of a run: the best step is measured on every split, exported and summed up."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jtl import files, tree
 from jtl.report import summary, tables
-from jtl.report.writer import FINAL_PREFIX, Writer
+from jtl.report.writer import FINAL, Writer
 from jtl.training import adaptation, evaluate, loop, meta, progress
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
@@ -18,41 +17,53 @@ from jtl.training.state import State
 from jtl.weights.run_folder import write_run_weights
 
 
-def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> dict[str, Any]:
+class Outcome(NamedTuple):
+    """What the best step is worth: its step and metrics by name, and the sha256 of its file of weights."""
+
+    scores: dict[str, Any]
+    model_sha256: str
+
+
+NOT_YET = Outcome({}, "")
+
+
+def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> Outcome:
     """Measure the best step on every split that is not for training; write weights, tables and plots."""
     state = _best_state(ready, ended, checkpoints)
     params = jax.device_get(states.params_for_evaluation(state))
     merged = ready.plan.built.parts.strategy.merged(params)
-    write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
+    model_sha256 = write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
     scores: dict[str, Any] = {"step": int(state.step)}
     for split in ready.feed.eval_batches:
-        found = loop.evaluated(ready, state, split)
+        known = ended.measured if split == loop.VALIDATION and state is ended.state else None
+        found = loop.evaluated(ready, state, split) if known is None else known
         scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
         ready.reporter.live.log(
             f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.plan.stats.label_names)}"
         )
         result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
         evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
-    final = {name: value for name, value in scores.items() if name.startswith(FINAL_PREFIX)}
+    final = {name: value for name, value in scores.items() if name.startswith(FINAL)}
     if final:
         writer.scalars(int(state.step), final)
-    return scores
+    return Outcome(scores, model_sha256)
 
 
-def summarize(ready: Run, ended: Ended, best: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    """Return what summary.json says; `best` has the metrics of the best step, `digest` is of the last."""
+def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET) -> dict[str, Any]:
+    """Return what summary.json says; `digest` is of the last step's parameters."""
     last = ended.history[-1] if ended.history else {}
     return summary.build(
         status=ended.status,
         steps=int(ended.state.step),
         final=adaptation.scalars(last),
-        best=dict(best),
+        best=outcome.scores,
         phases=ready.reporter.phases,
         num_examples=ended.num_examples,
         unit=ready.plan.built.parts.input.unit,
         parameters=meta.parameters(ready.plan.built),
         weights=meta.source(ready.plan.built),
         digest=digest,
+        model_sha256=outcome.model_sha256,
         peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
         target=None if ready.feed.target is None else _outcome(ready, ended),
     )
@@ -67,8 +78,8 @@ def say(ready: Run, text: str) -> None:
     """Say what was found of a checkpoint, on the screen and in the notes of meta.json."""
     ready.reporter.live.log(text)
     path = ready.plan.folder / "meta.json"
-    about = files.read_record(path).values
-    summary.write_json(path, {**about, "notes": [*about.get("notes", []), text]})
+    about = files.read_record(path)
+    summary.write_json(path, {**about.values, "notes": [*about.get("notes", files.TEXTS, []), text]})
 
 
 def _best_state(ready: Run, ended: Ended, checkpoints: Checkpoints) -> State:

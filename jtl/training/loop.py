@@ -16,16 +16,19 @@ import jax
 from jtl import signals
 from jtl.data import pipeline
 from jtl.data.sampling import UNIFORM
-from jtl.errors import UserError, at_end
+from jtl.errors import at_end
 from jtl.metrics import Summary
 from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
-from jtl.training.checkpoint import Checkpoints, Sound
+from jtl.training.checkpoint import Checkpoints
+from jtl.training.config import Config
+from jtl.training.faults import Diverged, Unsaved
 from jtl.training.ready import Ended, Run
 from jtl.training.state import State
 
+VALIDATION = "val"
 # Steps dispatched beyond the one that is waited for, and steps whose numbers may lie on the devices unread.
 MAX_AHEAD, MAX_UNREAD = 2, 100
 # How old the loss on the live line may be, unless a step takes longer.
@@ -46,18 +49,20 @@ def run(
     goes on from there, which makes it first.
 
     Raises:
-        UserError: the loss, a gradient or a parameter is no longer finite.
+        Diverged: the loss, a gradient or a parameter is no longer finite.
+        Unsaved: a checkpoint could not be saved.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
     compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
-    status, saved = "finished", start
+    status, saved, measured = "finished", start, None
     batches = _batches(ready, start)
     # The live line ends whatever happens, so that an error starts on a line of its own.
     with stop.deferred(), at_end(batches.close), at_end(ready.reporter.live.finish):
         try:
             if _lacks_evaluation(ready, history, start):
-                history = _measured(ready, state, history, writer, stop)
-                _save(ready, checkpoints.sound(state), history, checkpoints, is_again=True)
+                # Its checkpoint stays as it is: those that follow have the evaluation in their history.
+                history, measured = _measured(ready, state, history, writer, stop)
+                reader.measured(history)
             for number in range(start, num_steps):
                 if _is_exhausted(ready, history):
                     status = "stopped_early"
@@ -67,18 +72,20 @@ def run(
                 train_step = compiled.at(number, state, batch)
                 with ready.reporter.phases.measure("step"):
                     state, values = train_step(state, batch)
+                    measured = None
                     reader.push(number + 1, values)
                 if stop.is_set:
                     raise Stopped(stop.number)
-                is_evaluated = _is_due(number + 1, _eval_every(ready), num_steps)
+                is_evaluated = _is_due(number + 1, _every(ready), num_steps)
                 if is_evaluated or _is_due(number + 1, ready.plan.settings.train.checkpoint_every):
                     with ready.reporter.phases.measure("step"):
                         reader.flush()
                         sound = checkpoints.sound(state)
                     if is_evaluated and _is_measured(ready):
-                        history = _measured(ready, state, history, writer, stop)
+                        history, measured = _measured(ready, state, history, writer, stop)
                         reader.measured(history)
-                    _save(ready, sound, history, checkpoints)
+                    with ready.reporter.phases.measure("checkpoint"):
+                        checkpoints.save(sound, history)
                     saved = number + 1
                 stop.check()
         except Stopped:
@@ -86,8 +93,41 @@ def run(
             with ready.reporter.phases.measure("step"):
                 reader.flush()
             if int(state.step) > saved:
-                _save(ready, checkpoints.sound(state), history, checkpoints)
-    return Ended(state, history, status, (int(state.step) - start) * ready.plan.settings.train.batch_size)
+                with ready.reporter.phases.measure("checkpoint"):
+                    checkpoints.save(checkpoints.sound(state), history)
+        except Exception as error:
+            _rescue(ready, state, saved, history, checkpoints, reader, error)
+            raise
+    num_examples = (int(state.step) - start) * ready.plan.settings.train.batch_size
+    return Ended(state, history, status, num_examples, measured)
+
+
+def _rescue(
+    ready: Run,
+    state: State,
+    saved: int,
+    history: progress.History,
+    checkpoints: Checkpoints,
+    reader: "_Reader",
+    error: Exception,
+) -> None:
+    """Save the last whole state of a run that an error ends, where it has one; what fails then is a note."""
+    is_lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    if is_lost or isinstance(error, Diverged | Unsaved) or int(state.step) <= saved:
+        return
+    try:
+        reader.flush()
+        checkpoints.save(checkpoints.sound(state), history)
+        checkpoints.wait()
+    except Exception as other:
+        error.add_note(f"and step {int(state.step)} could not be saved: {other}")
+        return
+    ready.reporter.live.log(f"saved step {int(state.step)}: repeat the command to go on from there")
+
+
+def eval_every(settings: Config, num_examples: int) -> int:
+    """Return the steps between evaluations: as set, or those of one epoch of so many training examples."""
+    return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
 
 
 def evaluated(ready: Run, state: State, split: str) -> Summary:
@@ -172,7 +212,7 @@ class _Reader:
         """Read all that is pending; waits for its steps.
 
         Raises:
-            UserError: the loss or the gradient norm of one is not finite.
+            Diverged: the loss or the gradient norm is not finite.
         """
         pending = list(self._pending)
         self._read(pending)
@@ -193,7 +233,7 @@ class _Reader:
 
     def _report(self, number: int, values: Mapping[str, float]) -> None:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            raise UserError(
+            raise Diverged(
                 f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; "
                 f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
                 f"raise optim.warmup and start with another --workdir"
@@ -257,33 +297,34 @@ def _stream_seed(seed: int, stream: str) -> int:
 
 def _is_measured(ready: Run) -> bool:
     """Return whether there is anything to measure between steps."""
-    return "val" in ready.feed.eval_batches or ready.feed.target_batches is not None
+    return VALIDATION in ready.feed.eval_batches or ready.feed.target_batches is not None
 
 
 def _lacks_evaluation(ready: Run, history: progress.History, number: int) -> bool:
     """Return whether the run was stopped at this step before the evaluation that was due."""
-    is_due = number > 0 and _is_due(number, _eval_every(ready), ready.plan.built.parts.num_steps)
+    is_due = number > 0 and _is_due(number, _every(ready), ready.plan.built.parts.num_steps)
     return is_due and _is_measured(ready) and all(entry["step"] != number for entry in history)
 
 
 def _measured(
     ready: Run, state: State, history: progress.History, writer: Writer, stop: StopRequest
-) -> progress.History:
-    """Return the history with an evaluation of the state, and report it.
+) -> tuple[progress.History, Summary | None]:
+    """Return the history with an evaluation of the state, and what it found on validation; report it.
 
     Raises:
         Stopped: a signal came meanwhile; nothing is reported.
     """
     number = int(state.step)
     with stop.raising():
-        entry = evaluated(ready, state, "val").scalars if "val" in ready.feed.eval_batches else {}
+        found = evaluated(ready, state, VALIDATION) if VALIDATION in ready.feed.eval_batches else None
+        entry = {} if found is None else found.scalars
         entry = {"step": number, **entry, **_measured_target(ready, state)}
     stop.check()
-    found = adaptation.scalars(entry)
-    writer.scalars(number, found)
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    numbers = adaptation.scalars(entry)
+    writer.scalars(number, numbers)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
     ready.reporter.live.log(f"step {number}: {shown}")
-    return [*history, entry]
+    return [*history, entry], found
 
 
 def _measured_target(ready: Run, state: State) -> dict[str, float]:
@@ -301,34 +342,12 @@ def _measured_target(ready: Run, state: State) -> dict[str, float]:
         )
 
 
-def _save(
-    ready: Run,
-    sound: Sound,
-    history: progress.History,
-    checkpoints: Checkpoints,
-    *,
-    is_again: bool = False,
-) -> None:
-    """Save the state; what was measured of it makes it one of those that may be the best.
-
-    With `is_again` it takes the place of what was saved at this step before it was measured.
-    """
-    with ready.reporter.phases.measure("checkpoint"):
-        if is_again:
-            checkpoints.remove(int(sound.state.step))
-        checkpoints.save(sound, history)
-
-
 def _is_due(number: int, every: int, last: int = -1) -> bool:
     return number == last or (every > 0 and number % every == 0)
 
 
-def _eval_every(ready: Run) -> int:
-    """Return the steps between evaluations: as set, or those of one epoch."""
-    num_examples = len(ready.feed.splits["train"])
-    return ready.plan.settings.train.eval_every or max(
-        1, num_examples // ready.plan.settings.train.batch_size
-    )
+def _every(ready: Run) -> int:
+    return eval_every(ready.plan.settings, len(ready.feed.splits["train"]))
 
 
 def _is_exhausted(ready: Run, history: progress.History) -> bool:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from jtl import metrics
 from jtl.data import Source, pipeline
+from jtl.metrics import Summary
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.tasks import TASKS, LabelStats, TaskKind
@@ -76,9 +77,13 @@ class Run(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How the loop ended: the state, the evaluations, the status, and the training examples it read."""
+    """How the loop ended: the state, the evaluations, the status, and the training examples it read.
+
+    `measured` is what the validation split gave for that very state, None where it was not measured.
+    """
 
     state: State
     history: progress.History
     status: str
     num_examples: int
+    measured: Summary | None = None

@@ -29,10 +29,12 @@ from jtl.training import (
     evaluate,
     finish,
     loop,
+    lost,
     meta,
     progress,
     rehearsal,
     remarks,
+    seen,
     sharding,
     step,
 )
@@ -42,7 +44,7 @@ from jtl.training.config import Config
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import write_input_files
+from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
 
 TARGET_TEST = "target_test"
 
@@ -127,7 +129,7 @@ def _claim(plan: Plan, target: Target | None, notes: Sequence[str]) -> None:
     """
     folder, stats = plan.folder, plan.stats
     described = meta.describe(plan.settings, plan.built, stats, target, notes)
-    if (folder / "meta.json").exists() and (folder / "checkpoints").exists():
+    if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         begun = files.read_record(folder / "meta.json")
         before = LabelStats.of_record(begun.below("labels"))
         # Runs once did not keep how their labels were read; the classes say whether it is the same.
@@ -138,7 +140,7 @@ def _claim(plan: Plan, target: Target | None, notes: Sequence[str]) -> None:
                 f"{len(stats.label_names)}, or others; restore the data or give another --workdir"
             )
         # What was found of its checkpoints is said once, by the process that found it.
-        said = begun.get("notes", files.TEXTS, ())
+        said = begun.get("notes", files.TEXTS, [])
         described["notes"] += [text for text in said if text.startswith("checkpoint ")]
         ours, theirs = meta.target_of(described), meta.target_of(begun.values)
         if ours != theirs:
@@ -161,25 +163,25 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
-        writer = Writer(folder, int(state.step))
+        writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
             with listening as stop, stop.deferred():
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
+                digest = finish.digest(ended.state)
                 if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
-                    return _stopped(ready, ended)
-            digest = finish.digest(ended.state)
-            scores = finish.report(ready, ended, checkpoints, writer)
-    result = finish.summarize(ready, ended, scores, digest)
+                    return _stopped(ready, ended, digest)
+            outcome = finish.report(ready, ended, checkpoints, writer)
+    result = finish.summarize(ready, ended, digest, outcome)
     summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
     return result
 
 
-def _stopped(ready: Run, ended: Ended) -> dict[str, Any]:
+def _stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
     """Leave the summary of a run that is to go on."""
     number = int(ended.state.step)
     ready.reporter.live.log(
@@ -187,7 +189,7 @@ def _stopped(ready: Run, ended: Ended) -> dict[str, Any]:
         if number
         else "stopped before the first step; repeat the command"
     )
-    result = finish.summarize(ready, ended, {}, finish.digest(ended.state))
+    result = finish.summarize(ready, ended, digest)
     summary.write_json(ready.plan.folder / "summary.json", result)
     return result
 
@@ -226,9 +228,10 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
+    lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(folder / "checkpoints", metric=plan.monitor, is_maximized=is_maximized)
+    checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
@@ -254,7 +257,7 @@ def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     notes = [
-        build.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
+        seen.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
         *parts.input.remarks(parts.model.preprocess, parts.preprocess),
         *preflight.survey(splits, parts.input, parts.preprocess),
     ]

@@ -9,13 +9,18 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jtl import files, tree
+from jtl.errors import UserError
 from jtl.files import replaced
 from jtl.inputs import INPUTS
 from jtl.models import MODELS, layers
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
+from jtl.weights.hub.download import sha256_of
 
-WEIGHTS_NAME, META_NAME = "model.safetensors", "meta.json"
+WEIGHTS_NAME, META_NAME, SUMMARY_NAME = "model.safetensors", "meta.json", "summary.json"
+CHECKPOINTS_NAME = "checkpoints"
+# Where summary.json has the sha256 of the weights that were written.
+DIGEST_KEY = "model_sha256"
 # What meta.json calls that a setting of the model is as its size has it: None. Before it did so, False or 0.
 UNSET = "unset"
 # What `jtl fuse` says of a folder it made; without weights, it is an ensemble.
@@ -24,14 +29,14 @@ FUSION_NAME = "fuse.json"
 OTHER_FIELDS = ("name", "weights")
 
 
-def write_run_weights(folder: Path, params: Mapping[str, Any], model_state: Mapping[str, Any]) -> Path:
-    """Write a model's arrays into the run folder, whole or not at all, and return the path."""
+def write_run_weights(folder: Path, params: Mapping[str, Any], model_state: Mapping[str, Any]) -> str:
+    """Write a model's arrays into the run folder, whole or not at all, and return the file's sha256."""
     flat = tree.flatten({"params": params, "model_state": model_state})
     arrays = {name: np.array(leaf, order="C") for name, leaf in flat.items()}
     path = folder / WEIGHTS_NAME
     with replaced(path) as part:
         save_file(arrays, part, metadata={"format": "jtl"})
-    return path
+    return sha256_of(path)
 
 
 def write_input_files(folder: Path, paths: Mapping[str, Path]) -> None:
@@ -45,8 +50,9 @@ def open_run(folder: Path) -> TensorFile:
     """Open the weights a finished run left in its folder, with its label names and pre-processing.
 
     Raises:
-        UserError: its meta.json does not say what is needed.
+        UserError: its meta.json does not say what is needed, or the weights are not those it wrote.
     """
+    notes = _verified(folder)
     record = files.read_record(folder / META_NAME)
     family = record.get("family", files.TEXT)
     if family not in MODELS:
@@ -63,4 +69,30 @@ def open_run(folder: Path) -> TensorFile:
         preprocess=kind.placed(preprocess, folder),
         family=family,
         config_fields={name: value for name, value in fields.items() if name not in OTHER_FIELDS},
+        notes=notes,
     )
+
+
+def _verified(folder: Path) -> tuple[str, ...]:
+    """Return nothing where a folder's weights are those that were written, a note where nothing tells.
+
+    Raises:
+        UserError: they are others.
+    """
+    path, told = folder / WEIGHTS_NAME, folder / SUMMARY_NAME
+    expected = files.read_record(told).get(DIGEST_KEY, files.TEXT, "") if told.is_file() else ""
+    if not expected:
+        return (f"{str(path)!r} could not be verified: no {SUMMARY_NAME} beside it says its sha256",)
+    found = sha256_of(path)
+    if found != expected:
+        raise UserError(
+            f"{str(path)!r} has changed since it was written: its sha256 is {found[:12]}…, "
+            f"{SUMMARY_NAME} says {expected[:12]}…; restore the file, or make it again: {_cure(folder)}"
+        )
+    return ()
+
+
+def _cure(folder: Path) -> str:
+    if (folder / CHECKPOINTS_NAME).is_dir():
+        return f"remove {SUMMARY_NAME} and repeat the command of the run, which writes it from a checkpoint"
+    return "repeat the command that made it with another folder"

@@ -1,9 +1,14 @@
 """metrics.jsonl and TensorBoard events: whole lines, valid JSON, and no step twice after a resume."""
 
+import errno
 import json
+import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
 from jtl.errors import UserError
@@ -39,6 +44,34 @@ def test_scalars_reach_both_files(tmp_path: Path) -> None:
     assert second["time"] >= first["time"] > 1.6e9
     scalars = [(event.step, value.tag) for event in events(tmp_path) for value in event.summary.value]
     assert scalars == [(1, "train/loss"), (2, "train/loss"), (2, "val/accuracy")]
+
+
+def test_writing_takes_no_thread_and_no_queue(tmp_path: Path) -> None:
+    """TensorBoard's own thread dies on a full disk without a word, and closing would wait for it."""
+    before = threading.active_count()
+    writer = Writer(tmp_path, 0)
+    writer.scalars(1, {"train/loss": 2.5})
+    assert threading.active_count() == before
+    assert [value.simple_value for event in events(tmp_path) for value in event.summary.value] == [2.5]
+    writer.close()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_fault_of_writing_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    writer = Writer(tmp_path, 0)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if name == "tensorboard":
+        monkeypatch.setattr(EventsWriter, "write_event", refuse)
+    else:
+        writer._file.close()
+        writer._file = SimpleNamespace(write=refuse, close=lambda: None)  # type: ignore[assignment]  # a full disk
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        writer.scalars(1, {"train/loss": 2.5})
+    assert caught.value.filename == str(tmp_path / name)
+    writer.close()
 
 
 def test_a_line_is_in_the_file_before_the_writer_is_closed(tmp_path: Path) -> None:
@@ -94,6 +127,20 @@ def test_lines_of_the_final_report_are_not_written_twice(tmp_path: Path) -> None
         writer.scalars(2, {"test/loss": 0.5, "test/accuracy": 1.0})
         writer.close()
     assert [line["test/loss"] for line in lines(tmp_path)] == [0.5]
+
+
+def test_evaluation_that_the_checkpoint_does_not_know_is_made_again(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    for step in (2, 4):
+        writer.scalars(step, {"train/loss": 1.0})
+        writer.scalars(step, {"val/loss": 0.5, "target/im": 1.0})
+    writer.close()
+    Writer(tmp_path, 4, [2]).close()
+    assert [(line["step"], "val/loss" in line) for line in lines(tmp_path)] == [
+        (2, False),
+        (2, True),
+        (4, False),
+    ]
 
 
 @pytest.mark.parametrize("line", ["step 2", '{"time": 1}', "[2]", ""])

@@ -1,6 +1,6 @@
 import gc
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def test_flipped_bit_is_found_named_and_the_checkpoint_before_is_used(
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b""])
 def test_truncated_data_is_found_and_the_checkpoint_before_is_used(
-    saved: Checkpoints, folder: Path, damage: object
+    saved: Checkpoints, folder: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     path = _data_files(folder, 20)[-1]
     path.write_bytes(damage(path.read_bytes()))

@@ -209,7 +209,7 @@ def test_damage_that_cannot_be_moved_says_so(
 @pytest.mark.parametrize(
     ("error", "shown"),
     [
-        (OSError(errno.ENOSPC, "No space"), "No space left on device; 3.0 MB are free there, a checkpoint"),
+        (OSError(errno.ENOSPC, "No space"), "No space left on device; 3.0 MB are free there, and a"),
         (ValueError("RESOURCE_EXHAUSTED: 'a' [os_error_code='28']"), "3.0 MB are free there"),
         (OSError(errno.EACCES, "Denied", "run/checkpoints/3"), "'run/checkpoints/3': Permission denied"),
         (ValueError("OUT_OF_RANGE: Failed to write [os_error_code='27']"), "File too large"),

@@ -75,6 +75,7 @@ def run(
     with owner.owned(folder, members.say):
         _check_out(folder)
         opened = [members.open_member(files.expanded(each), overrides) for each in runs]
+        members.say(*(note for each in opened for note in each.file.notes))
         members.check_alike(opened, is_one_model=chosen.is_one_model)
         members.say(*members.differing_notes(opened, is_one_model=chosen.is_one_model))
         return chosen.fuse(opened, folder, batch_size, **options)

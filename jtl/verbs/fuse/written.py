@@ -32,7 +32,7 @@ def run_folder(
         summaries = {split: known.get(split) or score(judge, fused, split) for split in judge.eval_splits}
     member = judge.member
     folder.mkdir(parents=True, exist_ok=True)
-    write_run_weights(folder, fused["params"], fused["model_state"])
+    model_sha256 = write_run_weights(folder, fused["params"], fused["model_state"])
     write_input_files(folder, judge.predictor.input.files(judge.predictor.preprocess))
     for split, each in summaries.items():
         report(judge, folder, split, each)
@@ -56,6 +56,7 @@ def run_folder(
         weights=weights,
         digest=tree.sha256(fused["params"]),
         peak_memory_bytes=0,
+        model_sha256=model_sha256,
     )
     about = meta.of_model(member.settings, judge.predictor, member.stats)
     about |= {"weights": weights, "parameters": parameters, "fused": found}
