@@ -54,6 +54,11 @@ def kind_of(path: str) -> str:
     return FOLDERS[counts.most_common(1)[0][0]]
 
 
+def is_set(path: str) -> bool:
+    """Return whether a file holds many examples, which need no labels: a table or an archive."""
+    return os.path.splitext(path)[1].lower() in (*tables.READERS, *SHARDS)
+
+
 def is_of_files(path: str) -> bool:
     """Return whether a folder holds its examples as files, one each, rather than in tables or archives.
 

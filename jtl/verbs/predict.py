@@ -65,7 +65,7 @@ def run(
         UserError: model and inputs cannot be had. Single inputs that cannot be read have an "error" instead.
     """
     from jtl import predictor
-    from jtl.data import tables
+    from jtl.data import tell
     from jtl.report.tables import aligned
     from jtl.tasks import TASKS
     from jtl.tasks.contract import NO_LABELS
@@ -76,7 +76,7 @@ def run(
     if out:
         written.check_writable(out, written.WRITERS)
     found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes, overrides)
-    given = [path for path in inputs if Path(path).suffix.lower() in tables.READERS]
+    given = [path for path in inputs if tell.is_set(path)]
     settings = build.with_data(found.settings, given[0]) if given else found.settings
     settings = config.with_overrides(settings, overrides)
     if TASKS[settings.task.name].label_kind == NO_LABELS:
@@ -160,30 +160,33 @@ def class_names(text: str) -> tuple[str, ...]:
 def _sources(
     settings: "jtl.training.config.Config", paths: Sequence[str], texts: Sequence[str]
 ) -> "list[jtl.data.Source]":
-    """Open what is to be predicted: the paths in their order, a table's rows split by split, then the texts.
+    """Open what is to be predicted: the paths in their order, then the texts.
+
+    The rows of a table, or files of an archive, come split by split.
 
     Raises:
         UserError: there is nothing, or it is not what the model reads.
     """
     import numpy as np
 
-    from jtl.data import SOURCES, Info, Labels, files, preflight, tables
+    from jtl.data import SOURCES, Info, Labels, files, preflight, tell
     from jtl.data.contract import NO_LABELS, TEXT
     from jtl.data.texts import Texts
-    from jtl.training import config
+    from jtl.training import build, config
 
     kind = config.input_of(settings.model)
     if not paths and not texts:
         raise UserError(f"there is nothing to predict; give files or folders of {kind.unit}")
     _check_endings(kind, paths)
     sources: list[Any] = []
-    for is_table, group in itertools.groupby(paths, lambda path: Path(path).suffix.lower() in tables.READERS):
-        if not is_table:
+    for is_set, group in itertools.groupby(paths, tell.is_set):
+        if not is_set:
             sources.append(files.unlabelled(group, kind))
             continue
         for path in group:
-            table = replace(settings.data, path=path)
-            sources += SOURCES[table.name].open(table, Labels(NO_LABELS)).values()
+            is_same = tell.kind_of(path) == settings.data.name
+            data = replace((settings if is_same else build.with_data(settings, path)).data, path=path)
+            sources += SOURCES[data.name].open(data, Labels(NO_LABELS)).values()
     if texts:
         sources.append(
             Texts(Info("--text", (), TEXT), tuple(texts), None, "--text", np.arange(len(texts)) + 1)

@@ -12,6 +12,8 @@ from jtl import files
 from jtl.errors import UserError
 from jtl.tasks import LabelStats
 from jtl.training import build, config
+from jtl.verbs import predict
+from tests.data.conftest import write_tar
 
 CLASSES = 12
 
@@ -70,6 +72,14 @@ def test_labels_of_runs_that_did_not_keep_their_reading_come_back() -> None:
     del saved["reading"]
     found = LabelStats.of_record(files.Record(Path("meta.json"), saved, "labels"))
     assert found == LabelStats(("a", "b"), 4, (2, 2), reading="")
+
+
+def test_rows_of_tables_and_files_of_archives_are_predicted_too(tmp_path: Path) -> None:
+    table = write(tmp_path, "names.csv", ["ash", "birch"])
+    archive = write_tar(tmp_path / "a.tar", [(f"{place}.png", b"x") for place in range(3)])
+    found = predict._sources(settings(table), [table, str(archive), str(tmp_path / "0.png")], [])
+    assert [len(source) for source in found] == [2, 3, 1]
+    assert found[1].describe(2) == f"2.png in {archive}"
 
 
 def test_batch_larger_than_the_training_set_is_said() -> None:
