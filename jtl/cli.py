@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
             sys.stdout.flush()
             fault = output.lost(streams)
             if fault is not None and not code:
-                from jtl import errors
+                from jtl import faults
 
-                code = _failed(f"standard output: {errors.of_system(fault)}")
+                code = _failed(f"standard output: {faults.of_system(fault)}")
         except signals.Stopped:
             code = _stopped(stop.number, given)
         for stream in (sys.stdout, sys.stderr):
@@ -52,7 +52,7 @@ def _run(given: list[str]) -> int:
     """Run the verb and return the exit code, having said what went wrong."""
     import traceback
 
-    from jtl import errors, runtime
+    from jtl import errors, faults, runtime
     from jtl.verbs import VERBS
 
     words, overrides = split_overrides(given)
@@ -61,7 +61,7 @@ def _run(given: list[str]) -> int:
         runtime.prepare()
         return VERBS[args.verb].command(args, overrides)
     except Exception as error:
-        found = errors.explained(error)
+        found = faults.explained(error)
         if found is None or args.debug:
             traceback.print_exc()
         if found is not None:

@@ -1,47 +1,15 @@
-"""The one error type that means "the user can mend this", what else a user can mend, and what closes.
+"""The one error type that means "the user can mend this", its messages' sentence parts, and what closes.
 
 The first error is the one that is shown: what is closed after it may fail as well, and must not replace it.
 """
 
 import difflib
-import errno
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 # What of a value, or a name, a message shows; what of another's text.
 MAX_SHOWN = 120
-MAX_LINE = 80
-# What to change where the operating system refuses, by its number of the error.
-CURES = {
-    errno.ENOENT: "check the path",
-    errno.ENOTDIR: "a part of the path is a file, expected a folder; check the path",
-    errno.EISDIR: "expected a file, found a folder; check the path",
-    errno.EACCES: "check its owner and permissions, or give another path",
-    errno.EPERM: "check its owner and permissions, or give another path",
-    errno.EROFS: "the file system is read-only; give another path",
-    errno.ENOSPC: "make room on that disk, or give another folder, and repeat the command",
-    errno.EDQUOT: "the quota is used up; make room, or give another folder, and repeat the command",
-    errno.EFBIG: "files may not grow so large here; raise `ulimit -f`, or give another folder",
-    errno.EMFILE: "too many files are open in this process; raise `ulimit -n`, or lower inputs.threads",
-    errno.ENFILE: "too many files are open on this machine; close some and repeat the command",
-    errno.ENOMEM: "the memory does not suffice; lower train.batch_size, or raise `ulimit -v`",
-    errno.EAGAIN: "no more threads or processes may be started; lower inputs.threads, or raise `ulimit -u`",
-    errno.EIO: "the disk or its server failed; check it and repeat the command",
-    errno.ESTALE: "the server of this folder has lost it; mount it again and repeat the command",
-    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
-    errno.ELOOP: "its links lead back to themselves; mend them",
-}
-# The faults of a machine that a library may wrap in an error of its own.
-OF_MACHINE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
-    *(errno.EIO, errno.ESTALE, errno.EROFS),
-)
-MEMORY_CURE = (
-    "the memory does not suffice; lower train.batch_size or train.eval_batch_size, raise optim.accumulate, "
-    "or take a smaller model"
-)
 
 
 class UserError(ValueError):
@@ -79,6 +47,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({length:,} characters)"
 
 
+def shortened(text: str) -> str:
+    """Return a text for an error message: one line, and cut where it is long.
+
+    >>> shortened("a" * 200).count("a"), shortened("a\\n b")
+    (119, 'a b')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_SHOWN else f"{line[: MAX_SHOWN - 1]}…"
+
+
 @contextmanager
 def at_end(close: Callable[[], object]) -> Iterator[None]:
     """Call `close` at the end of the block; where an error ended the block, that is the one that is raised.
@@ -97,55 +75,3 @@ def at_end(close: Callable[[], object]) -> Iterator[None]:
             error.add_note(f"and then closing failed: {type(other).__name__}: {other}")
         raise
     close()
-
-
-def shortened(text: str) -> str:
-    """Return a text for an error message: one line, and cut where it is long.
-
-    >>> shortened("a" * 100).count("a"), shortened("a\\n b")
-    (79, 'a b')
-    """
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
-
-
-def explained(error: BaseException) -> str | None:
-    """Return what the user can mend and how, of an error or of what caused it; None of a bug."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError):
-        return of_system(error)
-    for each in _causes(error):
-        if isinstance(each, OSError) and each.errno in OF_MACHINE:
-            return of_system(each)
-        if isinstance(each, MemoryError) or "RESOURCE_EXHAUSTED" in str(each):
-            return f"{MEMORY_CURE} ({shortened(str(each)) or type(each).__name__})"
-        if isinstance(each, RuntimeError) and "can't start new thread" in str(each):
-            return f"no more threads can be started: {CURES[errno.EAGAIN]}, or `ulimit -v`"
-    return None
-
-
-def of_system(error: OSError) -> str:
-    """Return an error of the operating system as a sentence: what failed, with which file, what to change.
-
-    >>> of_system(FileNotFoundError(2, "No such file or directory", "photos/a.png"))
-    "'photos/a.png': No such file or directory; check the path"
-    """
-    if error.errno is None:
-        return str(error)
-    given = (error.filename, error.filename2)
-    names = [repr(os.fsdecode(name)) for name in given if isinstance(name, str | bytes | os.PathLike)]
-    found = f"{' and '.join(names)}: " if names else ""
-    found += error.strerror or os.strerror(error.errno)
-    cure = CURES.get(error.errno)
-    return f"{found}; {cure}" if cure else found
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and those it was raised from or while another was handled."""
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        following = following.__cause__ or following.__context__

@@ -23,7 +23,7 @@ MAX_TYPE_IGNORES = 10
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "names", "runtime", "signals", "output"),
-    ("files", "ranges", "memory"),
+    ("files", "faults", "ranges", "memory"),
     ("owner", "tree", "rng", "metrics"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
@@ -275,7 +275,10 @@ def test_importing_the_package_or_its_command_line_loads_no_library() -> None:
 def text_files() -> Iterator[tuple[str, str]]:
     tops = [path for path in ROOT.iterdir() if path.is_file()]
     below = [
-        path for folder in (*CODE_FOLDERS, ".ci") for path in (ROOT / folder).rglob("*") if path.is_file()
+        path
+        for folder in (*CODE_FOLDERS, "docs", ".ci")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
     ]
     for path in tops + below:
         if "__pycache__" not in path.parts:
@@ -312,7 +315,7 @@ def test_commands_of_the_documents_exist() -> None:
     from jtl.verbs import VERBS
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in ("README.md", "CHANGELOG.md", "Makefile"):
+    for document in ("README.md", "CHANGELOG.md", "Makefile", "docs/faults.md"):
         told = commands((ROOT / document).read_text())
         assert told["verb"], f"{document} shows no command"
         assert told["verb"] <= VERBS.keys()

@@ -41,9 +41,10 @@ def main() -> int:
     parser.add_argument("--compile-anew", action="store_true", help="share no compiled programs")
     args = parser.parse_args()
     for each in signals.SIGNALS:
-        # A shell tells what it puts in the background to ignore some, and what is started would inherit that.
+        # What a shell told this process to ignore (`nohup`) it goes on to pass over, but what is started does
+        # not inherit that: handlers are gone with the first word of another program.
         if signal.getsignal(each) == signal.SIG_IGN:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, _pass_over)
     setup = Setup(args.folder.resolve(), is_shared=not args.compile_anew)
     setup.folder.mkdir(parents=True, exist_ok=True)
     os.environ.pop("XLA_FLAGS", None)
@@ -54,6 +55,10 @@ def main() -> int:
     ]
     about = {"seed": args.seed, "is_compiled_shared": setup.is_shared}
     return min(1, record.run_all(args.what, chosen, args.out, processes=args.processes, about=about))
+
+
+def _pass_over(*_: object) -> None:
+    """Take a signal and do nothing."""
 
 
 if __name__ == "__main__":

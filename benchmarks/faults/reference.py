@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.faults import moments, outcome, runs
+from benchmarks.faults import moments, outcome, record, runs
 from benchmarks.faults.moments import Clock
 from benchmarks.faults.runs import Setup
 
@@ -23,7 +23,8 @@ class Reference(NamedTuple):
 
 def make(setup: Setup, kind: str) -> Reference:
     """Return the kind's undisturbed run; the first is for the compiled programs, the second is timed."""
-    folder, kept = setup.folder / "references" / kind, setup.folder / "references" / f"{kind}.json"
+    folder = folder_of(setup) / kind
+    kept = folder.with_suffix(".json")
     with ONE_AT_A_TIME:
         if not kept.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +34,11 @@ def make(setup: Setup, kind: str) -> Reference:
             kept.write_text(json.dumps(clock._asdict()), encoding="utf-8")
     clock = Clock(**json.loads(kept.read_text(encoding="utf-8")))
     return Reference(folder, outcome.outcome(folder), clock)
+
+
+def folder_of(setup: Setup) -> Path:
+    """Return where the undisturbed runs of this commit are: another may write other files."""
+    return setup.folder / "references" / record.commit()
 
 
 def _run(setup: Setup, kind: str, folder: Path) -> Clock:

@@ -162,6 +162,17 @@ def cpu_seconds(started: Started) -> float:
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
+def waited_seconds(started: Started) -> dict[str, float]:
+    """Return how long each thread of the main process has waited for a processor, which others had."""
+    found = {}
+    for path in Path(f"/proc/{started.process.pid}/task").glob("*/schedstat"):
+        try:
+            found[path.parent.name] = int(path.read_text().split()[1]) / 1e9
+        except (OSError, IndexError):
+            continue
+    return found
+
+
 def catches(started: Started, number: int) -> bool:
     """Return whether the process has a handler of its own for a signal."""
     try:

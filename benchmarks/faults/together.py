@@ -76,7 +76,7 @@ def _trial(
 
 def half(setup: Setup, kind: str) -> Path:
     """Return a run of the kind that was killed halfway; made once."""
-    folder = setup.folder / "references" / f"{kind}-half"
+    folder = reference.folder_of(setup) / f"{kind}-half"
     with reference.ONE_AT_A_TIME:
         if not folder.exists():
             work = folder.with_name(f"{kind}-halving")

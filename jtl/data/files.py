@@ -10,7 +10,8 @@ import numpy as np
 
 from jtl.data.contract import Info
 from jtl.data.walk import is_of_another, notes_of, passed_note, walk
-from jtl.errors import OF_MACHINE, UserError
+from jtl.errors import UserError
+from jtl.faults import OF_MACHINE
 from jtl.inputs import Input, Unreadable
 from jtl.names import as_unicode
 

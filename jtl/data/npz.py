@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jtl import memory
-from jtl.errors import OF_MACHINE, UserError, shortened
+from jtl.errors import UserError, shortened
+from jtl.faults import OF_MACHINE
 
 ENDING = ".npy"
 SINGLE = b"\x93NUMPY"

@@ -14,6 +14,7 @@ import pytest
 
 from jtl.errors import UserError
 from jtl.report import curves
+from jtl.signals import Stopped
 from jtl.training import config, finish, loop
 from jtl.training import run as train
 from jtl.training.faults import Damage
@@ -271,6 +272,38 @@ def test_baseline_that_cannot_be_is_found_before_the_first_run(
     with pytest.raises(UserError, match=r"baseline is true and model.weights is 'none'"):
         train.run(_settings(baseline="true"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _numbers(folder: Path) -> list[dict[str, Any]]:
+    """Everything the run has reported, but when."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_stopped_in_an_evaluation_it_goes_on_as_if_it_had_not_been(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """In those of steps 4, 8 and 12, the last, and in that of the final report."""
+    measure, calls = train.evaluate.measure, []
+
+    def stopped(*parts: Any, **options: Any) -> Any:
+        calls.append(parts)
+        if len(calls) == number:
+            raise Stopped(signal.SIGTERM)
+        return measure(*parts, **options)
+
+    monkeypatch.setattr(train.evaluate, "measure", stopped)
+    if number < 4:
+        found = train.run(_settings(), tmp_path / "run")
+        assert (found["status"], found["steps"]) == ("preempted", 4 * number)
+    else:
+        with pytest.raises(Stopped):
+            train.run(_settings(), tmp_path / "run")
+    found = train.run(_settings(), tmp_path / "run")
+    for name in ("status", "steps", "digest", "final", "best"):
+        assert found[name] == finished[1][name], name
+    assert _numbers(tmp_path / "run") == _numbers(finished[0])
 
 
 FLAGS = [

@@ -1,0 +1,55 @@
+"""What went wrong on this machine, in one line that says what to change."""
+
+import errno
+import os
+
+import pytest
+
+from jtl import faults
+from jtl.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "No space left on device; make room on that disk"),
+        (errno.EMFILE, "Too many open files; .* raise `ulimit -n`"),
+        (errno.EACCES, "Permission denied; check its owner and permissions"),
+        (errno.EROFS, "Read-only file system; the file system is read-only"),
+    ],
+)
+def test_errors_of_the_system_name_the_file_and_what_to_change(number: int, cure: str) -> None:
+    found = faults.explained(OSError(number, os.strerror(number), "runs/a"))
+    assert found is not None
+    with pytest.raises(UserError, match=f"'runs/a': {cure}"):
+        raise UserError(found)
+
+
+def test_error_that_a_library_wrapped_is_found() -> None:
+    wrapped = ValueError("could not save")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device", "checkpoints/3")
+    assert "'checkpoints/3': No space left on device" in (faults.explained(wrapped) or "")
+
+
+def test_file_that_is_missing_behind_a_bug_is_no_excuse_for_it() -> None:
+    bug = AssertionError("update comes first")
+    bug.__context__ = FileNotFoundError(errno.ENOENT, "No such file or directory", "a")
+    assert faults.explained(bug) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes")],
+)
+def test_memory_that_does_not_suffice_says_what_to_lower(error: Exception) -> None:
+    assert "the memory does not suffice; lower train.batch_size" in (faults.explained(error) or "")
+
+
+def test_threads_that_cannot_be_started_are_no_bug() -> None:
+    found = faults.explained(RuntimeError("can't start new thread"))
+    assert "no more threads can be started" in (found or "")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), TypeError("x"), RuntimeError("x")])
+def test_bugs_are_bugs(error: Exception) -> None:
+    assert faults.explained(error) is None
