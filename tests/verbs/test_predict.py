@@ -51,7 +51,7 @@ OPTIONS = {"batch_size": 2, "overrides": (("sharding.devices", "1"), ("model.ima
 
 
 def _predict(weights: str, *images: str, top: int = 2, **options: Any) -> dict[str, Any]:
-    return predict.run(weights=weights, inputs=images, top=top, **OPTIONS, **options)
+    return predict.run(weights=weights, inputs=images, top=top, **{**OPTIONS, **options})
 
 
 def _features(weights: str, data: Path, out: Path, *layers: str, **options: Any) -> dict[str, Any]:
@@ -127,6 +127,7 @@ def test_json_lines_hold_what_is_returned(weights: str, photos: Path, tmp_path: 
     [
         ("nothing.png", {}, "'nothing.png' is not there; expected a file, or a folder of images"),
         (".", {"top": 0}, "--top is 0; expected 1 or more"),
+        (".", {"batch_size": 0}, "--batch-size is 0; expected 1 or more"),
         (".", {"out": "x.xml"}, "--out 'x.xml' ends in '.xml'; expected one of .csv, .jsonl"),
         (".", {"out": "no/such/x.csv"}, "folder 'no/such' is not there"),
     ],
