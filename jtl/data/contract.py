@@ -11,6 +11,7 @@ from jtl.inputs import Inputs, Transform, Unreadable
 from jtl.ranges import CountOr0, Fraction, Range, ReadIf, check
 
 IMAGE, TEXT = "image", "text"
+SPLIT_ORDER = ("train", "val", "test")
 # How labels tell classes: by their names, by numbers, by places among them.
 NAMES, NUMBERS, PLACES = "names", "numbers", "places"
 NO_LABELS = "none"
