@@ -1,5 +1,7 @@
 """What each kind of source accepts, and what it says of data it does not."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,50 @@ def test_digits_span_the_bytes(opened: Any) -> None:
     assert len(source) == 1797
     assert source[0]["raw"].shape == (8, 8, 1)
     assert max(source[row]["raw"].max() for row in range(100)) == 255
+
+
+def test_what_a_folder_holds_beside_examples_is_named_and_strays_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "train/ant/0", "train/ant/1.jfif", "train/bee/2.png", "val/ant/3.png", "val/bee/4.png")
+    for name in ("train/labels.csv", "train/ant/notes.txt", "licence", "val/.hidden"):
+        (tmp_path / name).write_text("no image")
+    splits = open_kind("image_folder", tmp_path)
+    assert {split: len(source) for split, source in splits.items()} == {"train": 3, "val": 2}
+    for source in splits.values():
+        assert source.info.notes == (
+            f"passed over 3 files in {tmp_path}, by their endings no images: licence, train/labels.csv, "
+            "train/ant/notes.txt",
+        )
+    put(tmp_path, "train/stray")
+    with pytest.raises(UserError, match=r"train holds 1 images outside a class folder \('stray', …\)"):
+        open_kind("image_folder", tmp_path)
+
+
+def test_an_empty_class_of_a_split_is_told_to_leave_all_splits(tmp_path: Path) -> None:
+    put(tmp_path, "train/ant/0.png", "train/bee/1.png", "val/ant/2.png")
+    (tmp_path / "val/bee").mkdir()
+    with pytest.raises(UserError, match=r"val/bee is empty; add images or remove the class from every split"):
+        open_kind("image_folder", tmp_path)
+
+
+def test_a_pipe_in_a_folder_is_passed_over_and_a_broken_link_is_an_example(tmp_path: Path) -> None:
+    put(tmp_path, "ant/0.png", "bee/1.png")
+    os.mkfifo(tmp_path / "ant/pipe.png")
+    (tmp_path / "bee/gone.png").symlink_to("/nowhere/gone.png")
+    source = open_kind("image_folder", tmp_path, val_fraction=0.0)["train"]
+    assert [Path(source.describe(row)).name for row in range(len(source))] == ["0.png", "1.png", "gone.png"]
+    assert source.info.notes == (
+        f"passed over 1 file in {tmp_path}, by their endings no images: ant/pipe.png (no file)",
+    )
+
+
+def test_a_failing_disk_is_no_damage_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "ant/0.png", "bee/1.png")
+    source = open_kind("image_folder", tmp_path, val_fraction=0.0)["train"]
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("builtins.open", fail)
+    for read in (source.__getitem__, source.fingerprint):
+        with pytest.raises(OSError, match="Input/output error"):
+            read(0)

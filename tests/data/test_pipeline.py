@@ -143,7 +143,9 @@ def test_an_unreadable_image_reaches_the_reader_as_the_users_error(tmp_path: Pat
     files = Files(
         Info("set", ("a",)), str(tmp_path), tuple(f"{place}.png" for place in range(4)), np.zeros(4, np.int64)
     )
-    with pytest.raises(UserError, match=r"cannot read .*0.png"):
+    with pytest.raises(
+        UserError, match=r"cannot read .*0.png: .*; mend or remove it .* data.max_unreadable=1"
+    ):
         list(eval_batches(files, EVAL, image.INPUT, batch_size=2, config=Config(threads=2)))
 
 
@@ -283,6 +285,7 @@ def test_an_unreadable_example_is_blank_and_named_where_one_stands_in_for_it(tmp
     assert batch["mask"].tolist() == [True, True, True, False]
     assert [bool(fault) for fault in batch["fault"]] == [False, True, False, False]
     assert "1.png" in batch["fault"][1]
+    assert "max_unreadable" not in batch["fault"][1]
     assert not batch["inputs"][1].any()
     np.testing.assert_array_equal(batch["inputs"][2], EVAL(pixels(2), None))
 

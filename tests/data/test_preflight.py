@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jtl.data import SOURCES, Config, Labels, Source, files, preflight
 from jtl.data.preflight import inspect
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, image
+from jtl.inputs.preprocess import Preprocess
 from jtl.report import summary
 from tests.data.conftest import pixels, png, write_tar
 
@@ -280,3 +282,19 @@ def test_json_brings_back_a_path_that_is_no_utf8(tmp_path: Path) -> None:
     value = {"path": "caf\udce9/é", "names": ["p\\xe9"]}
     summary.write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+
+
+def test_what_reading_images_loses_is_told_split_by_split_and_handed_on(tmp_path: Path) -> None:
+    folder(tmp_path, {"train/ant": 2, "train/bee": 2, "val/ant": 1, "val/bee": 1})
+    clear = Image.fromarray(np.full((4, 4, 4), (9, 9, 9, 0), np.uint8))
+    clear.save(tmp_path / "train/ant/clear.png")
+    Image.fromarray(np.full((4, 4), 900, np.uint16)).save(tmp_path / "val/bee/deep.png")
+    splits, config = open_folder(tmp_path)
+    found = inspect(splits, config, image.INPUT)
+    (line,) = [each for each in found.lines if "transparent" in each]
+    assert line.startswith("train: 1 images are transparent in part: the colours beneath are read")
+    assert str(tmp_path / "train/ant/clear.png") in line
+    assert [facts.peak for facts in found.facts if facts.peak is not None] == [900]
+    preprocess, lines = image.INPUT.fitted(Preprocess(), found.facts, image.INPUT.Changes(), is_trained=False)
+    assert preprocess.white_level == 1023
+    assert "preprocess.white_level=1023 (from what they use)" in lines[0]

@@ -1,5 +1,6 @@
 """The transforms of evaluation and training."""
 
+import io
 import math
 import pickle
 from typing import Any
@@ -179,6 +180,20 @@ def test_an_augmentation_out_of_range_is_an_error(settings: dict[str, Any], mess
 def test_a_preprocessing_that_cannot_be_done_is_an_error() -> None:
     with pytest.raises(UserError, match="need 1 or 3 channels, the model reads 4"):
         transform(Preprocess(mean=(0.5,) * 4, std=(0.5,) * 4), Augment(color_jitter=0.4))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_training_and_evaluation_turn_an_image_alike_as_its_exif_says(kind: str) -> None:
+    stored, exif, file = pixels(0, 30, 20), Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(file, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    upright = decode(file.getvalue())
+    assert upright.shape == (20, 30, 3)
+    assert kind == "JPEG" or (upright == np.rot90(stored, -1)).all()
+    preprocess, still = Preprocess((16, 16), resize_px=16), Augment(crop_scale=(1.0, 1.0), flip=0.0)
+    for apply in (transform(preprocess, None), transform(preprocess, still)):
+        rng = np.random.default_rng(0)
+        np.testing.assert_array_equal(apply(file.getvalue(), rng), apply(upright, np.random.default_rng(0)))
 
 
 def test_real_photos_are_transformed_as_pillow_alone_would(real_path: Any) -> None:

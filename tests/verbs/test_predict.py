@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from jtl import predictor
 from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.training import step
+from jtl.training import config, step
 from jtl.verbs import features, predict
 from jtl.weights import FAMILIES
 from tests.weights import writing
@@ -51,7 +51,7 @@ OPTIONS = {"batch_size": 2, "overrides": (("sharding.devices", "1"), ("model.ima
 
 
 def _predict(weights: str, *images: str, top: int = 2, **options: Any) -> dict[str, Any]:
-    return predict.run(weights=weights, inputs=images, top=top, **OPTIONS, **options)
+    return predict.run(weights=weights, inputs=images, top=top, **{**OPTIONS, **options})
 
 
 def _features(weights: str, data: Path, out: Path, *layers: str, **options: Any) -> dict[str, Any]:
@@ -127,6 +127,7 @@ def test_json_lines_hold_what_is_returned(weights: str, photos: Path, tmp_path: 
     [
         ("nothing.png", {}, "'nothing.png' is not there; expected a file, or a folder of images"),
         (".", {"top": 0}, "--top is 0; expected 1 or more"),
+        (".", {"batch_size": 0}, "--batch-size is 0; expected 1 or more"),
         (".", {"out": "x.xml"}, "--out 'x.xml' ends in '.xml'; expected one of .csv, .jsonl"),
         (".", {"out": "no/such/x.csv"}, "folder 'no/such' is not there"),
     ],
@@ -327,3 +328,17 @@ def test_model_is_compiled_once_for_all_splits(
     done = _features(weights, tmp_path / "data", tmp_path / "out.npz")
     assert done["num_examples"] == 3 * NUM_IMAGES
     assert [shape[0] for shape in traced] == [2]
+
+
+def test_features_of_a_table_without_labels_are_of_its_contents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reviews.csv").write_text("text,stars\na good film,4\na bad one,1\n")
+    data = {"name": "table", "path": str(tmp_path / "reviews.csv"), "val_fraction": 0.0}
+    splits = features._splits(config.from_dict({"model": {"name": "bert"}, "data": data}))
+    assert [splits["train"][row]["raw"] for row in range(2)] == ["a good film", "a bad one"]
+    assert splits["train"].labels() is None
+    assert "features without labels: " in capsys.readouterr().err
+    data["path"] = str(tmp_path / "missing.csv")
+    with pytest.raises(UserError, match=r"missing.csv"):
+        features._splits(config.from_dict({"model": {"name": "bert"}, "data": data}))
