@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from jtl.data import workers
-from jtl.data.contract import Example, Source, read
+from jtl.data.contract import CURE, Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
 from jtl.errors import UserError, shown
 from jtl.inputs import Input, Inputs, Transform, Unreadable
@@ -235,7 +235,7 @@ class _EvalBatches:
 
     def _read(self, row: int) -> tuple[Example, str]:
         try:
-            return read(self.source, row, self.transform), ""
+            return read(self.source, row, self.transform, cure=CURE if self.blank is None else ""), ""
         except Unreadable as error:
             if self.blank is None:
                 raise

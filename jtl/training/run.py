@@ -103,6 +103,9 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
         return None
+    if not config.has_begun(folder):
+        live.log("what was started here before made no step: it starts as it is configured now")
+        return None
     changed = config.conflicts(settings, config.saved(folder))
     if changed:
         raise UserError(
