@@ -75,3 +75,27 @@ def at_end(close: Callable[[], object]) -> Iterator[None]:
             error.add_note(f"and then closing failed: {type(other).__name__}: {other}")
         raise
     close()
+
+
+@contextmanager
+def reading(what: str, cure: str = "get it again") -> Iterator[None]:
+    """Turn whatever a library raises while it reads `what`, which users gave, into one UserError.
+
+    A library in Rust may panic, which is no Exception in Python. Signals and exits pass.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(f"{what} wants more memory than there is") from error
+    except OSError as error:
+        raise UserError(f"{what} cannot be read ({error.strerror or _line(error)}); {cure}") from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{what} is damaged ({type(error).__name__}: {_line(error)}); {cure}") from error
+
+
+def _line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][: 2 * MAX_SHOWN]

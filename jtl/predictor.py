@@ -23,7 +23,7 @@ from jtl.models import Model, Outputs
 from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Strategy
 from jtl.tasks import TASKS, LabelStats, Task
-from jtl.training import build, config, evaluate, sharding, step
+from jtl.training import build, config, evaluate, seen, sharding, step
 from jtl.training.config import Config
 from jtl.training.step import Batch
 from jtl.weights import Config as Weights
@@ -197,8 +197,8 @@ def described(predictor: Predictor) -> str:
     """Return how the model sees its inputs, and what was decided about its weights; a line each."""
     loaded, changes = predictor.loaded, predictor.settings.preprocess
     remarks = [] if loaded is None else loaded.report.remarks()
-    seen = build.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
-    return "\n".join([*remarks, seen])
+    text = seen.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
+    return "\n".join([*remarks, text])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:

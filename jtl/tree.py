@@ -1,6 +1,7 @@
 """Nested dicts of arrays addressed by '/'-joined names: flatten, split, merge, match, count, digest."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -100,10 +101,7 @@ def num_values(tree: Mapping[str, Any]) -> int:
 
 def num_bytes(tree: Mapping[str, Any]) -> int:
     """Return the bytes of all leaves together (arrays or `jax.ShapeDtypeStruct`)."""
-    return sum(
-        int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-        for leaf in flatten(tree).values()
-    )
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in flatten(tree).values())
 
 
 def sha256(tree: Mapping[str, Any]) -> str:

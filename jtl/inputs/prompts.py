@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jtl.errors import UserError
+from jtl.errors import UserError, reading
 
 # What repositories call their tokenizer, the one that holds all of it first.
 NAMES = ("tokenizer.json", "spiece.model")
@@ -64,27 +64,25 @@ def _of_json(path: Path, num_tokens: int) -> Tokenizer:
         import tokenizers
     except ImportError as error:
         raise _missing("tokenizers") from error
-    try:
+    # Some faults of a file show only when it is used.
+    what = f"tokenizer {str(path)!r}"
+    with reading(what):
         content = path.read_text(encoding="utf-8")
         kind = _kind(json.loads(content)["model"], path)
         tokenizer = tokenizers.Tokenizer.from_str(content)
-    except UserError:
-        raise
-    except Exception as error:
-        # The library raises plain Exception for all faults of a file.
-        line = str(error).partition("\n")[0]
-        raise UserError(f"tokenizer {str(path)!r} is damaged ({line}); get it again") from error
-    padding_id = tokenizer.token_to_id(kind.padding)
-    if padding_id is None:
-        raise UserError(f"tokenizer {str(path)!r} has no token {kind.padding!r} to pad with; get it again")
-    tokenizer.enable_truncation(num_tokens)
-    tokenizer.enable_padding(length=num_tokens, pad_id=padding_id, pad_token=kind.padding)
+        padding_id = tokenizer.token_to_id(kind.padding)
+        if padding_id is None:
+            raise UserError(f"{what} has no token {kind.padding!r} to pad with; get it again")
+        tokenizer.enable_truncation(num_tokens)
+        tokenizer.enable_padding(length=num_tokens, pad_id=padding_id, pad_token=kind.padding)
+        vocabulary = tokenizer.get_vocab_size()
 
     def encode(texts: Sequence[str]) -> Int[np.ndarray, "texts tokens"]:
-        encodings = tokenizer.encode_batch([kind.prepare(text) for text in texts])
-        return np.array([each.ids for each in encodings], np.int32).reshape(-1, num_tokens)
+        with reading(what):
+            encodings = tokenizer.encode_batch([kind.prepare(text) for text in texts])
+            return np.array([each.ids for each in encodings], np.int32).reshape(-1, num_tokens)
 
-    return Tokenizer(encode, tokenizer.get_vocab_size())
+    return Tokenizer(encode, vocabulary)
 
 
 def _of_pieces(path: Path, num_tokens: int) -> Tokenizer:
@@ -92,21 +90,20 @@ def _of_pieces(path: Path, num_tokens: int) -> Tokenizer:
         import sentencepiece
     except ImportError as error:
         raise _missing("sentencepiece") from error
-    try:
+    what = f"tokenizer {str(path)!r}"
+    with reading(what):
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError, TypeError) as error:
-        line = str(error).partition("\n")[0]
-        raise UserError(f"tokenizer {str(path)!r} is damaged ({line}); get it again") from error
-    end_id = processor.piece_to_id(END)
+        end_id, vocabulary = processor.piece_to_id(END), processor.vocab_size()
 
     def encode(texts: Sequence[str]) -> Int[np.ndarray, "texts tokens"]:
         ids = np.full((len(texts), num_tokens), end_id, np.int32)
         for row, text in zip(ids, texts, strict=True):
-            found = processor.encode(canonical(text))[: num_tokens - 1]
+            with reading(what):
+                found = processor.encode(canonical(text))[: num_tokens - 1]
             row[: len(found)] = found
         return ids
 
-    return Tokenizer(encode, processor.vocab_size())
+    return Tokenizer(encode, vocabulary)
 
 
 def _kind(model: Mapping[str, Any], path: Path) -> Kind:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jtl.errors import UserError
+from jtl.errors import UserError, reading
 
 NAME = "tokenizer.json"
 SETTING = "--config.preprocess.tokenizer=PATH"
@@ -69,27 +69,27 @@ def _opened(path: str, sha256: str, max_tokens: int, mask_token: str) -> Tokeniz
             f"tokenizer {path!r} has sha256 {found}, expected {sha256}: it is not the one the model was "
             f"trained with; put that back, or give one by {SETTING}"
         )
-    try:
+    # Some faults of a file show only when it is used.
+    what = f"tokenizer {path!r}"
+    with reading(what):
         tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-    except Exception as error:
-        # The library raises plain Exception for all faults of a file.
-        line = str(error).partition("\n")[0]
-        raise UserError(f"tokenizer {path!r} is damaged ({line}); get it again") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    _cut(tokenizer, max_tokens, path)
-    vocabulary = tokenizer.get_vocab()
-    added = tokenizer.get_added_tokens_decoder()
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        _cut(tokenizer, max_tokens, path)
+        vocabulary = tokenizer.get_vocab()
+        added = tokenizer.get_added_tokens_decoder()
     mask_id = _first_of((mask_token,) if mask_token else MASKS, vocabulary, -1)
     special = {place for place, token in added.items() if token.special} | {mask_id} - {-1}
 
     def encode(texts: Texts) -> tuple[list[int], list[int]]:
         text, pair = (*texts, None)[:2]
-        encoding = tokenizer.encode(text, pair)
-        return encoding.ids, encoding.type_ids
+        with reading(what):
+            encoding = tokenizer.encode(text, pair)
+            return encoding.ids, encoding.type_ids
 
     def lengths(batch: Sequence[Texts]) -> list[int]:
-        return [len(each) for each in tokenizer.encode_batch_fast([_inputs(texts) for texts in batch])]
+        with reading(what):
+            return [len(each) for each in tokenizer.encode_batch_fast([_inputs(texts) for texts in batch])]
 
     return Tokenizer(
         encode=encode,
@@ -127,7 +127,8 @@ def _read(path: str) -> bytes:
     if not path:
         raise UserError(
             f"the weights came without a tokenizer: beside them lies no {NAME}, no vocab.txt, and no "
-            f"vocab.json with merges.txt; give one by {SETTING}"
+            f"vocab.json with merges.txt (of a sentencepiece model, spiece.model or the like, transformers "
+            f"makes one: AutoTokenizer.from_pretrained(IT).save_pretrained(FOLDER)); give one by {SETTING}"
         )
     try:
         return Path(path).read_bytes()

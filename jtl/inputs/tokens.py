@@ -60,9 +60,9 @@ class Preprocess:
 class Changes:
     """What of the texts' pre-processing is to differ from what the weights say.
 
-    `tokenizer` is the path of a `tokenizer.json`, or of its folder ("": theirs), `max_tokens` the length that
-    texts are cut to, in tokens with the special ones (0: as the weights say). `prefix` is put in front of
-    every text: "auto" takes the weights' own, "" puts none.
+    `tokenizer` is the path of a `tokenizer.json`, of its folder, or hf://org/name ("": theirs), `max_tokens`
+    the length that texts are cut to, in tokens with the special ones (0: as the weights say). `prefix` is put
+    in front of every text: "auto" takes the weights' own, "" puts none.
     """
 
     tokenizer: str = ""

@@ -38,10 +38,11 @@ class TokenGrid(NamedTuple):
 class Model(NamedTuple):
     """A built model: pure functions over plain nested dicts.
 
-    `init(key)` → (params, model_state), float32, on the host; `shapes()` is the same in
-    `jax.ShapeDtypeStruct`s, with nothing drawn. `apply(params, model_state, inputs, *, train, key,
-    frozen_stats, updates, scales)` → Outputs, where inputs are a tree of arrays [batch, …] as the family's
-    kind of input normalises them, `key` feeds dropout (None when not training), and `frozen_stats` is a
+    `init(key)` → (params, model_state), float32, on the host, or with `init(key, names)` the leaves of these
+    names alone, the others as shapes; `shapes()` is the same in `jax.ShapeDtypeStruct`s, with nothing drawn.
+    `apply(params, model_state, inputs, *, train, key, frozen_stats, updates, scales)` → Outputs, where inputs
+    are a tree of arrays [batch, …] as the family's kind of input normalises them, `key` feeds dropout (None
+    when not training), and `frozen_stats` is a
     frozenset of module names ("block1/unit1/bn1") whose normalisation keeps its running statistics even in
     training. `updates` maps names of kernels of `linear()` to `(down, up)`: the layer computes with kernel +
     down · up, without ever making the sum. `scales` maps them to factors on their "inputs" and "outputs".

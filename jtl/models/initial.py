@@ -8,7 +8,7 @@ key and its name alone. Kernels are […, in, out]; leading dimensions are the r
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +23,12 @@ FLOAT32_BYTES = 4
 Rules = Sequence[tuple[str, Draw]]
 
 
-def draw(key: Key[Array, ""], shapes: Mapping[str, Any], rules: Rules) -> tree.Tree:
+def draw(
+    key: Key[Array, ""], shapes: Mapping[str, Any], rules: Rules, names: Collection[str] | None = None
+) -> tree.Tree:
     """Return float32 values for every leaf, each by the first rule whose pattern its name matches.
+
+    Of given `names` only; the other leaves stay the shapes they are.
 
     Raises:
         UserError: they cannot fit in memory.
@@ -32,7 +36,9 @@ def draw(key: Key[Array, ""], shapes: Mapping[str, Any], rules: Rules) -> tree.T
     _check_fits(tree.flatten(shapes))
     seed = [int(word) for word in np.asarray(jax.random.key_data(key))]
 
-    def value(name: str, leaf: Any) -> np.ndarray:
+    def value(name: str, leaf: Any) -> Any:
+        if names is not None and name not in names:
+            return leaf
         distribution = next((each for pattern, each in rules if re.search(pattern, name)), None)
         assert distribution is not None, f"no rule says how {name} begins"
         generator = np.random.default_rng([*seed, zlib.crc32(name.encode())])

@@ -1,6 +1,6 @@
 """A Flax Linen module as the contract's pure functions over plain nested dicts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
@@ -39,9 +39,9 @@ def as_model(
     def shapes() -> tuple[Any, Any]:
         return _shapes(make_module(False, frozenset()), tuple(leaves), structure)
 
-    def init(key: Array) -> tuple[Any, Any]:
+    def init(key: Array, names: Collection[str] | None = None) -> tuple[Any, Any]:
         params, model_state = shapes()
-        return initial.draw(key, params, rules), initial.draw(key, model_state, rules)
+        return initial.draw(key, params, rules, names), initial.draw(key, model_state, rules, names)
 
     def apply(
         params: Mapping[str, Any],

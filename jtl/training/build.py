@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from jtl.ranges import INT32_MAX
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
-from jtl.training import optim, sharding
+from jtl.training import optim, seen, sharding
 from jtl.training import state as states
 from jtl.training.config import Config, from_dict, input_of
 from jtl.training.state import State
@@ -234,7 +234,7 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     model, params, model_state, loaded = _model(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
-    preprocess = source.settled(model.preprocess, brought, config.preprocess)
+    preprocess = source.settled(model.preprocess, brought, seen.fetched_changes(config))
     task = kind.build(config.task, drawn, preprocess) if has_head else None
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
 
@@ -278,25 +278,6 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
     return Built(parts, params, found.model_state, found.loaded)
 
 
-def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None, changes: Any = None) -> str:
-    """Return the pre-processing in one line, and whose it is; `changes` are the user's own."""
-    whose = _whose_preprocess(kind, loaded, changes or kind.Changes())
-    return f"pre-processing: {kind.described(preprocess)} ({whose})"
-
-
-def _whose_preprocess(kind: Input, loaded: Loaded | None, changes: Any) -> str:
-    if loaded is None:
-        return "the family's own"
-    if loaded.preprocess is not None and not loaded.guessed:
-        return "of the weights"
-    open_settings = [name for name, value in vars(changes).items() if value in (None, (), "")]
-    if not open_settings:
-        return "as the settings say"
-    guessed = loaded.guessed or "the family's own, as the weights came without any"
-    names = ", ".join(f"preprocess.{name}" for name in open_settings)
-    return f"a guess, {guessed}; to change it: {names}"
-
-
 def classifier(config: Config, spec: str) -> Classifier:
     """Return the model of weights with their own head; "" are those the configuration starts from.
 
@@ -334,6 +315,9 @@ def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]
 
     shapes = jax.eval_shape(create, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)
+    average = ", average" if optim.has_average(config.optim) else ""
+    what = f"training (parameters, {config.optim.name}{average})"
+    sharding.check_fits(shapes, placement, mesh, what)
     # Host copies: a buffer of the initial parameters must not be donated with the first step.
     host = jax.device_get((built.params, built.model_state))
     return jax.jit(create, out_shardings=placement)(*host), placement
@@ -380,9 +364,20 @@ def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Mo
     options = input_of(config.model).model_options(config.preprocess)
     family = MODELS[config.model.name]
     model = build_model(family, config.model, head.num_outputs, reads=head.reads, **options)
-    params, model_state = model.init(rng.key(config.train.seed, "init"))
+    key = rng.key(config.train.seed, "init")
     if config.model.weights == NO_WEIGHTS:
+        params, model_state = model.init(key)
         return model, params, model_state, None
+
+    def draw(names: Sequence[str]) -> dict[str, Any]:
+        """Return fresh leaves by full name: what weights fill is never drawn."""
+        # Every leaf's values depend on the key and its name alone.
+        inner = {name.partition("/")[2] for name in names}
+        params, model_state = model.init(key, inner)
+        drawn = tree.flatten({"params": params, "model_state": model_state})
+        return {name: drawn[name] for name in names}
+
+    params, model_state = model.shapes()
     loaded = load(
         config.model.weights,
         family=config.model.name,
@@ -391,6 +386,7 @@ def _model(config: Config, head: Head, label_names: tuple[str, ...]) -> tuple[Mo
         model_state=model_state,
         settings=config.weights,
         label_names=label_names,
+        draw=draw,
     )
     if config.weights.head in MADE_HEADS:
         loaded = MADE_HEADS[config.weights.head](loaded, config.model, label_names, config.weights)

@@ -33,6 +33,7 @@ from jtl.training import (
     progress,
     rehearsal,
     remarks,
+    seen,
     sharding,
     step,
 )
@@ -254,7 +255,7 @@ def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any
     if built.loaded is not None:
         live.log(built.loaded.report.text())
     notes = [
-        build.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
+        seen.preprocess_text(parts.input, parts.preprocess, built.loaded, changes),
         *parts.input.remarks(parts.model.preprocess, parts.preprocess),
         *preflight.survey(splits, parts.input, parts.preprocess),
     ]

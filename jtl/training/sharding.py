@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jtl import tree
+from jtl import memory, tree
 from jtl.errors import UserError, nearest, shown
 from jtl.ranges import CountOr0, check
 
@@ -57,6 +57,20 @@ def of_batch(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Return the batch of host arrays as global arrays on the mesh, without waiting for the copy."""
     return jax.device_put(batch, of_batch(mesh))
+
+
+def check_fits(shapes: Any, placement: Any, mesh: Mesh, what: str) -> None:
+    """Check that arrays of these shapes, placed so, fit on the devices, each with its part of them.
+
+    Raises:
+        UserError: they do not; `what` they are.
+    """
+    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(placement), strict=True)
+    parts = [jax.ShapeDtypeStruct(place.shard_shape(leaf.shape), leaf.dtype) for leaf, place in pairs]
+    each = tree.num_bytes({str(index): part for index, part in enumerate(parts)})
+    cure = "set a smaller model, a strategy that trains less of it, or sharding.rules over more devices"
+    found = f"{what} on {mesh.size} device{'' if mesh.size == 1 else 's'}"
+    memory.check(each * mesh.size, found, cure, limit=memory.device_bytes())
 
 
 def of_state(state: Any, config: Config, mesh: Mesh) -> Any:

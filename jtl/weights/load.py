@@ -1,6 +1,6 @@
 """Loading weights into a freshly initialised model, every source tensor and every leaf accounted for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,6 +13,7 @@ from jtl.models import MODELS
 from jtl.models.head import Settings
 from jtl.weights import FAMILIES, plan, problems
 from jtl.weights.contract import Config, Grid, Loaded, Origin, TensorFile
+from jtl.weights.head import PREFIX
 from jtl.weights.hub import named
 from jtl.weights.hub import resolve as hub
 from jtl.weights.names import assign
@@ -20,6 +21,7 @@ from jtl.weights.origins import origins_of
 from jtl.weights.recognise import of_family, of_file
 from jtl.weights.report import LoadReport
 
+Draw = Callable[[Sequence[str]], Mapping[str, Any]]
 MAX_EPSILON = 1e-6
 # What may differ from what the weights were made with: it changes what is read out, or training alone.
 FREE_FIELDS = {
@@ -39,10 +41,13 @@ def load(
     model_state: Mapping[str, Any],
     settings: Config,
     label_names: tuple[str, ...] = (),
+    draw: Draw | None = None,
 ) -> Loaded:
     """Return the spec's weights fitted to a model of `family` whose fresh leaves are given.
 
     `config` is the model's; `label_names` are the new classes in the order of its outputs (for `head` "map").
+    With `draw(names)` → fresh leaves by full name, those given are shapes alone, and only the leaves that the
+    weights do not fill are drawn.
 
     Raises:
         UserError: the weights cannot be had or read, or are not of this model.
@@ -52,6 +57,9 @@ def load(
         of_file(file)  # raises where the config.json beside it is of another model than the tensors
     names = FAMILIES[family]
     leaves = tree.flatten({"params": model_params, "model_state": model_state})
+    if draw is not None:
+        # A map of labels copies into the fresh head.
+        leaves |= draw([name for name in leaves if name.startswith(PREFIX)])
     origins = origins_of(file.tensors, family)
     best = assign.best_origin(origins, file.tensors)
     if best is None:
@@ -64,6 +72,8 @@ def load(
     if differing := differing_settings(family, config, _described(file, family, origin)):
         raise UserError(problems.other_settings(spec, differing))
     preprocess, guessed = _preprocess(spec, file, family, leaves)
+    if draw is not None:
+        leaves |= draw([name for name in planned.new if not name.startswith(PREFIX)])
     fitted = tree.unflatten(
         {name: np.asarray(leaf, np.float32) for name, leaf in (leaves | read(file, planned, leaves)).items()}
     )

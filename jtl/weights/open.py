@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jtl.errors import UserError
+from jtl.errors import UserError, reading
 from jtl.weights.contract import Config, Tensor, TensorFile
 from jtl.weights.formats import orbax_folder, sharded
-from jtl.weights.formats.archive import one_line
 from jtl.weights.formats.files import open_file
 from jtl.weights.hub import beside
 from jtl.weights.hub.download import sha256_of
 from jtl.weights.run_folder import META_NAME, WEIGHTS_NAME, open_run
 from jtl.weights.unwrap import unwrapped
 
-MAX_FAULT_CHARS = 200
 # What folders and hubs call their weights; the safer format first.
 NAMES = (
     *(WEIGHTS_NAME, f"{WEIGHTS_NAME}{sharded.INDEX_SUFFIX}"),
@@ -69,18 +67,12 @@ def _guarded(tensors: Mapping[str, Tensor], path: Path, cure: str) -> dict[str, 
 def _one_line(path: Path, cure: str, what: str = "") -> Iterator[None]:
     """Turn whatever a reader raises into one UserError that names the file, and says the cure."""
     try:
-        yield
+        with reading(f"{what}{str(path)!r}", cure or "get it again"):
+            yield
     except UserError as error:
-        if not cure:
+        if not cure or cure in str(error):
             raise
         raise UserError(f"{error}; {cure}") from error
-    except MemoryError as error:
-        raise UserError(f"{what}{str(path)!r} wants more memory than there is") from error
-    except OSError as error:
-        raise UserError(f"{what}{str(path)!r} cannot be read: {error.strerror or one_line(error)}") from error
-    except Exception as error:
-        fault = f"{type(error).__name__}: {one_line(error)[:MAX_FAULT_CHARS]}"
-        raise UserError(f"{what}{str(path)!r} is damaged ({fault}); {cure or 'get it again'}") from error
 
 
 def digest(path: Path) -> str:

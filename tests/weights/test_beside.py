@@ -15,6 +15,7 @@ from jtl.models import MODELS
 from jtl.weights import FAMILIES, Config
 from jtl.weights.hub import beside, processors
 from jtl.weights.load import load
+from jtl.weights.open import open_path
 from jtl.weights.recognise import recognise
 from tests.weights import writing
 
@@ -318,3 +319,33 @@ def test_huge_config_is_not_read(tmp_path: Path) -> None:
         stream.truncate(1 << 32)
     with pytest.raises(UserError, match="4294967296 bytes; expected at most"):
         recognise(spec)
+
+
+@pytest.mark.parametrize("config", [None, {"model_type": "unheard_of"}], ids=str)
+@pytest.mark.parametrize(
+    "processor", [{"sampling_rate": 16000, "feature_size": 1}, {"processor_class": "OtherProcessor"}, {}]
+)
+def test_processor_that_is_of_no_images_is_no_reason_to_refuse(
+    tmp_path: Path, config: Any, processor: dict[str, Any]
+) -> None:
+    spec = hub_folder(tmp_path, config or {})
+    if config is None:
+        (tmp_path / "config.json").unlink()
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert recognise(spec).family == "vit"
+    assert open_path(tmp_path).preprocess is None
+
+
+def test_processor_of_images_beside_texts_is_not_asked(tmp_path: Path) -> None:
+    arrays = writing.named(next(iter(FAMILIES["bert"].origins.values())), writing.leaves_of("bert"))
+    writing.save_safetensors(tmp_path / "model.safetensors", arrays)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "Odd", "size": 3}))
+    assert recognise(str(tmp_path)).family == "bert"
+
+
+@pytest.mark.parametrize("processor", [[1], "text", 3])
+def test_processor_that_is_no_object_is_one_line_or_none(tmp_path: Path, processor: Any) -> None:
+    hub_folder(tmp_path, VIT)
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    assert open_path(tmp_path).preprocess is None

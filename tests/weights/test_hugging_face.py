@@ -15,10 +15,12 @@ from safetensors.numpy import save
 
 from jtl.errors import UserError
 from jtl.inputs import tokens
+from jtl.training import config, seen
 from jtl.weights import Config
 from jtl.weights.hub import beside
 from jtl.weights.hub import resolve as hub
 from jtl.weights.open import open_path
+from jtl.weights.recognise import recognise
 from tests.weights import serving
 from tests.weights.serving import COMMIT, CONTENT, SHA256, Server
 
@@ -266,7 +268,7 @@ def test_hub_that_is_away_leaves_a_cache_that_others_filled_of_use(
     path = resolve(tmp_path, "hf://org/name/pytorch_model.bin").path
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     asked = counted_asks(monkeypatch)
-    assert resolve(tmp_path) == hub.Resolved(path.parent, SHA256)
+    assert resolve(tmp_path)[:2] == (path.parent, SHA256)
     # Each of these would wait for the hub.
     assert asked == ["model.safetensors"]
 
@@ -333,3 +335,38 @@ def test_index_that_leads_elsewhere_fetches_nothing(hugging_face: Server, tmp_pa
     serving.publish(hugging_face, shard_files(name))
     assert "expected names of files beside it: nothing was opened" in refusal(tmp_path)
     assert fetched(hugging_face) == [f"{RESOLVE}/main/model.safetensors.index.json"]
+
+
+def test_tokenizer_of_a_repository_is_fetched_alone(hugging_face: Server, tmp_path: Path) -> None:
+    content = (TOKENIZERS / "words" / "tokenizer.json").read_bytes()
+    serving.publish(hugging_face, {"tokenizer.json": content, "model.safetensors": WEIGHTS})
+    for spec in ("hf://org/name", "hf://org/name/tokenizer.json", "hf://org/name@main"):
+        path = hub.tokenizer(spec, Config(cache_dir=str(tmp_path), sha256="f" * 64))
+        assert path.read_bytes() == content
+    assert {path.rpartition("/")[2] for path in fetched(hugging_face)} == {"tokenizer.json"}
+
+
+def test_tokenizer_of_the_settings_may_be_of_a_hub(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"tokenizer.json": (TOKENIZERS / "words" / "tokenizer.json").read_bytes()})
+    values = {"model": {"name": "bert"}, "weights": {"cache_dir": str(tmp_path)}}
+    settings = config.from_dict({**values, "preprocess": {"tokenizer": "hf://org/name", "max_tokens": 9}})
+    found = seen.fetched_changes(settings)
+    assert Path(found.tokenizer).is_file()
+    assert found.max_tokens == 9
+    local = config.from_dict({**values, "preprocess": {"tokenizer": "here/tokenizer.json"}})
+    assert seen.fetched_changes(local) == local.preprocess
+
+
+def test_unreadable_file_of_a_repository_says_what_to_delete(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": b"none of it"})
+    with pytest.raises(UserError, match=r"delete '.*models--org--name' to get it again"):
+        recognise("hf://org/name", Config(cache_dir=str(tmp_path)))
+    with pytest.raises(UserError, match=r"delete '.*models--org--name/blobs/.*' to get it again"):
+        recognise("hf://org/name/model.safetensors", Config(cache_dir=str(tmp_path)))
+
+
+def test_busy_hub_is_called_so(hugging_face: Server, tmp_path: Path) -> None:
+    hugging_face.answers["*"] = {"status": 429, "headers": {"Retry-After": "60"}, "body": b""}
+    message = refusal(tmp_path)
+    assert "is busy (HTTP 429 for model.safetensors" in message
+    assert "repeat the command later" in message

@@ -11,7 +11,7 @@ from jtl import tree
 from jtl.inputs import INPUTS
 from jtl.inputs.preprocess import Changes, Preprocess
 from jtl.models import MODELS
-from jtl.training import build
+from jtl.training import seen
 from jtl.weights import FAMILIES, Config, Loaded, LoadReport, inspect
 from jtl.weights.hub import catalogue, named
 from jtl.weights.hub.catalogue import STATISTICS
@@ -117,7 +117,7 @@ def test_guess_is_for_as_many_channels_as_the_model_has(tmp_path: Path) -> None:
 
 
 def text_of(loaded: Any, **changes: Any) -> str:
-    return build.preprocess_text(INPUTS["image"], Preprocess(), loaded, Changes(**changes))
+    return seen.preprocess_text(INPUTS["image"], Preprocess(), loaded, Changes(**changes))
 
 
 def test_guess_is_called_one_with_the_settings_that_change_it() -> None:

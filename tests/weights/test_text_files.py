@@ -205,3 +205,19 @@ def test_real_words_give_the_ids_of_the_real_tokenizer(real_path: Any, tmp_path:
     made = text_files.of_folder({}, tmp_path)
     assert made is not None
     assert ids(made) == ids(tokens.of_file(real / "tokenizer.json", max_tokens=512))
+
+
+def test_fault_that_shows_only_with_a_text_is_one_line(tmp_path: Path) -> None:
+    """The file opens; its unknown token is not in its vocabulary."""
+    content = json.loads((TOKENIZERS / "words" / "tokenizer.json").read_text()) | {
+        "normalizer": None,
+        "post_processor": None,
+        "decoder": None,
+    }
+    content |= {"added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}}
+    content["model"] = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    preprocess = tokens.of_file(path, max_tokens=8)
+    with pytest.raises(UserError, match=r"tokenizer '.*\.json' is damaged \(.*UNK.*\); get it again"):
+        tokens.transform(preprocess, None)("b", None)

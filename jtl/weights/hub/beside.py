@@ -14,6 +14,7 @@ from jtl.weights import FAMILIES
 from jtl.weights.contract import TensorFile
 from jtl.weights.hub import processors, text_files
 from jtl.weights.hub.objects import cure, read_object
+from jtl.weights.origins import best_known
 
 CONFIG_NAME = "config.json"
 NAMES = (CONFIG_NAME, *processors.NAMES)
@@ -39,7 +40,10 @@ def describe(file: TensorFile, folder: Path) -> TensorFile:
             label_names=label_names(config, str(folder / CONFIG_NAME)),
             described_as=described_as(config),
         )
-    found = (PREPROCESS[kind](config or {}, folder) for kind in _kinds(file.stated))
+    # What a model of images reads is not asked of a folder of texts, and the other way round.
+    known = None if file.stated else best_known(file.tensors)
+    kinds = _kinds({known.family: None}) if known is not None else _kinds(file.stated)
+    found = (PREPROCESS[kind](config or {}, folder) for kind in kinds)
     return file._replace(preprocess=next((each for each in found if each is not None), None))
 
 

@@ -76,15 +76,20 @@ def of_folder(config: Mapping[str, Any], folder: Path) -> Preprocess | None:
     processor = read_object(folder / PROCESSOR_NAME)
     if processor is None:
         processor = (read_object(folder / PROCESSORS_NAME) or {}).get("image_processor")
-    if processor is None or _is_of_others(processor):
-        return timm_preprocess(config, str(folder / "config.json"))
     kind = KIND_OF_MODEL.get(str(config.get("model_type")), "")
+    if processor is None or is_of_others(processor, kind):
+        return timm_preprocess(config, str(folder / "config.json"))
     return huggingface_preprocess(processor, str(folder / PROCESSOR_NAME), kind)
 
 
-def _is_of_others(values: Mapping[str, Any]) -> bool:
-    """Return whether a processor's file is of sound or the like: of no known kind, and it says no size."""
-    return _kind_named(values) not in ("", *KINDS) and not any(name in values for name in OF_IMAGES)
+def is_of_others(values: Any, kind: str) -> bool:
+    """Return whether a processor's file is of sound or the like: of no known kind, and it says no size.
+
+    `kind` is whose it is where it names none.
+    """
+    if not isinstance(values, Mapping):
+        return True
+    return (_kind_named(values) or kind) not in KINDS and not any(name in values for name in OF_IMAGES)
 
 
 def _kind_named(values: Mapping[str, Any]) -> str:

@@ -4,10 +4,12 @@ import importlib.resources
 import os
 import urllib.parse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
+from jtl.inputs.tokenizer import NAME as TOKENIZER_NAME
 from jtl.weights.contract import NO_WEIGHTS, Config, TensorFile
 from jtl.weights.hub import catalogue, hugging_face
 from jtl.weights.hub.download import Cached, download
@@ -69,6 +71,21 @@ def resolve(spec: str, settings: Config) -> Resolved:
             f"weights {spec!r} have sha256 {found.sha256}; weights.sha256 expects {settings.sha256}"
         )
     return Resolved(found.path, found.sha256, _cure(found.path) if scheme in DOWNLOADED else "")
+
+
+def tokenizer(spec: str, settings: Config) -> Path:
+    """Return the path of a tokenizer's file that an address or hf://org/name[/file][@revision] leads to.
+
+    Of a repository it is its tokenizer.json alone.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    scheme, _, rest = spec.partition("://")
+    path, at, revision = rest.partition("@")
+    if scheme == "hf" and path.strip("/").count("/") == 1:
+        spec = f"hf://{path.strip('/')}/{TOKENIZER_NAME}{at}{revision}"
+    return resolve(spec, replace(settings, sha256="")).path
 
 
 def _cure(path: Path) -> str:

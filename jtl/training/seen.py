@@ -1,0 +1,37 @@
+"""How a model sees its examples: whose pre-processing that is, for people, and its files on this machine."""
+
+from dataclasses import replace
+from typing import Any
+
+from jtl.inputs import Input
+from jtl.training.config import Config
+from jtl.weights.contract import Loaded
+from jtl.weights.hub import resolve as hub
+
+
+def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None, changes: Any = None) -> str:
+    """Return the pre-processing in one line, and whose it is; `changes` are the user's own."""
+    whose = _whose_preprocess(kind, loaded, changes or kind.Changes())
+    return f"pre-processing: {kind.described(preprocess)} ({whose})"
+
+
+def fetched_changes(config: Config) -> Any:
+    """Return the changes of the pre-processing with files of a hub or an address as paths on this machine."""
+    changes = config.preprocess
+    specs = {name: value for name, value in vars(changes).items() if "://" in str(value)}
+    return replace(
+        changes, **{name: str(hub.tokenizer(spec, config.weights)) for name, spec in specs.items()}
+    )
+
+
+def _whose_preprocess(kind: Input, loaded: Loaded | None, changes: Any) -> str:
+    if loaded is None:
+        return "the family's own"
+    if loaded.preprocess is not None and not loaded.guessed:
+        return "of the weights"
+    open_settings = [name for name, value in vars(changes).items() if value in (None, (), "")]
+    if not open_settings:
+        return "as the settings say"
+    guessed = loaded.guessed or "the family's own, as the weights came without any"
+    names = ", ".join(f"preprocess.{name}" for name in open_settings)
+    return f"a guess, {guessed}; to change it: {names}"
