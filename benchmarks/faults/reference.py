@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ from benchmarks.faults.moments import Clock
 from benchmarks.faults.runs import Setup
 
 LIMIT_SECONDS = 900.0
-ONE_AT_A_TIME = threading.Lock()
+# Of what all trials share, one of each name is made.
+MAKING: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
 class Reference(NamedTuple):
@@ -25,7 +27,7 @@ def make(setup: Setup, kind: str) -> Reference:
     """Return the kind's undisturbed run; the first one there is makes it."""
     folder = folder_of(setup) / kind
     kept = folder.with_suffix(".json")
-    with ONE_AT_A_TIME:
+    with MAKING[kind]:
         if not kept.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             clock = _run(setup, kind, folder)

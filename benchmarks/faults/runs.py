@@ -38,7 +38,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "mcc": ("configs/transfer.py:mcc", {"data.target": "{target}"}),
 }
 TRACEBACK = "Traceback (most recent call last)"
-POLL_SECONDS = 0.004
+POLL_SECONDS = 0.008
 GRACE_SECONDS = 3.0
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -77,7 +77,7 @@ def _trial(
 def half(setup: Setup, kind: str) -> Path:
     """Return a run of the kind that was killed halfway; made once."""
     folder = reference.folder_of(setup) / f"{kind}-half"
-    with reference.ONE_AT_A_TIME:
+    with reference.MAKING[folder.name]:
         if not folder.exists():
             work = folder.with_name(f"{kind}-halving")
             shutil.rmtree(work, ignore_errors=True)
