@@ -9,99 +9,27 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from jtl import metrics, signals
-from jtl.data import Source, pipeline
+from jtl import signals
+from jtl.data import pipeline
 from jtl.data.sampling import UNIFORM
 from jtl.errors import UserError, at_end
 from jtl.metrics import Summary
-from jtl.report.console import Live
-from jtl.report.summary import Phases
 from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
-from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
-from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints, Sound
-from jtl.training.config import Config
+from jtl.training.ready import Ended, Run
 from jtl.training.state import State
 
-FINISHED = ("finished", "stopped_early")
 # Steps dispatched beyond the one that is waited for, and steps whose numbers may lie on the devices unread.
 MAX_AHEAD, MAX_UNREAD = 2, 100
 # How old the loss on the live line may be, unless a step takes longer.
 READ_SECONDS = 0.2
-
-
-class Plan(NamedTuple):
-    """What a run is: its settings and folder, its labels, what a step is made of, and what picks the best."""
-
-    settings: Config
-    folder: Path
-    stats: LabelStats
-    built: Built
-    monitor: str
-
-    @property
-    def task_kind(self) -> TaskKind:
-        """The kind of the task, which knows of each metric whether more is better."""
-        return TASKS[self.settings.task.name]
-
-
-class Feed(NamedTuple):
-    """What a run reads: the splits, the streams of a step, another domain, and the batches to measure on."""
-
-    splits: dict[str, Source]
-    streams: dict[str, Source]
-    target: Target | None
-    eval_batches: dict[str, pipeline.EvalBatches]
-    target_batches: pipeline.EvalBatches | None
-
-    def close(self) -> None:
-        """End what waits for another evaluation."""
-        for batches in (*self.eval_batches.values(), self.target_batches):
-            if batches is not None:
-                batches.close()
-
-
-class Programs(NamedTuple):
-    """What runs on the devices beside the training step, and where a state and a batch lie on them."""
-
-    mesh: Mesh
-    state_sharding: Any
-    evaluate: Callable[[State, step.Batch], metrics.Sums]
-    outputs: Callable[[State, step.Batch], Mapping[str, Any]]
-
-
-class Reporter(NamedTuple):
-    """How a run talks to people, and what it spends its time on."""
-
-    live: Live
-    phases: Phases
-
-
-class Run(NamedTuple):
-    """A run that is ready to go."""
-
-    plan: Plan
-    feed: Feed
-    programs: Programs
-    reporter: Reporter
-
-
-class Ended(NamedTuple):
-    """How the loop ended: the state, the evaluations, the status, and the training examples it read."""
-
-    state: State
-    history: progress.History
-    status: str
-    num_examples: int
 
 
 def run(

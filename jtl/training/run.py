@@ -40,7 +40,7 @@ from jtl.training import (
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.loop import FINISHED, Ended, Run
+from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import write_input_files
@@ -104,6 +104,9 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
         return None
+    if not config.has_begun(folder):
+        live.log("what was started here before made no step: it starts as it is configured now")
+        return None
     changed = config.conflicts(settings, config.saved(folder))
     if changed:
         raise UserError(
@@ -117,7 +120,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     return result
 
 
-def _claim(plan: loop.Plan, target: Target | None, notes: Sequence[str]) -> None:
+def _claim(plan: Plan, target: Target | None, notes: Sequence[str]) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
@@ -223,7 +226,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         live.log(line)
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
-    plan = loop.Plan(settings, folder, stats, built, monitor)
+    plan = Plan(settings, folder, stats, built, monitor)
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / "checkpoints", metric=plan.monitor, is_maximized=is_maximized)
@@ -231,9 +234,9 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(plan.built, settings, mesh)
     parts = plan.built.parts
-    programs = loop.Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
+    programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
     feed = _feed(plan, mesh, splits, streams, target)
-    return Run(plan, feed, programs, loop.Reporter(live, phases)), state, checkpoints
+    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
@@ -263,12 +266,12 @@ def _explained(built: Built, splits: dict[str, Source], live: Live, changes: Any
 
 
 def _feed(
-    plan: loop.Plan,
+    plan: Plan,
     mesh: Mesh,
     splits: dict[str, Source],
     streams: dict[str, Source],
     target: Target | None,
-) -> loop.Feed:
+) -> Feed:
     settings, parts = plan.settings, plan.built.parts
     is_measured = target is not None and (target.is_labelled or build.has_classes(settings))
     batches_of = partial(
@@ -280,7 +283,7 @@ def _feed(
         settings=settings.inputs,
         setting="train.eval_batch_size" if settings.train.eval_batch_size else "train.batch_size",
     )
-    return loop.Feed(
+    return Feed(
         splits=splits,
         streams=streams,
         target=target,

@@ -297,5 +297,5 @@ def test_a_batch_size_that_cannot_be_cut_is_an_error() -> None:
     [("threads", -1), ("workers", -1), ("prefetch", 0), ("prefetch_bytes", -1), ("cache_bytes", -1)],
 )
 def test_a_setting_out_of_range_is_an_error(name: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"inputs.{name} is {value}, expected"):
+    with pytest.raises(UserError, match=f"inputs.{name} is {value}; expected"):
         Config(**{name: value})

@@ -139,7 +139,7 @@ def test_a_class_that_is_not_among_the_given_names_is_named(opened: Any, name: s
 def test_a_setting_out_of_range_is_an_error_that_names_it(
     written: Any, name: str, setting: str, value: Any
 ) -> None:
-    with pytest.raises(UserError, match=f"data.{setting} is {value}, expected"):
+    with pytest.raises(UserError, match=f"data.{setting} is {value}; expected"):
         SOURCES[name].Config(**written(name)[1], **{setting: value})
 
 

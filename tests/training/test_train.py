@@ -15,7 +15,7 @@ import pytest
 from jtl.errors import UserError
 from jtl.report import curves
 from jtl.signals import Stopped
-from jtl.training import config, finish
+from jtl.training import config, finish, loop
 from jtl.training import run as train
 from jtl.training.faults import Damage
 from jtl.verbs import evaluate
@@ -112,6 +112,21 @@ def test_folder_of_another_configuration_is_refused_and_kept(finished: tuple[Pat
     ):
         train.run(_settings(optim__learning_rate=0.5), folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_folder_in_which_no_step_was_made_takes_the_corrected_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise UserError("images have 5 channels")
+
+    monkeypatch.setattr(loop, "run", stop)
+    for learning_rate in (0.5, 0.1):
+        with pytest.raises(UserError, match="images have 5 channels"):
+            train.run(_settings(optim__learning_rate=learning_rate), tmp_path / "run")
+    assert "made no step: it starts as it is configured now" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["optim"]["learning_rate"] == 0.1
 
 
 def test_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:

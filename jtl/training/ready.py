@@ -1,0 +1,84 @@
+"""What a run is made of once it is ready to go, and how its loop ended: records of what changes together."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from jtl import metrics
+from jtl.data import Source, pipeline
+from jtl.report.console import Live
+from jtl.report.summary import Phases
+from jtl.tasks import TASKS, LabelStats, TaskKind
+from jtl.training import progress, step
+from jtl.training.build import Built, Target
+from jtl.training.config import Config
+from jtl.training.state import State
+
+FINISHED = ("finished", "stopped_early")
+
+
+class Plan(NamedTuple):
+    """What a run is: its settings and folder, its labels, what a step is made of, and what picks the best."""
+
+    settings: Config
+    folder: Path
+    stats: LabelStats
+    built: Built
+    monitor: str
+
+    @property
+    def task_kind(self) -> TaskKind:
+        """The kind of the task, which knows of each metric whether more is better."""
+        return TASKS[self.settings.task.name]
+
+
+class Feed(NamedTuple):
+    """What a run reads: the splits, the streams of a step, another domain, and the batches to measure on."""
+
+    splits: dict[str, Source]
+    streams: dict[str, Source]
+    target: Target | None
+    eval_batches: dict[str, pipeline.EvalBatches]
+    target_batches: pipeline.EvalBatches | None
+
+    def close(self) -> None:
+        """End what waits for another evaluation."""
+        for batches in (*self.eval_batches.values(), self.target_batches):
+            if batches is not None:
+                batches.close()
+
+
+class Programs(NamedTuple):
+    """What runs on the devices beside the training step, and where a state and a batch lie on them."""
+
+    mesh: Mesh
+    state_sharding: Any
+    evaluate: Callable[[State, step.Batch], metrics.Sums]
+    outputs: Callable[[State, step.Batch], Mapping[str, Any]]
+
+
+class Reporter(NamedTuple):
+    """How a run talks to people, and what it spends its time on."""
+
+    live: Live
+    phases: Phases
+
+
+class Run(NamedTuple):
+    """A run that is ready to go."""
+
+    plan: Plan
+    feed: Feed
+    programs: Programs
+    reporter: Reporter
+
+
+class Ended(NamedTuple):
+    """How the loop ended: the state, the evaluations, the status, and the training examples it read."""
+
+    state: State
+    history: progress.History
+    status: str
+    num_examples: int
