@@ -45,7 +45,7 @@ class PanicException(BaseException):
             PanicException("no entry found\nfor key"),
             "the file is damaged (PanicException: no entry found)",
         ),
-        (ValueError("x" * 5000), f"the file is damaged (ValueError: {'x' * 200}); get it again"),
+        (ValueError("x" * 5000), f"the file is damaged (ValueError: {'x' * 240}); get it again"),
         (MemoryError(), "the file wants more memory than there is"),
         (
             PermissionError(13, "Permission denied"),

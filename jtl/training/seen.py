@@ -8,6 +8,9 @@ from jtl.training.config import Config
 from jtl.weights.contract import Loaded
 from jtl.weights.hub import resolve as hub
 
+# Changes of the pre-processing that are about the examples at hand, whatever the weights bring.
+OF_EXAMPLES = ("white_level", "background")
+
 
 def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None, changes: Any = None) -> str:
     """Return the pre-processing in one line, and whose it is; `changes` are the user's own."""
@@ -29,7 +32,8 @@ def _whose_preprocess(kind: Input, loaded: Loaded | None, changes: Any) -> str:
         return "the family's own"
     if loaded.preprocess is not None and not loaded.guessed:
         return "of the weights"
-    open_settings = [name for name, value in vars(changes).items() if value in (None, (), "")]
+    told = {name: value for name, value in vars(changes).items() if name not in OF_EXAMPLES}
+    open_settings = [name for name, value in told.items() if value in (None, (), "")]
     if not open_settings:
         return "as the settings say"
     guessed = loaded.guessed or "the family's own, as the weights came without any"

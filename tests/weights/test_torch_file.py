@@ -268,3 +268,14 @@ def test_whole_pickled_model_is_refused_by_its_class(tmp_path: Path) -> None:
         UserError, match=r"wants to call or build 'torchvision.models.resnet.ResNet'.*state_dict"
     ):
         open_file(tmp_path / "x.pth")
+
+
+def test_settings_of_trainers_beside_a_model_are_passed_over(tmp_path: Path) -> None:
+    """What is in them is neither made nor needed."""
+    content = tensor_pickle(1, 0, (1,), (1,))[2:-1]
+    kept = b"cpytorch_lightning.utilities.parsing\nAttributeDict\n)\x81(X\x02\0\0\0lrK\x01u"
+    counts = b"ccollections\ndefaultdict\ncbuiltins\nlist\n\x85R(X\x01\0\0\0a]u"
+    both = b"\x80\x02}(" + b"X\x05\0\0\0model" + content + b"X\x04\0\0\0args" + kept
+    both += b"X\x06\0\0\0counts" + counts + b"u."
+    (tmp_path / "x.pt").write_bytes(zip_of(both, _0=b"\0" * 4))
+    assert list(open_file(tmp_path / "x.pt").tensors) == ["x"]

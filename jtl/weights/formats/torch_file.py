@@ -332,6 +332,10 @@ def _what(path: Path) -> str:
 INERT = (
     *("argparse.Namespace", "torch.device", "torch.nn.parameter.Parameter", "torch.Tensor"),
     *("numpy.dtype", "numpy.ndarray", "_codecs.encode"),
+    # What trainers keep beside the model: settings and counters of Lightning, MMEngine and their like.
+    *("collections.defaultdict", "collections.deque", "builtins.set", "builtins.list", "builtins.dict"),
+    *("pytorch_lightning.utilities.parsing.AttributeDict", "lightning.fabric.utilities.data.AttributeDict"),
+    *("lightning_fabric.utilities.data.AttributeDict", "mmengine.logging.history_buffer.HistoryBuffer"),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *(
         f"torch.{name}"
