@@ -26,7 +26,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     # Of a long text the beginning tells.
     name = name[:MAX_SHOWN]
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
-    return ", ".join(repr(each) for each in close)
+    return ", ".join(shown(each) for each in close)
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from jtl.errors import UserError
 from jtl.inputs import INPUTS
 from jtl.ranges import Range
 from jtl.training import reading
-from tests.test_layout import settings_classes
+from tests.test_settings import settings_classes
 
 MAX_MESSAGE = 900
 NEEDED = {"data tfds": {"dataset": "cars"}}

@@ -15,7 +15,7 @@ from jtl.tasks import TASKS
 from jtl.tasks.contract import NO_LABELS
 from jtl.training import state as states
 from jtl.training import step
-from tests import tiny
+from tests import laws, tiny
 
 LABELS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "class": lambda random: random.integers(0, 8, 16),
@@ -26,10 +26,13 @@ TASKS_AND_MODELS = [("vit", task) for task in tiny.LABELS] + [
     (name, "multiclass") for name in MODELS if name != "vit"
 ]
 TASKS_AND_MODELS += [("bert", "regression"), ("bert", "masked_tokens")]
+# Deep networks compile for long; their gradients have tests of their own.
+SLOW = [(name, "multiclass") for name in ("resnet", "bit", "convnext", "mobilenet_v2")]
 
 
-@pytest.mark.parametrize(("model", "task"), TASKS_AND_MODELS)
-def test_every_task_trains_on_every_model(model: str, task: str) -> None:
+@pytest.mark.parametrize("pair", laws.marked(TASKS_AND_MODELS, SLOW), ids="-".join)
+def test_every_task_trains_on_every_model(pair: tuple[str, str]) -> None:
+    model, task = pair
     parts, params, model_state = tiny.make_parts(model, task=task, num_steps=30)
     state = tiny.make_state(parts, params, model_state)
     _, reported = tiny.Trainer(parts).train(state, [tiny.make_batch(parts, task=task)] * 30)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -253,47 +252,6 @@ def test_rule_holds(rule: Callable[[Source], list[str]]) -> None:
 )
 def test_rule_finds_what_breaks_it(rule: Callable[[Source], list[str]], sample: Source) -> None:
     assert len(rule(sample)) == 1
-
-
-def settings_classes() -> dict[str, type]:
-    """Every settings class of the root configuration and of the explicit dicts, by where it stands."""
-    from jtl import data, models, strategies, tasks
-    from jtl.training import config
-
-    found = {each.name: each.type for each in fields(config.Config) if is_dataclass(each.type)}
-    kinds = {
-        "data": data.SOURCES,
-        "model": models.MODELS,
-        "strategy": strategies.STRATEGIES,
-        "task": tasks.TASKS,
-    }
-    for section, entries in kinds.items():
-        found |= {f"{section} {name}": kind.Config for name, kind in entries.items()}
-    return found  # type: ignore[return-value]
-
-
-def read_names() -> set[str]:
-    """Attributes that jtl reads, outside the range checks of the settings classes themselves."""
-    found = set()
-    for source in sources("jtl"):
-        tree = source.tree
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                node.body = [each for each in node.body if getattr(each, "name", "") != "__post_init__"]
-        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-        found |= {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
-    return found
-
-
-def test_every_setting_is_read() -> None:
-    names = read_names()
-    unread = [
-        f"{where}.{each.name}"
-        for where, settings in settings_classes().items()
-        for each in fields(settings)
-        if each.name not in names
-    ]
-    assert unread == []
 
 
 def test_type_checker_is_silenced_rarely_and_with_a_reason() -> None:

@@ -22,14 +22,12 @@ class Reference(NamedTuple):
 
 
 def make(setup: Setup, kind: str) -> Reference:
-    """Return the kind's undisturbed run; the first is for the compiled programs, the second is timed."""
+    """Return the kind's undisturbed run; the first one there is makes it."""
     folder = folder_of(setup) / kind
     kept = folder.with_suffix(".json")
     with ONE_AT_A_TIME:
         if not kept.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            if setup.is_shared:
-                _run(setup, kind, folder.with_name(f"{kind}-warm-up"))
             clock = _run(setup, kind, folder)
             kept.write_text(json.dumps(clock._asdict()), encoding="utf-8")
     clock = Clock(**json.loads(kept.read_text(encoding="utf-8")))

@@ -17,6 +17,7 @@ SHARED = {
     "train.steps": str(NUM_STEPS),
     "train.eval_every": str(EVAL_EVERY),
     "train.batch_size": "16",
+    "train.eval_batch_size": "128",
     "train.checkpoint_every": "1",
     "train.log_every": "1",
 }

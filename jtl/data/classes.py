@@ -188,8 +188,7 @@ def _given(distinct: Iterable[str], known: Known, at: _Places) -> tuple[dict[str
         reading = PLACES if are_places and not has_numbers else NAMES
     find = _by_place if reading == PLACES else _by_name
     places = find(distinct, known.names, at)
-    note = "" if known.names == _numerals(len(known.names)) else _note(known.names, reading)
-    return places, Classes(known.names, known.reading, note)
+    return places, Classes(known.names, known.reading, _note(known.names, reading))
 
 
 def _by_name(distinct: Iterable[str], names: Sequence[str], at: "_Places | _Placed") -> dict[str, int]:
@@ -277,6 +276,8 @@ def _repeated(names: Sequence[str]) -> set[str]:
 
 def _note(names: Sequence[str], reading: str) -> str:
     """Say for people how words are read."""
+    if tuple(names) == _numerals(len(names)):
+        return f"labels are the numbers 0 to {len(names) - 1}"
     if reading == PLACES:
         return f"labels are places, from 0, among {len(names):,} classes: {few(names)}"
     return f"labels are names of {len(names):,} classes: {few(names)}"
@@ -284,7 +285,7 @@ def _note(names: Sequence[str], reading: str) -> str:
 
 def _note_of_numbers(values: Sequence[str], *, are_whole: bool, num_words: int) -> str:
     if tuple(values) == _numerals(len(values)):
-        return f"labels are the numbers 0 to {len(values) - 1}"
+        return _note(values, NUMBERS)
     note = f"labels are numbers, taken as names of {len(values):,} classes: {few(values)}"
     is_continuous = not are_whole or (len(values) > MANY_NUMBERS and 2 * len(values) > num_words)
     if is_continuous:

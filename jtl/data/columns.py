@@ -8,16 +8,14 @@ from jtl.data.classes import few
 from jtl.data.contract import IMAGE, NO_LABELS, TEXT, Labels
 from jtl.data.labels import SEPARATOR
 from jtl.data.tables import Table
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 
+# Those of a file that is the example; the others may also be of a picture beside a text.
+OWN_PATH_COLUMNS = ("path", "file", "image", "filename", "file_name")
 PATH_COLUMNS = (
-    "path",
-    "file",
-    "file_name",
-    "filename",
+    *OWN_PATH_COLUMNS,
     "filepath",
     "file_path",
-    "image",
     "image_path",
     "image_file",
     "image_name",
@@ -92,6 +90,8 @@ def choose(table: Table, config: Any, labels: Labels) -> Chosen:
     """
     paths = _column(table, "path_column", config.path_column, PATH_COLUMNS)
     texts = _column(table, "text_column", config.text_column, TEXT_COLUMNS)
+    if texts is not None and paths is not None and tables.plain(table.header[paths]) not in OWN_PATH_COLUMNS:
+        paths = paths if config.path_column else None
     if config.path_column or config.text_column:
         paths, texts = (paths, None) if config.path_column else (None, texts)
     elif paths is None and texts is None and len(table.stored) == 1:
@@ -108,6 +108,13 @@ def choose(table: Table, config: Any, labels: Labels) -> Chosen:
     holds = IMAGE if paths is not None else TEXT
     chosen = Chosen(holds, contents, (), split, paths is not None and paths in table.stored)
     return chosen if labels.kind == NO_LABELS else chosen._replace(labels=_labels(table, config, labels))
+
+
+def has_labels(table: Table, config: Any) -> bool:
+    """Return whether a table has the columns of labels that the user names, or one of a customary name."""
+    wanted = [tables.plain(each) for each in config.label_column.split(SEPARATOR) if each]
+    names = {tables.plain(name) for name in table.header}
+    return set(wanted) <= names if wanted else bool(names & set(LABEL_COLUMNS))
 
 
 def label_cells(table: Table, chosen: Chosen, labels: Labels) -> tuple[list[str], tuple[str, ...] | None]:
@@ -136,20 +143,20 @@ def _check_one_each(table: Table, place: int) -> None:
     for row, value in enumerate(table.values(place)):
         if isinstance(value, list) and len(value) != 1:
             raise UserError(
-                f"{table.where(row)} has {len(value)} labels in column {table.header[place]!r}, expected "
-                f"one; for several set config.task.name=multilabel"
+                f"{table.where(row)} has {len(value)} labels in column {shown(table.header[place])}, "
+                f"expected one; for several set config.task.name=multilabel"
             )
 
 
 def note(table: Table, chosen: Chosen) -> str:
     """Say for people which columns are read."""
     contents, labels = (
-        " and ".join(repr(table.header[place]) for place in places)
+        " and ".join(shown(table.header[place]) for place in places)
         for places in (chosen.contents, chosen.labels)
     )
     line = f"{chosen.holds} of column {contents}, " + (f"labels of {labels}" if labels else "no labels")
     others = [
-        repr(name)
+        shown(name)
         for place, name in enumerate(table.header)
         if chosen.labels and place not in chosen.labels and tables.plain(name) in LABEL_COLUMNS
     ]
@@ -164,20 +171,20 @@ def _column(table: Table, setting: str, given: str, customary: Sequence[str]) ->
     """
     found = tables.places(table.header, (tables.plain(given),) if given else customary)
     if given and not found:
-        shown = few(table.header, SHOWN_COLUMNS)
-        raise UserError(f"data.{setting} is {given!r}, and {table.path} has the columns {shown}")
+        names = few(table.header, SHOWN_COLUMNS)
+        raise UserError(f"data.{setting} is {given!r}, and {table.path} has the columns {names}")
     return next(iter(found.values()), None)
 
 
 def _labels(table: Table, config: Any, labels: Labels) -> tuple[int, ...]:
     """Return the places of the labels' columns: those that the user names, or one with a customary name."""
-    shown = few(table.header, SHOWN_COLUMNS)
+    names = few(table.header, SHOWN_COLUMNS)
     if config.label_column:
         wanted = [tables.plain(each) for each in config.label_column.split(SEPARATOR)]
         found = tables.places(table.header, wanted)
         if len(found) < len(wanted):
             raise UserError(
-                f"data.label_column is {config.label_column!r}, and {table.path} has the columns {shown}"
+                f"data.label_column is {config.label_column!r}, and {table.path} has the columns {names}"
             )
         if len(found) > 1 and labels.kind == "class":
             raise UserError(
@@ -191,20 +198,20 @@ def _labels(table: Table, config: Any, labels: Labels) -> tuple[int, ...]:
     alike = [name.strip() for name in table.header if tables.plain(name).startswith(LABEL_COLUMNS[0])]
     value = repr(SEPARATOR.join(alike)) if labels.kind != "class" and alike else "NAME"
     raise UserError(
-        f"{table.path} has the columns {shown}; expected one of {few(LABEL_COLUMNS, 8)}; set "
+        f"{table.path} has the columns {names}; expected one of {few(LABEL_COLUMNS, 8)}; set "
         f"config.data.label_column={value}"
     )
 
 
 def _no_contents(table: Table, *, both: bool) -> UserError:
     """Return the error of a table that has neither images nor texts, or both."""
-    shown = few(table.header, SHOWN_COLUMNS)
+    names = few(table.header, SHOWN_COLUMNS)
     if both:
         return UserError(
-            f"{table.path} has the columns {shown}; expected {EXPECTED}, and not both; set "
+            f"{table.path} has the columns {names}; expected {EXPECTED}, and not both; set "
             f"config.data.path_column or config.data.text_column"
         )
     return UserError(
-        f"{table.path} has the columns {shown}; expected {EXPECTED}; set config.data.path_column=NAME or "
+        f"{table.path} has the columns {names}; expected {EXPECTED}; set config.data.path_column=NAME or "
         f"config.data.text_column=NAME"
     )

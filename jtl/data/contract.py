@@ -11,6 +11,7 @@ from jtl.inputs import Inputs, Transform, Unreadable
 from jtl.ranges import CountOr0, Fraction, Range, ReadIf, check
 
 IMAGE, TEXT = "image", "text"
+SPLIT_ORDER = ("train", "val", "test")
 # How labels tell classes: by their names, by numbers, by places among them.
 NAMES, NUMBERS, PLACES = "names", "numbers", "places"
 NO_LABELS = "none"
@@ -139,6 +140,13 @@ class SourceKind(NamedTuple):
     holds: str = ""
 
 
+# What to do where an example turns out to be unreadable that was not looked at before.
+CURE = (
+    "; mend or remove it and repeat the command, or set data.max_unreadable=1 or more: then all examples are "
+    "read before, and those that cannot be are skipped"
+)
+
+
 class Example(NamedTuple):
     """An example that was read: its inputs, its label (None: it has none), and its index as its id."""
 
@@ -147,14 +155,21 @@ class Example(NamedTuple):
     id: int
 
 
-def read(source: Source, index: int, transform: Transform, rng: np.random.Generator | None = None) -> Example:
+def read(
+    source: Source,
+    index: int,
+    transform: Transform,
+    rng: np.random.Generator | None = None,
+    *,
+    cure: str = CURE,
+) -> Example:
     """Read and transform an example.
 
     Raises:
-        Unreadable: it cannot be read; the message names it.
+        Unreadable: it cannot be read; the message names it, and ends in the cure.
     """
     try:
         found = source[index]
         return Example(transform(found["raw"], rng), found["label"], index)
     except Unreadable as error:
-        raise Unreadable(f"cannot read {source.describe(index)}: {error}") from error
+        raise Unreadable(f"cannot read {source.describe(index)}: {error}{cure}") from error

@@ -12,6 +12,8 @@ from jtl.data.contract import NO_LABELS, Labels
 from jtl.errors import UserError, nearest, shown
 
 SEPARATOR = ";"
+# The place of no class, in the splits of public sets whose labels are kept secret.
+UNKNOWN = "-1"
 # Values of a multi-hot table, 4 bytes each.
 MAX_MULTI_HOT = 1 << 30
 # Beyond, squares of targets in float32 are no numbers any more; below, as a spread, they vanish.
@@ -89,6 +91,23 @@ def encode_splits(
     if len(set(widths.values())) > 1:
         raise UserError(f"label values an example differ between splits ({widths}), expected the same number")
     return {split: encoded[split] for split in cells}
+
+
+def unlabelled(cells: Mapping[str, Sequence[str]], labels: Labels) -> dict[str, str]:
+    """Return the splits without labels, and that in a line for people.
+
+    The test split of a public set often has none: all are -1, as places of classes go, or empty. It is left
+    out where other splits have some; that of training never is.
+    """
+    marks = {"class": {UNKNOWN, ""}, "multilabel": {UNKNOWN}, "regression": {""}}.get(labels.kind, set())
+    found = {split: each for split, each in cells.items() if each and set(each) <= marks}
+    if len(found) == len(cells):
+        return {}
+    return {
+        split: f"{split}: left out, none of its {len(each):,} examples has a label"
+        for split, each in found.items()
+        if split != "train"
+    }
 
 
 def strata(

@@ -8,12 +8,7 @@ built whole by one thread, so none of them changes a bit.
 
 import itertools
 import math
-import multiprocessing
 import os
-import re
-import signal
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +16,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from jtl import signals
-from jtl.data.contract import Example, Source, read
+from jtl.data import workers
+from jtl.data.contract import CURE, Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
 from jtl.errors import UserError, shown
 from jtl.inputs import Input, Inputs, Transform, Unreadable
@@ -32,14 +27,6 @@ from jtl.ranges import Range, Width, check
 Batch = dict[str, Any]
 
 PADDING_ID = -1
-PARENT_CHECK_SECONDS = 0.5
-# How long the end of a stopped process waits for its readers; Grain itself gives them 25 s.
-CLOSING_SECONDS = 1.0
-# Grain 0.8, of a worker process that ended by itself.
-DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
-OUT_OF_MEMORY = {signal.Signals(9): "the memory", signal.Signals(7): "the shared memory (/dev/shm)"}
-# What the process that keeps count of shared memory says after it has removed what a killed worker left.
-LEFT_SHARED_MEMORY = "ignore:resource_tracker"
 
 
 @dataclass(frozen=True)
@@ -248,7 +235,7 @@ class _EvalBatches:
 
     def _read(self, row: int) -> tuple[Example, str]:
         try:
-            return read(self.source, row, self.transform), ""
+            return read(self.source, row, self.transform, cure=CURE if self.blank is None else ""), ""
         except Unreadable as error:
             if self.blank is None:
                 raise
@@ -328,82 +315,19 @@ def _read(batches: Any, config: Config, num_bytes: int) -> Generator[Batch, None
     options = ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     dataset = MapDataset.source(batches).to_iter_dataset(options)
     if config.workers:
-        _mark_flags_as_parsed()
-        _keep_tracker_quiet()
+        workers.mark_flags_as_parsed()
+        workers.keep_tracker_quiet()
         options = MultiprocessingOptions(num_workers=config.workers)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=partial(_end_with_parent, os.getpid()))
+        dataset = dataset.mp_prefetch(options, worker_init_fn=partial(workers.end_with_parent, os.getpid()))
     iterator = iter(dataset)
     try:
         if config.workers:
-            yield from _first_of_workers(iterator)
+            yield from workers.first_of_workers(iterator)
         yield from iterator
     except RuntimeError as error:
-        found = DEAD_WORKER.search(str(error))
+        found = workers.DEAD_WORKER.search(str(error))
         if found is None:
             raise
-        raise UserError(_dead_worker(int(found.group(1)), config.workers)) from error
+        raise UserError(workers.dead_worker(int(found.group(1)), config.workers)) from error
     finally:
-        _close(iterator)
-
-
-def _first_of_workers(iterator: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield the first batch: it starts the workers, which inherit that the terminal's signals are not theirs.
-
-    Those reach the whole group; what becomes of the workers is for this process to say.
-    """
-
-    def first() -> list[Batch]:
-        if hasattr(signal, "pthread_sigmask"):  # not on Windows
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
-        return [batch for batch in (next(iterator, None),) if batch is not None]
-
-    yield from signals.interruptibly(first)
-
-
-def _close(iterator: Any) -> None:
-    """Release threads and workers; of a process that is asked to stop, at once."""
-    if not signals.is_asked():
-        iterator.close()
-        return
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    closing = threading.Thread(target=iterator.close, daemon=True)
-    closing.start()
-    closing.join(CLOSING_SECONDS)
-
-
-def _dead_worker(code: int, workers: int) -> str:
-    """Return what became of a worker process, and what to change."""
-    cure = f"lower inputs.workers ({workers}) or inputs.prefetch, or set inputs.workers=0"
-    if code >= 0:
-        return f"a reader process ended by itself (exit code {code}; its own lines are above); {cure}"
-    name = signal.Signals(-code).name
-    what = OUT_OF_MEMORY.get(signal.Signals(-code))
-    guess = f": {what} may not suffice" if what else ""
-    return f"a reader process was killed (signal {-code}, {name}){guess}; {cure}"
-
-
-def _keep_tracker_quiet() -> None:
-    found = os.environ.get("PYTHONWARNINGS", "")
-    if LEFT_SHARED_MEMORY not in found:
-        os.environ["PYTHONWARNINGS"] = ",".join(each for each in (found, LEFT_SHARED_MEMORY) if each)
-
-
-def _end_with_parent(parent: int, worker: int, num_workers: int) -> None:
-    """Watch the training process from inside a worker: one that was killed cannot stop its workers itself."""
-    del worker, num_workers
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_CHECK_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _mark_flags_as_parsed() -> None:
-    """Let Grain read its command-line flags where no absl main has parsed them."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+        workers.close(iterator)

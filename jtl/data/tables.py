@@ -68,9 +68,10 @@ class Table:
             return SEPARATOR.join(self._cell(row, place, each) for each in value)
         if isinstance(value, Mapping | bytes):
             what = "bytes" if isinstance(value, bytes) else "an object"
+            name = shown(self.header[place])
             raise UserError(
-                f"{self.where(row)} has {what} in column {self.header[place]!r}: {shown(value)}; expected a "
-                f"text, a number, or a list of them; give its parts columns of their own"
+                f"{self.where(row)} has {what} in column {name}: {shown(value)}; expected a text, a number, "
+                f"or a list of them; give its parts columns of their own"
             )
         return "" if value is None else str(value)
 
@@ -265,7 +266,7 @@ def places(header: Iterable[str], wanted: Iterable[str]) -> dict[str, int]:
     found = {name: names.index(name) for name in wanted if name in names}
     if repeated := [name for name in found if names.count(name) > 1]:
         raise UserError(
-            f"column {repeated[0]!r} stands {names.count(repeated[0])} times in the header "
+            f"column {shown(repeated[0])} stands {names.count(repeated[0])} times in the header "
             f"{few(header, 20)}; expected once: rename the others"
         )
     return found

@@ -7,6 +7,7 @@ from itertools import islice
 
 from jtl.data import tables
 from jtl.data.shards import is_metadata, shards_in, tables_in
+from jtl.data.walk import entries, is_example
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
 
@@ -70,10 +71,8 @@ def name_of(path: str, kind: Input) -> str:
 
 
 def _holds(folder: str) -> Iterator[str]:
-    """Yield what each file below a folder holds that ends as one of an input kind's, in a fixed order."""
-    for _, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            for kind in INPUTS.values():
-                if name.lower().endswith(kind.suffixes) and not name.startswith("."):
-                    yield kind.holds
+    """Yield what each file below a folder holds that ends or begins as an example, in a fixed order."""
+    for relative, why_not in entries(folder):
+        for kind in INPUTS.values():
+            if not why_not and is_example(os.path.join(folder, relative), kind):
+                yield kind.holds

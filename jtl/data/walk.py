@@ -5,6 +5,7 @@ Training, another domain, statistics, `jtl predict` and `jtl features` all see a
 
 import os
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from jtl.errors import UserError
@@ -38,6 +39,22 @@ def walk(root: str, kind: Input) -> Walked:
     notes = notes_of(kind)
     files: list[str] = []
     passed: list[str] = []
+    for relative, why_not in entries(root):
+        if why_not:
+            passed.append(f"{relative} ({why_not})")
+        elif relative.lower().endswith(notes):
+            passed.append(relative)
+        else:
+            files.append(relative)
+    return Walked(files, passed)
+
+
+def entries(root: str) -> Iterator[tuple[str, str]]:
+    """Yield every file below a folder, relative to it, and why it cannot be one of the examples ("": it can).
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
     seen: set[tuple[int, int]] = set()
     pending = [""]
     while pending:
@@ -46,18 +63,14 @@ def walk(root: str, kind: Input) -> Walked:
         if about is not None and stat.S_ISDIR(about.st_mode):
             key = (about.st_dev, about.st_ino)
             if key in seen:
-                passed.append(f"{relative} (a link to a folder that is read already)")
+                yield relative, "a link to a folder that is read already"
                 continue
             seen.add(key)
             names = visible(os.path.join(root, relative))
             pending += [os.path.join(relative, name) for name in reversed(names)]
-        elif about is not None and not stat.S_ISREG(about.st_mode):
-            passed.append(f"{relative} (no file)")
-        elif relative.lower().endswith(notes):
-            passed.append(relative)
         else:
-            files.append(relative)
-    return Walked(files, passed)
+            is_file = about is None or stat.S_ISREG(about.st_mode)
+            yield relative, "" if is_file else "no file"
 
 
 def visible(folder: str) -> list[str]:

@@ -14,6 +14,8 @@ MAX_CLASSES = 20
 WORST_CLASSES = 10
 MIN_NAME_WIDTH = 12
 FALLBACK_WIDTH = 100
+# Of a table whose names stay whole, whatever the terminal.
+WHOLE = 10_000
 COUNT = "count"
 
 

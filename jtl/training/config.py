@@ -55,6 +55,8 @@ class Config:
 
 
 AUTO, NAME = "auto", "config.json"
+# What a run leaves behind beside its checkpoints.
+RESULTS = ("summary.json", "model.safetensors", "damaged")
 CHOICES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "model": ("vit", MODELS),
     "data": ("image_folder", SOURCES),
@@ -77,6 +79,7 @@ RESUMABLE = (
     "inputs.threads",
     "inputs.workers",
     "inputs.prefetch",
+    "inputs.prefetch_bytes",
     "inputs.cache_bytes",
     "train.log_every",
     "weights.cache_dir",
@@ -129,6 +132,14 @@ def saved(folder: Path) -> dict[str, Any]:
         UserError: it holds something else.
     """
     return files.read_record(folder / NAME).values
+
+
+def has_begun(folder: Path) -> bool:
+    """Return whether a run made a step in a folder: before that its config.json claims nothing."""
+    checkpoints, metrics = folder / "checkpoints", folder / "metrics.jsonl"
+    is_saved = any((folder / name).exists() for name in RESULTS)
+    has_steps = metrics.is_file() and metrics.stat().st_size > 0
+    return is_saved or has_steps or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def of_folder(folder: Path) -> Config:
@@ -325,7 +336,7 @@ def _with_told_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _begun_with(folder: Path, spec: str) -> dict[str, Any] | None:
     """Return the model's settings in a run folder that began with these weights."""
-    if not (folder / NAME).is_file():
+    if not (folder / NAME).is_file() or not has_begun(folder):
         return None
     try:
         record = files.read_record(folder / NAME)

@@ -12,8 +12,7 @@ from jtl.training import adaptation, evaluate, loop, meta, progress
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.faults import Damage
-from jtl.training.loop import FINISHED
-from jtl.training.ready import Ended, Run
+from jtl.training.ready import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.run_folder import write_run_weights
 

@@ -28,7 +28,6 @@ from jtl.training.faults import Diverged, Unsaved
 from jtl.training.ready import Ended, Run
 from jtl.training.state import State
 
-FINISHED = ("finished", "stopped_early")
 VALIDATION = "val"
 # Steps dispatched beyond the one that is waited for, and steps whose numbers may lie on the devices unread.
 MAX_AHEAD, MAX_UNREAD = 2, 100

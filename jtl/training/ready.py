@@ -1,4 +1,4 @@
-"""A run that is ready to go, by what changes together, and how it ended."""
+"""What a run is made of once it is ready to go, and how its loop ended: records of what changes together."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +16,8 @@ from jtl.training import progress, step
 from jtl.training.build import Built, Target
 from jtl.training.config import Config
 from jtl.training.state import State
+
+FINISHED = ("finished", "stopped_early")
 
 
 class Plan(NamedTuple):

@@ -29,7 +29,6 @@ from jtl.training import (
     evaluate,
     finish,
     loop,
-    lost,
     meta,
     progress,
     rehearsal,
@@ -40,8 +39,7 @@ from jtl.training import (
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.loop import FINISHED
-from jtl.training.ready import Ended, Feed, Plan, Programs, Reporter, Run
+from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
@@ -104,6 +102,9 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
             raise UserError(
                 f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
             )
+        return None
+    if not config.has_begun(folder):
+        live.log("what was started here before made no step: it starts as it is configured now")
         return None
     changed = config.conflicts(settings, config.saved(folder))
     if changed:
@@ -225,7 +226,6 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
-    lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)

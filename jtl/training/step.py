@@ -1,4 +1,4 @@
-"""The step: the only `jit` of training and the only donation. Model, task and strategy meet here alone.
+"""The training step, and the only donation: here model, task, strategy and optimizer meet.
 
 Only leaves that train in the current phase are differentiated, so compiled FLOPs and memory fall as leaves
 freeze.

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
-from jtl.verbs.contract import Overrides, Verb, show
+from jtl.verbs.contract import Overrides, Verb, check_at_least, show
 
 if TYPE_CHECKING:
     import jtl.training.build
@@ -56,8 +56,7 @@ def run(*, config: str, num_steps: int, length: int = 0, overrides: Overrides = 
     from jtl.training import config as configs
 
     settings = configs.read(config, overrides)
-    if num_steps < 1:
-        raise UserError(f"--steps is {num_steps}; expected 1 or more")
+    check_at_least("--steps", num_steps)
     if TASKS[settings.task.name].label_kind != "class":
         raise UserError(f"jtl bench needs a task with classes; found task.name {settings.task.name!r}")
     if length < 0:

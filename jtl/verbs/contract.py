@@ -59,6 +59,12 @@ def add_batch_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="examples at a time")
 
 
+def check_at_least(flag: str, value: int, low: int = 1) -> None:
+    """Raise UserError for a number on the command line that is too small."""
+    if value < low:
+        raise UserError(f"{flag} is {value}; expected {low:,} or more")
+
+
 def refuse(overrides: Overrides, but: str = "") -> None:
     """Raise UserError for settings given to a verb that reads none, or none `but` some."""
     if overrides:

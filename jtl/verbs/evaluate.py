@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, nearest
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
 
 if TYPE_CHECKING:
     import jtl.data
@@ -57,6 +57,7 @@ def run(
     from jtl.report import summary, tables
     from jtl.training import config, evaluate
 
+    check_at_least("--batch-size", batch_size)
     if is_zero_shot:
         trained, splits = _zero_shot(weights, data, overrides)
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, nearest
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
 from jtl.verbs.rows import check_writable
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def run(
     from jtl.training import build, config
 
     write = _writer(out, pool)
+    check_at_least("--batch-size", batch_size)
     if run_folder:
         found = predictor.of_run(run_folder)
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
 from jtl.verbs import rows as written
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, show
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
 
 if TYPE_CHECKING:
     import numpy
@@ -71,8 +71,8 @@ def run(
     from jtl.tasks.contract import NO_LABELS
     from jtl.training import build, config
 
-    if top < 1:
-        raise UserError(f"--top is {top}; expected 1 or more")
+    check_at_least("--top", top)
+    check_at_least("--batch-size", batch_size)
     if out:
         written.check_writable(out, written.WRITERS)
     found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes, overrides)

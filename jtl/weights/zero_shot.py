@@ -125,7 +125,10 @@ def embedder(loaded: text_towers.LoadedText, tokenizer: prompts.Tokenizer) -> Em
         # One shape, so that the tower is compiled once: the last batch is filled with the last text.
         padded = np.concatenate([ids, np.repeat(ids[-1:], -len(ids) % size, axis=0)])
         batches = padded.reshape(-1, size, ids.shape[1])
-        return np.concatenate([np.asarray(apply(loaded.params, batch)) for batch in batches])[: len(ids)]
+        # Values on the host would be copied to the device with every batch.
+        params = jax.device_put(loaded.params)
+        found = [apply(params, jax.device_put(batch)) for batch in batches]
+        return np.concatenate(jax.device_get(found))[: len(ids)]
 
     return embed
 

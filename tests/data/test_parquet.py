@@ -13,6 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from jtl.data import Labels, files, preflight
+from jtl.data.contract import NO_LABELS
 from jtl.data.parquet import Cache
 from jtl.data.tell import kind_of
 from jtl.errors import UserError
@@ -125,6 +126,31 @@ def test_names_of_classes_hold_for_several_labels_and_for_a_run_of_others(tmp_pa
     assert only(path, Labels(names=("bee", "ant", "wasp"), reading="names")).labels().tolist() == [1, 0]
     with pytest.raises(UserError, match=r"label out of range: row 2 of .* has 3, expected 0 to 2"):
         only(shard(tmp_path / "c.parquet", [0, 1], labels=[0, 3]))
+
+
+def test_split_whose_labels_are_kept_secret_is_left_out_and_said(tmp_path: Path) -> None:
+    shard(tmp_path / "train-00000-of-00001.parquet", [0, 1, 2, 3])
+    shard(tmp_path / "test-00000-of-00001.parquet", [4, 5], labels=[-1, -1])
+    splits = open_kind(tmp_path, val_fraction=0.0)
+    assert splits.keys() == {"train"}
+    assert "test: left out, none of its 2 examples has a label" in splits["train"].info.notes
+    shard(tmp_path / "test-00000-of-00001.parquet", [4, 5], labels=[-1, 1])
+    with pytest.raises(UserError, match=r"label out of range: row 1 of .*test-00000-of-00001.parquet has -1"):
+        open_kind(tmp_path)
+    with pytest.raises(UserError, match=r"label out of range: row 1 of .* has -1"):
+        only(shard(tmp_path / "alone.parquet", [4, 5], labels=[-1, -1]))
+
+
+def test_table_of_a_test_split_without_labels_is_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+    write(tmp_path / "test.csv", "id,text\n1,c\n2,d\n")
+    splits = open_kind(tmp_path, val_fraction=0.0)
+    assert splits.keys() == {"train"}
+    assert splits["train"].info.notes[1] == "left out, as they have no column of labels: test.csv"
+    assert open_kind(tmp_path, Labels(NO_LABELS), val_fraction=0.0).keys() == {"train", "test"}
+    write(tmp_path / "train.csv", "id,text\n1,c\n2,d\n")
+    with pytest.raises(UserError, match="has the columns id, text; expected one of label"):
+        open_kind(tmp_path)
 
 
 @pytest.mark.parametrize("metadata", [{}, {b"huggingface": b"{"}, {b"huggingface": b"[]"}, features([1])])

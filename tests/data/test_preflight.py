@@ -64,7 +64,7 @@ def test_classes_without_images_are_named(tmp_path: Path) -> None:
     found = inspect(SOURCES["table"].open(config, Labels()), config, image.INPUT)
     assert found.lines == [
         "image of column 'path', labels of 'label'",
-        "labels are places, from 0, among 3 classes: 0, 1, 2",
+        "labels are the numbers 0 to 2",
         "train: 2 images, 3 classes, largest:smallest 1.0; without images: 1",
     ]
 

@@ -45,6 +45,28 @@ def test_paths_are_found_by_the_customary_names_of_their_column(tmp_path: Path, 
     assert source.info.notes[0] == f"image of column {name!r}, labels of 'label'"
 
 
+def test_a_picture_beside_a_text_is_left_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "photo,text,label\nx.png,good,1\ny.png,bad,0\n")
+    assert raws(only(path)) == ["good", "bad"]
+    assert "text of column 'text'" in notes(only(path))
+
+
+def test_long_values_are_cut_in_messages(tmp_path: Path) -> None:
+    name = "n" * 5000
+    path = write(tmp_path / "a.csv", f"text,label\na,{name}\nb,y\n")
+    assert len(notes(only(path))) < 300
+    with pytest.raises(UserError, match="label unknown: row 3 of") as caught:
+        only(path, Labels(names=(name, "z" * 5000), reading="names"))
+    assert len(str(caught.value)) < 800
+    with pytest.raises(UserError, match="has the columns text, n") as caught:
+        only(write(tmp_path / "b.csv", f"text,{name}\na,x\n"))
+    assert len(str(caught.value)) < 800
+    wide = write(tmp_path / "c.csv", ",".join(f"column{place}" for place in range(3000)) + "\n")
+    with pytest.raises(UserError, match=r"c\.csv begins") as caught:
+        only(wide)
+    assert len(str(caught.value)) < 1500
+
+
 def test_an_unknown_header_is_no_row_and_its_columns_are_named(tmp_path: Path) -> None:
     path = rows_of(tmp_path / "a.csv", "picture_of,kind", pictures(tmp_path))
     with pytest.raises(UserError, match=r"begins with picture_of, kind, .*set config.data.path_column=NAME"):
@@ -153,6 +175,21 @@ def test_classes_in_two_unicode_forms_are_one(tmp_path: Path) -> None:
     ]
     source = only(rows_of(tmp_path / "a.csv", "path,label", rows))
     assert source.info.label_names == ("caf\u00e9 0", "caf\u00e9 1")
+
+
+def test_folders_of_classes_in_two_unicode_forms_are_one(tmp_path: Path) -> None:
+    places = iter(range(20))
+    for split, form in (("train", "NFC"), ("train", "NFD"), ("val", "NFD")):
+        for name in ("\u00e9tude", "fugue"):
+            folder = tmp_path / split / unicodedata.normalize(form, name)
+            write(folder / f"{next(places)}.png", png(pixels(next(places))))
+    splits = open_kind(tmp_path, name="image_folder")
+    assert splits["train"].info.label_names == ("fugue", "\u00e9tude")
+    assert splits["train"].labels().tolist() == [0, 0, 1, 1]
+    assert splits["val"].labels().tolist() == [0, 1]
+    assert {len(each["raw"]) > 0 for each in map(splits["train"].__getitem__, range(4))} == {True}
+    again = open_kind(tmp_path, Labels(names=("fugue", "e\u0301tude"), reading="names"), "image_folder")
+    assert again["val"].labels().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("cell", ["nan", "", "<NA>"])

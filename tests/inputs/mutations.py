@@ -92,3 +92,17 @@ def _truncate(data: bytearray, rng: np.random.Generator) -> bytearray:
 
 
 MUTATIONS: tuple[Mutation, ...] = (_flip, _flip, _overwrite, _fill, _delete, _insert, _truncate)
+
+
+def bombs(side: int) -> dict[str, bytes]:
+    """Return a small file of every format whose picture has that many pixels a side."""
+    picture = Image.new("1", (side, side))
+    return {
+        "PNG": encoded(picture, "PNG"),
+        "TIFF": encoded(picture, "TIFF", compression="group4"),
+        "GIF": encoded(picture.convert("P"), "GIF"),
+        "BMP": encoded(picture, "BMP"),
+        "JPEG": encoded(picture.convert("L"), "JPEG", quality=1),
+        "PPM": encoded(picture, "PPM"),
+        "WEBP": encoded(picture.convert("RGB"), "WEBP", method=0, quality=0),
+    }

@@ -18,6 +18,9 @@ from jtl.models.linen import module_names
 from tests import tiny
 
 NUM_OUTPUTS, BATCH = 5, 4
+# Their gradients compile, and trace, for long; the others hold these laws at every change.
+DEEP = ("bit", "cifar_resnet", "convnext", "mobilenet_v2")
+REMAT = [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in MODELS]
 IMAGES = [name for name, family in MODELS.items() if family.input == "image"]
 
 
@@ -135,7 +138,7 @@ def test_jit_changes_no_number(built: Built) -> None:
     np.testing.assert_allclose(built.apply().logits, plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", REMAT)
 def test_remat_changes_no_number(family: str) -> None:
     (value, stats), grads = gradients(family)
     (remat_value, remat_stats), remat_grads = gradients(family, remat=True)
@@ -151,7 +154,7 @@ def test_remat_changes_no_number(family: str) -> None:
         np.testing.assert_allclose(remat, plain, rtol=1e-4, atol=atol)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", REMAT)
 def test_remat_computes_blocks_again(family: str) -> None:
     def flops(**changes: Any) -> float:
         one = build(family, **changes)
@@ -295,13 +298,13 @@ def test_inputs_of_the_spec_can_be_read_and_every_layer_pooled(family: str) -> N
         ("vit", "s16", 22_050_664),
         ("vit", "b16", 86_567_656),
         ("vit", "b32", 88_224_232),
-        ("vit", "l16", 304_326_632),
-        ("vit", "h14", 632_045_800),
+        pytest.param("vit", "l16", 304_326_632, marks=pytest.mark.slow),
+        pytest.param("vit", "h14", 632_045_800, marks=pytest.mark.slow),
         ("resnet", "18", 11_689_512),
         ("resnet", "34", 21_797_672),
         ("resnet", "50", 25_557_032),
-        ("resnet", "101", 44_549_160),
-        ("resnet", "152", 60_192_808),
+        pytest.param("resnet", "101", 44_549_160, marks=pytest.mark.slow),
+        pytest.param("resnet", "152", 60_192_808, marks=pytest.mark.slow),
     ],
 )
 def test_sizes_have_the_published_number_of_parameters(family: str, size: str, num_parameters: int) -> None:

@@ -1,9 +1,11 @@
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
+from jtl.data import pipeline
 from jtl.errors import UserError
 from jtl.strategies import STRATEGIES
 from jtl.training import config, optim
@@ -209,6 +211,11 @@ def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
     assert config.conflicts(other, old) == ["optim.learning_rate: 0.003 -> 1.0", "train.seed: 0 -> 3"]
 
 
+def test_how_batches_are_read_may_change_but_for_what_is_in_them() -> None:
+    names = {f"inputs.{field.name}" for field in fields(pipeline.Config)}
+    assert names - set(config.RESUMABLE) == {"inputs.buckets"}
+
+
 def test_settings_newer_than_a_saved_run_count_at_their_defaults() -> None:
     now = config.read(SMOKE)
     old = json.loads(json.dumps(config.to_dict(now)))
@@ -266,6 +273,9 @@ def test_model_auto_of_a_run_that_began_is_what_it_was_then(tmp_path: Path) -> N
     gone = str(tmp_path / "gone.safetensors")
     stored = config.to_dict(config.read("configs/ft.py", [("model.name", "vit"), ("model.weights", gone)]))
     (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="are not there"):
+        config.read("configs/ft.py", [("model.weights", gone)], tmp_path)
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     read = config.read("configs/ft.py", [("model.weights", gone)], tmp_path)
     assert read.model == config.from_dict(stored).model
     with pytest.raises(UserError, match="are not there"):

@@ -11,6 +11,7 @@ from jtl.errors import UserError
 from jtl.report.writer import Writer
 from jtl.tasks import TASKS
 from jtl.training import loop, progress
+from jtl.training.ready import Run
 
 NUM_STEPS = 100
 
@@ -42,7 +43,7 @@ def _reader(written: Any, log_every: int, clock: Any = lambda: 0.0, history: Any
     feed: Any = SimpleNamespace(splits={"train": range(40)})
     phases = SimpleNamespace(data_wait_fraction=lambda: 0.0)
     reporter: Any = SimpleNamespace(live=written, phases=phases)
-    ready = loop.Run(plan, feed, SimpleNamespace(), reporter)  # type: ignore[arg-type]
+    ready = Run(plan, feed, SimpleNamespace(), reporter)  # type: ignore[arg-type]
     return loop._Reader(ready, written, list(history), clock)
 
 

@@ -1,13 +1,11 @@
 """End to end on the embedded digits: what a run leaves behind, resuming, stopping, evaluation, faults."""
 
-import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,49 +104,6 @@ def test_run_killed_in_its_final_report_is_finished_by_the_same_command(
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("place", "step"), [("data", 6), ("evaluation", 8)])
-def test_error_inside_the_loop_saves_its_last_whole_state_and_the_repeat_ends_in_the_same_bits(
-    finished: tuple[Path, dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: str,
-    step: int,
-) -> None:
-    """No checkpoint is due at step 6; at step 8 one is, behind the evaluation that fails."""
-    folder, result = finished
-
-    def fail(*given: Any) -> Any:
-        raise UserError("cannot read 'gone.png'")
-
-    with monkeypatch.context() as patch:
-        if place == "data":
-            really = loop._batches
-            patch.setattr(loop, "_batches", lambda *given: _ending(really(*given), step + 1, fail))
-        else:
-            really = loop.evaluated
-            patch.setattr(
-                loop, "evaluated", lambda *given: fail() if int(given[1].step) == step else really(*given)
-            )
-        with pytest.raises(UserError, match=r"cannot read 'gone.png'"):
-            train.run(_settings(), tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", str(step)]
-    again = train.run(_settings(), tmp_path / "run")
-    same = ("status", "steps", "digest", "best", "final")
-    assert {name: again[name] for name in same} == {name: result[name] for name in same}
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
-        folder / "model.safetensors"
-    ).read_bytes()
-    series = [curves.read(each / "metrics.jsonl") for each in (folder, tmp_path / "run")]
-    assert series[0] == series[1]
-
-
-def _ending(batches: Any, number: int, fail: Callable[[], Any]) -> Iterator[Any]:
-    """Yield the batches before the one of that number, which fails."""
-    yield from itertools.islice(batches, number - 1)
-    yield fail()
-
-
 def test_folder_of_another_configuration_is_refused_and_kept(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -157,6 +112,21 @@ def test_folder_of_another_configuration_is_refused_and_kept(finished: tuple[Pat
     ):
         train.run(_settings(optim__learning_rate=0.5), folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_folder_in_which_no_step_was_made_takes_the_corrected_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise UserError("images have 5 channels")
+
+    monkeypatch.setattr(loop, "run", stop)
+    for learning_rate in (0.5, 0.1):
+        with pytest.raises(UserError, match="images have 5 channels"):
+            train.run(_settings(optim__learning_rate=learning_rate), tmp_path / "run")
+    assert "made no step: it starts as it is configured now" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["optim"]["learning_rate"] == 0.1
 
 
 def test_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def member(folder: str, names: str = "ab", task: str = "multiclass", **model: An
         (
             {"image_px": 16},
             True,
-            r"has model.image_px \(16, 16\), run 'first' \(8, 8\); expected runs of one",
+            r"has model.image_px \(16, 16\), run 'first' \(8, 8\); expected runs",
         ),
         ({"mlp_dim": 8}, True, "has model.mlp_dim 8, run 'first' 384; .* --method ensemble takes"),
     ],

@@ -14,6 +14,7 @@ from jtl.errors import UserError
 from jtl.training import config
 from jtl.training import run as train
 from jtl.verbs import bench, evaluate, features, predict
+from jtl.verbs.compare import compare
 from jtl.verbs.fuse import fuse
 
 TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokens" / "words" / "tokenizer.json"
@@ -149,6 +150,35 @@ def test_runs_of_texts_are_fused(runs: Path, tmp_path: Path, method: str) -> Non
     if method == "uniform":
         measured = evaluate.run(run_folder=str(tmp_path / "out"), split="val")["metrics"]
         assert measured["loss"] == pytest.approx(found["metrics"]["val/loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_greedy_soup_of_texts_is_no_worse_than_its_best_run(runs: Path, tmp_path: Path) -> None:
+    names = [str(runs / "a"), str(runs / "b")]
+    found = fuse.run(runs=names, method="greedy", out=str(tmp_path / "out"))
+    assert found["metrics"]["val/accuracy"] >= max(each["accuracy"] for each in found["scores"])
+
+
+@pytest.mark.slow
+def test_the_ends_of_wise_on_texts_are_the_start_and_the_run(runs: Path, tmp_path: Path) -> None:
+    start, end = str(runs / "b"), str(runs / "a")
+    options = {"start": start, "alphas": "0,0.5,1", "out": str(tmp_path / "out")}
+    sweep = fuse.run(runs=[end], method="wise", **options)["sweep"]
+    measured = [evaluate.run(run_folder=each, split="val")["metrics"]["loss"] for each in (start, end)]
+    assert [sweep[0]["loss"], sweep[2]["loss"]] == pytest.approx(measured, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
+def test_ways_to_train_on_texts_are_compared(runs: Path, reviews: Path, tmp_path: Path) -> None:
+    settings = _settings(reviews, TOKENIZER, 0)
+    settings["model"] = {**MODEL, "weights": str(runs / "a")}
+    (tmp_path / "texts.py").write_text(
+        f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({settings!r})\n"
+    )
+    found = compare.run(config=str(tmp_path / "texts.py"), out=str(tmp_path / "out"), seeds="1,")
+    assert (found["status"], list(found["variants"])) == ("finished", ["scratch", "probe", "full"])
+    assert all(0 <= run["values"]["val best"] <= 1 for run in found["runs"])
 
 
 def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Path) -> None:

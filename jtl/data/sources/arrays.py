@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jtl.data import contract, npz, subset
+from jtl.data.classes import few
 from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
-from jtl.data.labels import SEPARATOR, encode_splits
+from jtl.data.labels import SEPARATOR, encode_splits, unlabelled
 from jtl.errors import UserError, nearest
 from jtl.names import as_unicode
 
-SPLITS = ("train", "val", "test")
 # NumPy's kinds of numbers: signed, unsigned, float.
 NUMBER_KINDS = "iuf"
 # The names in use: Keras', MedMNIST's, and a file that is not split.
@@ -127,6 +127,8 @@ def build(
         are_words |= targets.dtype.kind not in NUMBER_KINDS
         if labels.kind == "multilabel" and targets.ndim == 2 and own_names is None:
             own_names = labels.names or tuple(str(place) for place in range(targets.shape[1]))
+    secret = unlabelled(cells, labels)
+    cells = {split: each for split, each in cells.items() if split not in secret}
     encoded = encode_splits(
         cells,
         labels,
@@ -137,7 +139,9 @@ def build(
     )
     splits: dict[str, Source] = {
         split: Arrays(
-            Info(f"{name}:{split}", found.names, notes=found.notes, reading=found.reading),
+            Info(
+                f"{name}:{split}", found.names, notes=(*secret.values(), *found.notes), reading=found.reading
+            ),
             images[split],
             found.values,
         )
@@ -151,11 +155,11 @@ def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
     patterns = ((config.image_keys, config.label_keys),) if config.image_keys else KEY_PATTERNS
     for images, targets in patterns:
         keys: dict[str, tuple[str, str]] = {}
-        for split in SPLITS if "{split}" in images else SPLITS[:1]:
+        for split in contract.SPLIT_ORDER if "{split}" in images else contract.SPLIT_ORDER[:1]:
             pair = (images.format(split=split), targets.format(split=split))
             if pair[0] in found and pair[1] not in found:
                 raise UserError(
-                    f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {', '.join(found)}"
+                    f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {few(found, 20)}"
                 )
             if pair[0] in found:
                 keys[split] = pair
@@ -163,7 +167,7 @@ def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
             return keys
     wanted = patterns[0][0].format(split="train")
     raise UserError(
-        f"{config.path} holds {', '.join(found)}; expected images as {wanted!r} (nearest: "
+        f"{config.path} holds {few(found, 20)}; expected images as {wanted!r} (nearest: "
         f"{nearest(wanted, found)}); "
         "set data.image_keys and data.label_keys"
     )

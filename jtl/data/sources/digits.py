@@ -23,7 +23,8 @@ class Config(contract.Config):
         super().__post_init__()
         if self.path:
             raise UserError(
-                f"data.path is {shown(self.path)}, but 'digits' is embedded; for your data set data.name"
+                f"data.path is {shown(self.path)}, but 'digits' is embedded; for your data set data.name, or "
+                f"data.name=auto to have it told from the path"
             )
 
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from jtl.data import contract, subset
+from jtl.data.classes import few
 from jtl.data.contract import NO_LABELS, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
 from jtl.data.labels import Encoded, encode_splits
 from jtl.data.walk import Walked, is_example, passed_note, visible, walk
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input
-from jtl.names import as_unicode
+from jtl.names import as_unicode, plain_name
 
-ORDER = ("train", "val", "test")
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -69,10 +69,7 @@ def open_folder(kind: Input, config: contract.Config, labels: Labels) -> dict[st
     if labels.names is None:
         _check_classes(roots, classes)
     found = {split: _joined(each) for split, each in classes.items()}
-    cells = {
-        split: [as_unicode(name) for name, each in classes[split].items() for _ in each.files]
-        for split in classes
-    }
+    cells = {split: [name for name, each in classes[split].items() for _ in each.files] for split in classes}
     own_names = tuple(sorted({name for each in cells.values() for name in each}))
     encoded = encode_splits(
         cells,
@@ -123,11 +120,13 @@ def _split_roots(path: str, is_root: Callable[[str], bool], *, needs_train: bool
             "expected train, val (or valid, validation) and test; "
             "rename it, move it, or hide it with a leading dot"
         )
-    return {split: roots[split] for split in ORDER if split in roots}
+    return {split: roots[split] for split in contract.SPLIT_ORDER if split in roots}
 
 
 def _classes(root: str, kind: Input, *, is_alone: bool) -> dict[str, Walked]:
-    """Return what lies below every class folder, both sorted by name; paths are relative to `root`.
+    """Return what lies below the folder of every class, both sorted by name; paths are relative to `root`.
+
+    Folders whose names differ in their Unicode form alone, as systems write them, are of one class.
 
     Raises:
         UserError: examples lie beside the classes, or there are none of a class.
@@ -143,19 +142,19 @@ def _classes(root: str, kind: Input, *, is_alone: bool) -> dict[str, Walked]:
             f"{root} holds {len(stray)} {kind.unit} outside a class folder ({as_unicode(stray[0])!r}, …); "
             "put each in the folder of its class"
         )
-    classes = {
-        name: _below(walk(os.path.join(root, name), kind), name)
-        for name in entries
-        if os.path.isdir(os.path.join(root, name))
-    }
-    if not classes:
+    folders = [name for name in entries if os.path.isdir(os.path.join(root, name))]
+    if not folders:
         raise UserError(f"{root} holds no class folders; expected one folder of {kind.unit} a class")
-    for name, found in classes.items():
+    classes: dict[str, Walked] = {}
+    for folder in sorted(folders, key=lambda name: (plain_name(name), name)):
+        found, name = _below(walk(os.path.join(root, folder), kind), folder), plain_name(folder)
         if not found.files:
             cure = "remove the folder" if is_alone else "remove the class from every split"
             raise UserError(
-                f"class folder {as_unicode(os.path.join(root, name))} is empty; add {kind.unit} or {cure}"
+                f"class folder {as_unicode(os.path.join(root, folder))} is empty; add {kind.unit} or {cure}"
             )
+        both = [classes[name], found] if name in classes else [found]
+        classes[name] = _joined({str(place): each for place, each in enumerate(both)})
     return classes
 
 
@@ -207,9 +206,9 @@ def _check_classes(roots: dict[str, str], classes: dict[str, dict[str, Walked]])
     for split, root in roots.items():
         unknown, absent = sorted(classes[split].keys() - train), sorted(train - classes[split].keys())
         if unknown:
-            found = f"classes unknown to {roots['train']}: {', '.join(map(repr, unknown))}"
+            found = f"classes unknown to {roots['train']}: {few(map(repr, unknown))}"
         else:
-            found = f"no folder for classes: {', '.join(map(repr, absent))}"
+            found = f"no folder for classes: {few(map(repr, absent))}"
         if unknown or absent:
             raise UserError(
                 f"{root} has {found}; expected the same classes in every split (a table may lack some)"

@@ -16,10 +16,10 @@ from jtl.data.columns import EXPECTED, Chosen
 from jtl.data.contract import IMAGE, NO_LABELS, TEXT, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
 from jtl.data.joined import joined
-from jtl.data.labels import Encoded, encode_splits
+from jtl.data.labels import Encoded, encode_splits, unlabelled
 from jtl.data.parquet import MAX_CACHED_BYTES, Cache, StoredImages, group_ends, stored_bytes
 from jtl.data.shards import tables_in
-from jtl.data.sources.folder import ORDER, SPLITS
+from jtl.data.sources.folder import SPLITS
 from jtl.data.tables import Table
 from jtl.data.texts import Texts
 from jtl.errors import UserError, shown
@@ -78,6 +78,7 @@ def open_table(config: Config, labels: Labels) -> dict[str, Source]:
     found = [(split, tables.read(path, names)) for split, files in _files(config).items() for path in files]
     for _, table in found:
         _check_header(table)
+    found, left_out = _with_labels(found, config, labels)
     chosen = [columns.choose(table, config, labels) for _, table in found]
     if len({each.holds for each in chosen}) > 1:
         raise UserError(
@@ -94,12 +95,18 @@ def open_table(config: Config, labels: Labels) -> dict[str, Source]:
             rows.setdefault(name, []).append(each)
     if "train" not in rows and labels.names is None and labels.kind != NO_LABELS:
         raise UserError(f"{config.path} has rows for {', '.join(rows)} but none for train; add some")
+    secret = unlabelled(
+        {split: [cell for each in parts for cell in each.cells] for split, parts in rows.items()}, labels
+    )
+    rows = {split: parts for split, parts in rows.items() if split not in secret}
     encoded = _encoded(rows, config, labels, own_names)
     notes = dict.fromkeys(
         columns.note(table, choice) for (_, table), choice in zip(found, chosen, strict=True)
     )
-    said = tuple(dict.fromkeys((*(note for _, table in found for note in table.notes), *notes)))
-    splits = {split: _source(split, rows[split], encoded[split], said) for split in ORDER if split in rows}
+    told = (note for _, table in found for note in table.notes)
+    said = tuple(dict.fromkeys((*told, *notes, *left_out, *secret.values())))
+    order = [split for split in contract.SPLIT_ORDER if split in rows]
+    splits = {split: _source(split, rows[split], encoded[split], said) for split in order}
     return subset.arrange(splits, config)
 
 
@@ -121,6 +128,23 @@ def _files(config: Config) -> dict[str, tuple[str, ...]]:
             f"and those named val (or dev) and test"
         )
     return found
+
+
+def _with_labels(
+    found: list[tuple[str, Table]], config: Config, labels: Labels
+) -> tuple[list[tuple[str, Table]], list[str]]:
+    """Return the tables without those of a split that has no column of labels, as a test split may have none.
+
+    What is left out is told in a line each; training, and the only split there is, never is.
+    """
+    if labels.kind == NO_LABELS:
+        return found, []
+    without = {split for split, table in found if not columns.has_labels(table, config)}
+    if not without or without >= {split for split, _ in found} or without & {"train", ""}:
+        return found, []
+    kept = [(split, table) for split, table in found if split not in without]
+    paths = [os.path.basename(table.path) for split, table in found if split in without]
+    return kept, [f"left out, as they have no column of labels: {few(paths)}"]
 
 
 def _check_header(table: Table) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jtl.data import contract, label_cache, subset
 from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
-from jtl.data.labels import SEPARATOR, encode_splits
+from jtl.data.labels import SEPARATOR, encode_splits, unlabelled
 from jtl.data.sources.folder import SPLITS
 from jtl.errors import UserError, nearest
 from jtl.inputs import Unreadable
@@ -99,9 +99,11 @@ def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
             f"{folder} has the splits {', '.join(builder.info.splits)}, expected train; name another set"
         )
     records = {
-        split: _records(builder, found[split], folder) for split in ("train", "val", "test") if split in found
+        split: _records(builder, found[split], folder) for split in contract.SPLIT_ORDER if split in found
     }
     cells = {split: _cells(folder, found[split], config.label_key, each) for split, each in records.items()}
+    secret = unlabelled(cells, labels)
+    cells = {split: each for split, each in cells.items() if split not in secret}
     own_names = _class_names(builder.info.features[config.label_key]) if labels.kind != "regression" else None
     encoded = encode_splits(
         cells,
@@ -116,14 +118,14 @@ def open_tfds(config: Config, labels: Labels) -> dict[str, Source]:
             Info(
                 f"{folder}:{split}",
                 encoded[split].names,
-                notes=encoded[split].notes,
+                notes=(*secret.values(), *encoded[split].notes),
                 reading=encoded[split].reading,
             ),
             records[split],
             config.image_key,
             encoded[split].values,
         )
-        for split in records
+        for split in encoded
     }
     return subset.arrange(splits, config)
 

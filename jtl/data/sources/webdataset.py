@@ -19,7 +19,6 @@ from jtl.data.contract import IMAGE, NO_LABELS, TEXT, Info, Labels, Source, Sour
 from jtl.data.files import bytes_fingerprint
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.data.shards import shards_in
-from jtl.data.sources.folder import ORDER
 from jtl.data.tar import Member
 from jtl.errors import UserError, shown
 from jtl.inputs import INPUTS, Unreadable
@@ -120,7 +119,7 @@ def open_archives(config: Config, labels: Labels) -> dict[str, Source]:
     )
     note = f"{holds} of {' and '.join(endings)}, " + (f"labels of {told}" if told else "no labels")
     splits: dict[str, Source] = {}
-    for split in (each for each in ORDER if each in examples):
+    for split in (each for each in contract.SPLIT_ORDER if each in examples):
         notes = (note, *encoded[split].notes)
         info = Info(f"{config.path}:{split}", encoded[split].names, holds, notes, encoded[split].reading)
         splits[split] = _packed(info, examples[split], endings, encoded[split].values)

@@ -86,7 +86,7 @@ def _compared(
     live: "jtl.report.console.Live",
 ) -> dict[str, Any]:
     """Make the runs that are not there yet, and compare what there is."""
-    from jtl.training.loop import FINISHED
+    from jtl.training.ready import FINISHED
     from jtl.verbs.compare import plan as plans
     from jtl.verbs.compare import results, tables
 

@@ -84,7 +84,7 @@ def rehearse(plan: Plan) -> None:
     waiting = {
         label: own
         for (each, label), own in plan.settings.items()
-        if each == number and not folder_of(plan, number, label).exists()
+        if each == number and not config.has_begun(folder_of(plan, number, label))
     }
     if not waiting:
         return
@@ -139,4 +139,4 @@ def _repetitions(given_seeds: str, folds: int) -> tuple[str, list[int], Callable
 
 def _begun(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
     """Return the settings a run folder began with, or the default where it did not begin."""
-    return config.saved(folder) if (folder / config.NAME).exists() else default
+    return config.saved(folder) if config.has_begun(folder) else default

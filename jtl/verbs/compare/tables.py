@@ -5,12 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jtl.report.tables import aligned
+from jtl.report.tables import WHOLE, aligned
 from jtl.verbs.compare.paired import Gain, Spread, gain, spread, verdict
 from jtl.verbs.compare.variants import FINE_TUNED, FROM_SCRATCH, FROZEN
 
-# Labels stay whole, whatever the terminal.
-WHOLE = 10_000
 TARGET_COLUMNS = ("last", "selected", "oracle")
 # The column that decides, the first that there is: where domains are adapted, validation is on the wrong one.
 DECISIVE = ("target last", "val best", "test")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jtl import files, owner
 from jtl.errors import UserError, nearest
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_batch_size, show
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_batch_size, check_at_least, show
 
 if TYPE_CHECKING:
     pass
@@ -64,6 +64,7 @@ def run(
     from jtl.verbs.fuse import members
     from jtl.verbs.fuse.methods import METHODS
 
+    check_at_least("--batch-size", batch_size)
     if method not in METHODS:
         raise UserError(f"--method {method!r} is unknown; nearest: {nearest(method, METHODS)}")
     chosen = METHODS[method]

@@ -5,8 +5,6 @@ import sys
 
 from jtl.verbs.contract import Verb, refuse, show
 
-# Names stay whole, whatever the terminal.
-UNLIMITED = 10_000
 LEFT_COLUMNS = (0, 1, 2, 3, 6, 7, 8)
 
 
@@ -20,7 +18,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     refuse(overrides)
     if not args.json:
-        sys.stdout.write(tables.aligned(catalogue.rows(), left=LEFT_COLUMNS, width=UNLIMITED) + "\n")
+        sys.stdout.write(tables.aligned(catalogue.rows(), left=LEFT_COLUMNS, width=tables.WHOLE) + "\n")
     show(args, {"weights": [catalogue.as_json(entry) for entry in catalogue.entries().values()]})
     return 0
 

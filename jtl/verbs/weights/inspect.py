@@ -6,9 +6,6 @@ import sys
 from jtl.errors import UserError
 from jtl.verbs.contract import Verb, of_weights, show
 
-# Names stay whole, whatever the terminal.
-UNLIMITED = 10_000
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the action's arguments."""
@@ -25,7 +22,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if not args.json:
         rows, num_hidden = inspect.rows(found, has_all=args.tensors)
         more = [f"… {num_hidden} more (--tensors shows them)"] if num_hidden else []
-        table = tables.aligned(rows, left=(0, 1, 2, 3), width=UNLIMITED)
+        table = tables.aligned(rows, left=(0, 1, 2, 3), width=tables.WHOLE)
         sys.stdout.write("\n".join([*inspect.text(found), table, *more]) + "\n")
     show(args, inspect.as_json(found))
     if found.recognised is None:

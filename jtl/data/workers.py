@@ -1,0 +1,85 @@
+"""The reader processes of Grain: how they begin, what becomes of them, and how they end with the run."""
+
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from jtl import signals
+
+PARENT_CHECK_SECONDS = 0.5
+# How long the end of a stopped process waits for its readers; Grain itself gives them 25 s.
+CLOSING_SECONDS = 1.0
+# Grain 0.8, of a worker process that ended by itself.
+DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+OUT_OF_MEMORY = {signal.Signals(9): "the memory", signal.Signals(7): "the shared memory (/dev/shm)"}
+# What the process that keeps count of shared memory says after it has removed what a killed worker left.
+LEFT_SHARED_MEMORY = "ignore:resource_tracker"
+
+
+def first_of_workers(iterator: Iterator[Any]) -> Iterator[Any]:
+    """Yield the first batch: it starts the workers, which inherit that the terminal's signals are not theirs.
+
+    Those reach the whole group; what becomes of the workers is for this process to say.
+    """
+
+    def first() -> list[Any]:
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+        return [batch for batch in (next(iterator, None),) if batch is not None]
+
+    yield from signals.interruptibly(first)
+
+
+def close(iterator: Any) -> None:
+    """Release threads and workers; of a process that is asked to stop, at once."""
+    if not signals.is_asked():
+        iterator.close()
+        return
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    closing = threading.Thread(target=iterator.close, daemon=True)
+    closing.start()
+    closing.join(CLOSING_SECONDS)
+
+
+def dead_worker(code: int, workers: int) -> str:
+    """Return what became of a worker process, and what to change."""
+    cure = f"lower inputs.workers ({workers}) or inputs.prefetch, or set inputs.workers=0"
+    if code >= 0:
+        return f"a reader process ended by itself (exit code {code}; its own lines are above); {cure}"
+    name = signal.Signals(-code).name
+    what = OUT_OF_MEMORY.get(signal.Signals(-code))
+    guess = f": {what} may not suffice" if what else ""
+    return f"a reader process was killed (signal {-code}, {name}){guess}; {cure}"
+
+
+def keep_tracker_quiet() -> None:
+    """Keep what counts shared memory from warning of what killed workers left, once it has removed it."""
+    found = os.environ.get("PYTHONWARNINGS", "")
+    if LEFT_SHARED_MEMORY not in found:
+        os.environ["PYTHONWARNINGS"] = ",".join(each for each in (found, LEFT_SHARED_MEMORY) if each)
+
+
+def end_with_parent(parent: int, worker: int, num_workers: int) -> None:
+    """Watch the training process from inside a worker: one that was killed cannot stop its workers itself."""
+    del worker, num_workers
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def mark_flags_as_parsed() -> None:
+    """Let Grain read its command-line flags where no absl main has parsed them."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
