@@ -29,6 +29,7 @@ from jtl.training import (
     evaluate,
     finish,
     loop,
+    lost,
     meta,
     progress,
     rehearsal,
@@ -226,6 +227,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
+    lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
     _claim(plan, target, notes)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)

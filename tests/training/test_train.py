@@ -104,6 +104,17 @@ def test_run_killed_in_its_final_report_is_finished_by_the_same_command(
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_run_that_has_lost_its_checkpoints_is_not_begun_anew(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match=r"checkpoints' has no checkpoint; put the checkpoints back"):
+        train.run(_settings(), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_folder_of_another_configuration_is_refused_and_kept(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
