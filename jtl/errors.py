@@ -97,5 +97,22 @@ def reading(what: str, cure: str = "get it again") -> Iterator[None]:
         raise UserError(f"{what} is damaged ({type(error).__name__}: {_line(error)}); {cure}") from error
 
 
+@contextmanager
+def located(place: object) -> Iterator[None]:
+    """Say in front of an error that does not name it where the fault stands: a file or folder.
+
+    >>> with located("weights/"):
+    ...     raise UserError("config.json has no size")
+    Traceback (most recent call last):
+    jtl.errors.UserError: in 'weights/': config.json has no size
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(place) in str(error):
+            raise
+        raise UserError(f"in {str(place)!r}: {error}") from error
+
+
 def _line(error: BaseException) -> str:
     return str(error).partition("\n")[0][: 2 * MAX_SHOWN]

@@ -92,7 +92,7 @@ def _inspect(folder: Path) -> None:
 
 
 def _report(folder: Path) -> None:
-    writer.kept_lines(folder / "metrics.jsonl", 9)
+    writer.kept_lines(folder / "metrics.jsonl", 9, range(10))
 
 
 READERS: dict[str, tuple[Callable[[Path], None], ...]] = {

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jtl import tree
-from jtl.errors import UserError
+from jtl.errors import UserError, located
 from jtl.models import text_tower
 from jtl.models.text_tower import TextModel
 from jtl.weights import plan
@@ -58,7 +58,8 @@ def load(spec: str, settings: Config) -> LoadedText:
 
 def _stated(path: Path) -> dict[str, Any]:
     """Return the settings that the `config.json` in a folder of weights states."""
-    return text.of_config(read_object(path / CONFIG_NAME) or {}) or {}
+    with located(path):
+        return text.of_config(read_object(path / CONFIG_NAME) or {}) or {}
 
 
 def _misfit(spec: str, file: TensorFile, planned: plan.Plan) -> str:

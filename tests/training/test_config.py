@@ -154,10 +154,10 @@ def test_missing_config_file_and_file_without_function_are_refused(tmp_path: Pat
         ("def get_config():\n    return 5\n", "gives 5; expected an ml_collections ConfigDict"),
         (
             "def get_config():\n    return 1 / 0\n",
-            "get_config of .* failed: ZeroDivisionError: division by zero",
+            "get_config of .* failed: ZeroDivisionError in line 2: division by zero",
         ),
         ("def get_config(:\n", "cannot be read: SyntaxError"),
-        ("raise RuntimeError('boom')\n", "cannot be read: RuntimeError: boom"),
+        ("raise RuntimeError('boom')\n", "cannot be read: RuntimeError in line 1: boom"),
         ("get_config = 5\n", "has no function get_config"),
         ("def deep(): deep()\ndeep()\n", "cannot be read: RecursionError"),
     ],

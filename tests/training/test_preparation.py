@@ -100,5 +100,7 @@ def test_resumed_run_takes_it_from_the_checkpoint_and_ends_in_the_same_bits(
     assert len(calls) == 1
     assert train.run(settings, tmp_path / "cut")["digest"] == finished[1]["digest"]
     assert len(calls) == 1
-    with closing(Checkpoints(tmp_path / "cut" / "checkpoints", is_maximized=True)) as checkpoints:
+    with closing(
+        Checkpoints(tmp_path / "cut" / "checkpoints", metric="accuracy", is_maximized=True)
+    ) as checkpoints:
         assert checkpoints.steps() == [1, 2]

@@ -291,11 +291,11 @@ def _numbers(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "time"} for line in lines]
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 2, 3])
 def test_stopped_in_an_evaluation_it_goes_on_as_if_it_had_not_been(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """In those of steps 4, 8 and 12, the last, and in that of the final report."""
+    """In those of steps 4, 8 and 12, the last."""
     measure, calls = train.evaluate.measure, []
 
     def stopped(*parts: Any, **options: Any) -> Any:
@@ -305,16 +305,29 @@ def test_stopped_in_an_evaluation_it_goes_on_as_if_it_had_not_been(
         return measure(*parts, **options)
 
     monkeypatch.setattr(train.evaluate, "measure", stopped)
-    if number < 4:
-        found = train.run(_settings(), tmp_path / "run")
-        assert (found["status"], found["steps"]) == ("preempted", 4 * number)
-    else:
+    found = train.run(_settings(), tmp_path / "run")
+    assert (found["status"], found["steps"]) == ("preempted", 4 * number)
+    _assert_goes_on_to(finished, tmp_path / "run")
+
+
+def test_stopped_in_its_final_report_it_makes_it_anew(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*parts: Any) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish.evaluate, "write", stopped)
         with pytest.raises(Stopped):
             train.run(_settings(), tmp_path / "run")
-    found = train.run(_settings(), tmp_path / "run")
+    _assert_goes_on_to(finished, tmp_path / "run")
+
+
+def _assert_goes_on_to(finished: tuple[Path, dict[str, Any]], folder: Path) -> None:
+    found = train.run(_settings(), folder)
     for name in ("status", "steps", "digest", "final", "best"):
         assert found[name] == finished[1][name], name
-    assert _numbers(tmp_path / "run") == _numbers(finished[0])
+    assert _numbers(folder) == _numbers(finished[0])
 
 
 FLAGS = [

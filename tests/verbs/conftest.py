@@ -9,7 +9,7 @@ import pytest
 from jtl.training import evaluate
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def _values_stay_on_the_devices() -> Iterator[None]:
     """Refuse what is copied to the devices unasked: values on the host are, whole, with every batch."""
     ahead = evaluate.ahead

@@ -111,7 +111,7 @@ def _measured(folder: Path) -> dict[str, float]:
 def _probabilities(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """A run's softmax of every validation image, in numpy's float64, and the labels."""
     opened = predictor.open(predictor.of_run(str(folder)))
-    source = build.open_splits(opened.settings, opened.stats.label_names)["val"]
+    source = build.open_splits(opened.settings, opened.stats)["val"]
     (batch,) = predictor.batches(opened, source, NUM_VALIDATION)
     logits = np.float64(predictor.forward(opened, opened.values, jax.numpy.asarray(batch["inputs"])).logits)
     shares = np.exp(logits - logits.max(1, keepdims=True))
@@ -221,7 +221,7 @@ def test_soup_has_the_statistics_of_its_own_training_images(runs: Path, tmp_path
     _fuse(runs, "r s", "uniform", tmp_path / "soup")
     weights = _weights(tmp_path / "soup")
     found = predictor.of_run(str(runs / "r"))
-    source = build.open_splits(found.settings, found.stats.label_names)["train"]
+    source = build.open_splits(found.settings, found.stats)["train"]
     assert len(source) % 200, "the last batch is padded"
     images = [source[index]["raw"] for index in range(len(source))]
     mean, var = _first_moments(weights, _inputs(runs / "r", np.broadcast_to(images, (len(images), 8, 8, 3))))

@@ -8,6 +8,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jtl.errors import UserError
-from jtl.inputs import prompts, tokens
+from jtl.inputs import Unreadable, prompts, tokens
 from jtl.weights import FAMILIES
 from jtl.weights.open import open_path
 from jtl.weights.recognise import described
@@ -192,7 +193,9 @@ def encode(path: Path) -> None:
     preprocess = tokens.of_file(path, max_tokens=16)
     transform = tokens.transform(preprocess, None)
     for text in ("a film is good", "zz qq \U0001f600 éé", ""):
-        transform(text, None)
+        # A text that becomes no tokens is a fault of the text, which who reads it names.
+        with suppress(Unreadable):
+            transform(text, None)
 
 
 @many

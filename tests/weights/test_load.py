@@ -206,7 +206,7 @@ def test_label_map_comes_from_a_file(tmp_path: Path, suffix: str, text: str) -> 
     [
         ({"zebra": 0}, "has new class 'zebra'; expected a name or an index below 3; nearest: 'a', 'b', 'c'"),
         ({"a": 3}, "has source class 3; expected a name or an index below 3; the classes have no names here"),
-        ({"a": -1}, "has source class -1"),
+        ({"a": -1}, "weights.label_map is {'a': -1}; expected 0 or more for each"),
         ("no.json", "is no file; expected one of .json, .csv"),
         ("map.txt", "is no file; expected one of .json, .csv"),
     ],

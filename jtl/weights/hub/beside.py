@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jtl.errors import UserError
+from jtl.errors import UserError, located
 from jtl.inputs import tokenizer
 from jtl.models import MODELS
 from jtl.weights import FAMILIES
@@ -33,6 +33,11 @@ def describe(file: TensorFile, folder: Path) -> TensorFile:
     Raises:
         UserError: one of the folder's files is damaged, or asks for what jtl does not do.
     """
+    with located(folder):
+        return _described(file, folder)
+
+
+def _described(file: TensorFile, folder: Path) -> TensorFile:
     config = read_object(folder / CONFIG_NAME)
     if config is not None:
         file = file._replace(
