@@ -1,13 +1,11 @@
 """End to end on the embedded digits: what a run leaves behind, resuming, stopping, evaluation, faults."""
 
-import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,47 +109,15 @@ def test_run_killed_in_its_final_report_is_finished_by_the_same_command(
     assert plotted == [False]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("place", "step"), [("data", 6), ("evaluation", 8)])
-def test_error_inside_the_loop_saves_its_last_whole_state_and_the_repeat_ends_in_the_same_bits(
-    finished: tuple[Path, dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: str,
-    step: int,
+def test_run_that_has_lost_its_checkpoints_is_not_begun_anew(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """No checkpoint is due at step 6; at step 8 one is, behind the evaluation that fails."""
-    folder, result = finished
-
-    def fail(*given: Any) -> Any:
-        raise UserError("cannot read 'gone.png'")
-
-    with monkeypatch.context() as patch:
-        if place == "data":
-            really = loop._batches
-            patch.setattr(loop, "_batches", lambda *given: _ending(really(*given), step + 1, fail))
-        else:
-            really = loop.evaluated
-            patch.setattr(
-                loop, "evaluated", lambda *given: fail() if int(given[1].step) == step else really(*given)
-            )
-        with pytest.raises(UserError, match=r"cannot read 'gone.png'"):
-            train.run(_settings(), tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", str(step)]
-    again = train.run(_settings(), tmp_path / "run")
-    same = ("status", "steps", "digest", "best", "final")
-    assert {name: again[name] for name in same} == {name: result[name] for name in same}
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
-        folder / "model.safetensors"
-    ).read_bytes()
-    series = [curves.read(each / "metrics.jsonl") for each in (folder, tmp_path / "run")]
-    assert series[0] == series[1]
-
-
-def _ending(batches: Any, number: int, fail: Callable[[], Any]) -> Iterator[Any]:
-    """Yield the batches before the one of that number, which fails."""
-    yield from itertools.islice(batches, number - 1)
-    yield fail()
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match=r"checkpoints' has no checkpoint; put the checkpoints back"):
+        train.run(_settings(), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_folder_of_another_configuration_is_refused_and_kept(finished: tuple[Path, dict[str, Any]]) -> None:
