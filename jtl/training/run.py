@@ -167,8 +167,9 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                     return _stopped(ready, ended, digest)
             outcome = finish.report(ready, ended, checkpoints, writer)
     result = finish.summarize(ready, ended, digest, outcome)
-    summary.write_json(folder / "summary.json", result)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    # Last: with it nothing is left to do, and a repeat does nothing.
+    summary.write_json(folder / "summary.json", result)
     return result
 
 

@@ -92,16 +92,21 @@ def test_finished_run_is_not_run_again(finished: tuple[Path, dict[str, Any]]) ->
 
 
 def test_run_killed_in_its_final_report_is_finished_by_the_same_command(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, result = finished
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
+    plotted: list[bool] = []
+    is_summed = (tmp_path / "run" / "summary.json").exists
+    monkeypatch.setattr("jtl.report.curves.plot", lambda *_: plotted.append(is_summed()))
     again = train.run(_settings(), tmp_path / "run")
     same = ("status", "steps", "digest", "best", "final")
     assert {name: again[name] for name in same} == {name: result[name] for name in same}
     for name in ("model.safetensors", "metrics.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
+    # The summary, which says that nothing is left to do, comes last.
+    assert plotted == [False]
 
 
 def test_run_that_has_lost_its_checkpoints_is_not_begun_anew(
