@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jtl import tree
-from jtl.errors import UserError
+from jtl.errors import UserError, located
 from jtl.models import MODELS
 from jtl.models.contract import FEATURES, build
 from jtl.weights import FAMILIES
@@ -113,7 +113,8 @@ def _stated(file: TensorFile, found: Recognised, assignment: assign.Assignment) 
             f"{where} names {num_labels} classes, and the weights have {num_outputs} outputs; {CURE}"
         )
     of_tensors = {**MODELS[family].sizes.get(told.get("size", ""), {}), **told}
-    config = MODELS[family].resolve(MODELS[family].Config(**fields))
+    with located(file.path.parent):
+        config = MODELS[family].resolve(MODELS[family].Config(**fields))
     differing = [
         name
         for name, value in of_tensors.items()
