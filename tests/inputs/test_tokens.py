@@ -62,12 +62,14 @@ def test_ids_of_real_tokenizers_equal_transformers(name: str, real_path: Any) ->
     assert_equals_transformers(real_path(f"weights/{name}/tokenizer.json"), name)
 
 
+@pytest.mark.slow
 def test_tokenizer_of_a_list_of_words_equals_transformers(tmp_path: Path) -> None:
     words = (WORDS.parent / "vocab.txt").read_text(encoding="utf-8").splitlines()
     (tmp_path / "tokenizer.json").write_text(vocabulary.of_words(words), encoding="utf-8")
     assert_equals_transformers(tmp_path / "tokenizer.json", "words")
 
 
+@pytest.mark.slow
 def test_tokenizer_of_byte_pairs_equals_transformers(tmp_path: Path) -> None:
     ids = json.loads((PAIRS.parent / "vocab.json").read_text(encoding="utf-8"))
     merges = (PAIRS.parent / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]

@@ -201,6 +201,7 @@ class _StopAfter(StopRequest):
         return self._left < 0
 
 
+@pytest.mark.slow
 def test_run_that_is_stopped_between_evaluations_and_resumed_ends_in_the_same_bits(
     finished: tuple[Path, dict[str, Any]], domains: dict[str, Path], tmp_path: Path
 ) -> None:

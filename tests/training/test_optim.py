@@ -70,7 +70,11 @@ def test_sgd_adds_weight_decay_to_the_gradient_before_the_momentum() -> None:
         param = param - 0.1 * momentum
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+# Muon's iteration of matrix products compiles for long.
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name == "muon" else []) for name in optim.OPTIMIZERS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_optimizer_brings_a_quadratic_down(name: str) -> None:
     rate = 0.01 if name != "sgd" else 0.05
     updates = _run(optim.Config(name=name, learning_rate=rate), dict.fromkeys(NAMES, Group()), num_steps=60)

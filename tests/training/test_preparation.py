@@ -75,6 +75,7 @@ def _expected_relationship(settings: config.Config, source: Path) -> np.ndarray:
     return np.stack([probabilities[labels == label].mean(0) for label in range(10)])
 
 
+@pytest.mark.slow
 def test_co_tuning_run_holds_the_mean_probabilities_of_its_own_training_images(
     settings: config.Config, source: Path, finished: tuple[Path, Any]
 ) -> None:
@@ -83,6 +84,7 @@ def test_co_tuning_run_holds_the_mean_probabilities_of_its_own_training_images(
     np.testing.assert_allclose(found, _expected_relationship(settings, source), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_resumed_run_takes_it_from_the_checkpoint_and_ends_in_the_same_bits(
     settings: config.Config, finished: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

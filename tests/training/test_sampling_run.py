@@ -50,6 +50,7 @@ def _settings(data: Path, **changes: Any) -> config.Config:
     return config.with_overrides(config.from_dict(TINY), overrides)
 
 
+@pytest.mark.slow
 def test_run_draws_by_class_and_resumes_in_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

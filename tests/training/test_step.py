@@ -54,6 +54,7 @@ def test_first_phase_of_gradual_unfreezing_costs_what_a_probe_costs(costs: dict)
     assert program.cost_analysis()["flops"] <= 0.36 * costs["full"][0]
 
 
+@pytest.mark.slow
 def test_a_probe_of_a_text_encoder_costs_its_forward_pass_and_full_fine_tuning_three(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

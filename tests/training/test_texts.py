@@ -70,6 +70,7 @@ def test_run_learns_what_the_texts_say(finished: tuple[Path, dict[str, Any]]) ->
     assert result["texts_per_second"] == result["examples_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_the_uninterrupted_one_whatever_the_buckets_of_its_batches(
     table: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_masked_tokens_lower_the_loss_and_resume_bit_for_bit(
     assert (again["digest"], again["final"]) == (result["digest"], result["final"])
 
 
+@pytest.mark.slow
 def test_features_of_a_run_without_labels_leave_its_head_out(
     table: Path, continued: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_evaluation_of_the_run_counts_every_example_once_and_gives_its_numbers(
     assert found["metrics"]["loss"] == pytest.approx(result["best"]["val/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_bits(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     again = train.run(_settings(inputs__threads=1), tmp_path / "again")
     assert again["digest"] == finished[1]["digest"]
@@ -191,6 +192,7 @@ def test_other_training_data_under_the_same_settings_is_refused(tmp_path: Path) 
         train.run(settings, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_damaged_best_checkpoint_leaves_a_run_that_reports_its_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +269,7 @@ def test_few_labels_and_no_validation_split_train_to_the_end(tmp_path: Path) -> 
     assert not [name for name in result["best"] if name.startswith("val/")]
 
 
+@pytest.mark.slow
 def test_baseline_trains_the_same_model_from_random_weights_beside_it(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,7 @@ def test_greedy_soup_is_not_worse_than_its_best_member(runs: Path, tmp_path: Pat
     assert found["members"] == [each["run"] for each in found["decisions"] if each["is_added"]]
 
 
+@pytest.mark.slow
 def test_interpolation_ends_in_the_start_with_the_runs_head_and_in_the_run(
     runs: Path, tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_interpolation_ends_in_the_start_with_the_runs_head_and_in_the_run(
         assert leaf == (run if name.startswith("params/head/") else start)[name], name
 
 
+@pytest.mark.slow
 def test_interpolation_takes_the_head_of_a_start_with_the_same_classes(runs: Path, tmp_path: Path) -> None:
     start = str(runs / "b")
     _fuse(runs, "a", "wise", tmp_path / "zero", alphas="0", start=start)
@@ -247,6 +249,7 @@ def test_adapted_statistics_are_those_of_other_images(runs: Path, tmp_path: Path
     assert found["scores"][0]["accuracy"] == _measured(runs / "r")["accuracy"]
 
 
+@pytest.mark.slow
 def test_ensemble_of_families_predicts_the_mean_of_the_members(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,7 @@ def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Pa
         evaluate.run(run_folder=run, data=str(tmp_path / "photos"))
 
 
+@pytest.mark.slow
 def test_bench_times_texts_of_the_length_asked_for(
     reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_prediction_is_the_softmax_of_scaled_cosines(clip: str, photos: Path, tm
             assert each["value"] == pytest.approx(expected[each["index"]], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_takes_the_classes_of_the_data(clip: str, photos: Path) -> None:
     predicted = _predict(clip, photos, ",".join(NAMES))
     hits = [row["predictions"][0]["label"] == Path(row["path"]).parent.name for row in predicted]
@@ -76,6 +77,7 @@ def test_evaluation_takes_the_classes_of_the_data(clip: str, photos: Path) -> No
     assert found["metrics"]["accuracy"] == pytest.approx(np.mean(hits))
 
 
+@pytest.mark.slow
 def test_prompts_are_a_setting(clip: str, photos: Path) -> None:
     plain = _predict(clip, photos, ",".join(NAMES))
     templates = [*ONE_DEVICE, ("weights.templates", "('{}',)")]
