@@ -278,8 +278,7 @@ def test_baseline_trains_the_same_model_from_random_weights_beside_it(
     scratch = json.loads((tmp_path / "run" / "scratch" / "summary.json").read_text())
     assert scratch["weights"]["source"] == "none"
     shown = capsys.readouterr().err
-    assert "pretrained" in shown
-    assert "from scratch" in shown
+    assert all(name in shown for name in ("pretrained", "from scratch"))
 
 
 def test_baseline_that_cannot_be_is_found_before_the_first_run(
@@ -303,7 +302,6 @@ def _numbers(folder: Path) -> list[dict[str, Any]]:
 def test_stopped_in_an_evaluation_it_goes_on_as_if_it_had_not_been(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """In those of steps 4, 8 and 12, the last."""
     measure, calls = train.evaluate.measure, []
 
     def stopped(*parts: Any, **options: Any) -> Any:
