@@ -98,6 +98,13 @@ def check_classes(name: str, context: Context) -> None:
         )
 
 
+class Compared(NamedTuple):
+    """How a penalty compares the examples of a slice: how few it can, and another way out than more."""
+
+    least: int = 1
+    cure: str = ""
+
+
 def no_extra(key: Array, params: Any, model_state: Any) -> dict[str, Any]:
     """Add nothing to the model."""
     return {}
@@ -149,9 +156,9 @@ class Strategy(NamedTuple):
     `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing. `merged(params)`
     → the parameters to write and serve, where what was added is folded into the model's own.
 
-    For what is said before a run: `compares_examples` is whether the penalty compares the examples of a batch
-    with each other, `holds_start` whether it draws the model to where it starts; `remarks` are lines of its
-    own.
+    For what is checked and said before a run: `compares` is how the penalty compares the examples of a batch
+    with each other (None: it does not), `holds_start` whether it draws the model to where it starts;
+    `remarks` are lines of its own.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
@@ -161,7 +168,7 @@ class Strategy(NamedTuple):
     merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
     streams: tuple[str, ...] = ()
     prepare: Callable[..., dict[str, Any]] | None = None
-    compares_examples: bool = False
+    compares: Compared | None = None
     holds_start: bool = False
     remarks: tuple[str, ...] = ()
 

@@ -166,6 +166,19 @@ class Checkpoints:
         with self._saving():
             self._manager.wait_until_finished()
 
+    def tidy(self, history: progress.History) -> None:
+        """Remove what no save would have left: a process that was killed had no time to remove it.
+
+        `history` are the run's evaluations, of which one is the best.
+        """
+        self._history = history
+        steps = self.steps()
+        kept = {*steps[-NUM_LATEST:], self._best_of(steps)}
+        with self._saving():
+            for step in steps:
+                if step not in kept:
+                    self._manager.delete(step)
+
     def close(self) -> None:
         """Wait for the last save and release the manager."""
         with self._saving():

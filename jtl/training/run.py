@@ -35,6 +35,7 @@ from jtl.training import (
     remarks,
     seen,
     sharding,
+    slices,
     step,
 )
 from jtl.training.build import Built, Target
@@ -160,6 +161,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
+                    checkpoints.tidy(ended.history)
                 digest = finish.digest(ended.state)
                 if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
@@ -210,11 +212,15 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+    slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
-    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    decided = [
+        *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
+        *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
+    ]
     for line in decided:
         live.log(line)
     notes += decided
@@ -299,11 +305,8 @@ def _open(settings: Config, live: Live) -> _Opened:
     splits = build.open_splits(settings)
     about = next(iter(splits.values())).info
     target = build.open_target(settings, about.label_names, about.reading)
-    others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
-    if target is not None and target.evaluation is target.stream:
-        del others[TARGET_TEST]
     kind = config.input_of(settings.model)
-    checked = preflight.inspect({**splits, **others}, settings.data, kind)
+    checked = preflight.inspect({**splits, **_of_target(target)}, settings.data, kind)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
@@ -316,6 +319,13 @@ def _open(settings: Config, live: Live) -> _Opened:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
     return _Opened(found, target, notes, checked.facts)
+
+
+def _of_target(target: Target | None) -> dict[str, Source]:
+    if target is None:
+        return {}
+    is_one = target.evaluation is target.stream
+    return {TARGET: target.stream} | ({} if is_one else {TARGET_TEST: target.evaluation})
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:

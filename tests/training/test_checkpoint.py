@@ -102,6 +102,20 @@ def test_no_checkpoint_restores_as_none(folder: Path) -> None:
         assert checkpoints.restore(_like(_state(0)), pytest.fail) is None
 
 
+def test_what_a_killed_process_had_no_time_to_remove_is_removed(folder: Path) -> None:
+    values = {1: 0.9, 2: 0.5, 3: 0.1, 4: 0.7, 5: 0.2}
+    with closing(_open(folder)) as checkpoints:
+        for step in (1, 4, 5):
+            _save(checkpoints, step, values)
+        checkpoints.wait()
+    shutil.copytree(folder / "4", folder / "2")
+    shutil.copytree(folder / "4", folder / "3")
+    with closing(_open(folder)) as checkpoints:
+        checkpoints.tidy(_history(5, values))
+        assert checkpoints.steps() == [1, 4, 5]
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "4", "5"]
+
+
 def test_best_and_the_newest_two_are_kept(folder: Path) -> None:
     values = {1: 0.1, 2: 0.9, 3: 0.3, 4: None, 5: 0.2}
     with closing(_open(folder)) as checkpoints:

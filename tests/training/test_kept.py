@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jtl import owner
+from jtl import files, owner
+from jtl.data import preflight
 from jtl.errors import UserError
 from jtl.report import summary
+from jtl.report.console import Live
 from jtl.tasks import LabelStats
-from jtl.training import build, config, config_file, meta, sharding
+from jtl.training import build, config, config_file, meta, rehearsal, sharding
 from jtl.training import run as train
 
 
@@ -109,6 +111,47 @@ def test_examples_that_are_others_are_refused_by_split(tmp_path: Path) -> None:
         meta.check_same(tmp_path, {**described, "data": other})
     with pytest.raises(UserError, match="the training data changed since run"):
         meta.check_same(tmp_path, {**described, "labels": {**stats._asdict(), "num_examples": 3}})
+
+
+def test_that_a_part_tells_for_a_large_split_is_kept_in_the_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "MAX_CHECKED", 1000)
+    ready, *_ = train._prepare(_settings(), tmp_path / "run", Live(), summary.Phases())
+    ready.feed.close()
+    line = "train: 1,000 of 1,438 images, evenly spaced, tell a run that goes on whether they are still the"
+    notes = files.read_record(tmp_path / "run/meta.json").get("notes", files.TEXTS)
+    assert [note for note in notes if note.startswith(line)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"strategy__name": "bss", "strategy__num_singular": "9", "train__batch_size": "8"},
+            r"'bss' compares 9 or more images with each other, and a slice has 8 \(train.batch_size 8 / "
+            r"optim.accumulate 1\): raise train.batch_size, or lower strategy.num_singular$",
+        ),
+        (
+            {"strategy__name": "bi_tuning", "train__batch_size": "4", "optim__accumulate": "4"},
+            r"'bi_tuning' compares 2 or more images .* a slice has 1 .*, or lower optim.accumulate$",
+        ),
+        (
+            {"strategy__name": "dan", "train__batch_size": "1", "data__target": "digits"},
+            r"'dan' compares 2 or more images .*, or set strategy.is_unbiased=false$",
+        ),
+        ({"strategy__name": "bss", "strategy__num_singular": "33"}, "the model has 32 features, and as many"),
+    ],
+)
+def test_a_slice_with_too_few_to_compare_is_refused_before_anything_is_traced(
+    changes: dict[str, str], message: str
+) -> None:
+    target = changes.pop("data__target", "")
+    settings = _settings(sharding__devices="1", **changes)
+    splits = build.open_splits(settings)
+    beside = build.Target(splits["val"], splits["val"], is_labelled=True) if target else None
+    with pytest.raises(UserError, match=message):
+        rehearsal.check(settings, splits, beside)
 
 
 def test_folder_that_says_nothing_of_its_data_is_not_asked(tmp_path: Path) -> None:
