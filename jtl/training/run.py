@@ -44,7 +44,7 @@ from jtl.training.config import Config
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
+from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
 
 TARGET_TEST = "target_test"
 # What a run's length is made of.
@@ -99,7 +99,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     """Return the summary of a finished run of this configuration, None where there is none yet.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or the weights are no longer those it wrote.
     """
     if not (folder / config.NAME).exists():
         if folder.exists() and (not folder.is_dir() or not owner.is_free(folder)):
@@ -123,6 +123,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
         )
     if result is None or not is_finished:
         return None
+    verified(folder)
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
 

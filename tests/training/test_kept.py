@@ -1,5 +1,6 @@
 """What a run folder keeps of its settings and its data, and what a run that goes on compares."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_config_file_that_fails_is_named_with_its_line(tmp_path: Path, text: str
         config_file.read(str(tmp_path / "mine.py"))
 
 
-def _finished_folder(folder: Path, settings: config.Config) -> None:
+def _finished_folder(folder: Path, settings: config.Config, model_sha256: str = "") -> None:
     folder.mkdir()
     summary.write_json(folder / "config.json", config.kept(settings))
     result = summary.build(
@@ -84,6 +85,7 @@ def _finished_folder(folder: Path, settings: config.Config) -> None:
         weights={"source": "none", "sha256": ""},
         digest="",
         peak_memory_bytes=0,
+        model_sha256=model_sha256,
     )
     summary.write_json(folder / "summary.json", result)
 
@@ -97,6 +99,23 @@ def test_finished_run_that_is_asked_for_more_says_how(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"or repeat the command it was made with$"):
         train.run(_settings(train__steps="9", train__seed="3"), folder)
     assert {path.name for path in folder.iterdir()} == {"config.json", "summary.json"}
+
+
+def test_finished_run_whose_weights_are_gone_or_others_says_so(tmp_path: Path) -> None:
+    folder, settings = tmp_path / "run", _settings()
+    _finished_folder(folder, settings, hashlib.sha256(b"as written").hexdigest())
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"safetensors' is not there; .* command that made it with another"):
+        train.run(settings, folder)
+    (folder / "checkpoints/9").mkdir()
+    with pytest.raises(UserError, match=r"safetensors' is not there; .* remove summary.json and repeat the"):
+        train.run(settings, folder)
+    (folder / "checkpoints/9").rmdir()
+    (folder / "model.safetensors").write_bytes(b"as written")
+    assert train.run(settings, folder)["status"] == "finished"
+    (folder / "model.safetensors").write_bytes(b"as changed")
+    with pytest.raises(UserError, match=r"safetensors' has changed since it was written"):
+        train.run(settings, folder)
 
 
 def test_examples_that_are_others_are_refused_by_split(tmp_path: Path) -> None:
