@@ -23,8 +23,8 @@ from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
 from jtl.training.checkpoint import Checkpoints
+from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.config import Config
-from jtl.training.faults import Diverged, Unsaved
 from jtl.training.ready import Ended, Run
 from jtl.training.state import State
 
