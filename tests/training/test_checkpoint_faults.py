@@ -213,6 +213,10 @@ def test_damage_that_cannot_be_moved_says_so(
         (ValueError("RESOURCE_EXHAUSTED: 'a' [os_error_code='28']"), "3.0 MB are free there"),
         (OSError(errno.EACCES, "Denied", "run/checkpoints/3"), "'run/checkpoints/3': Permission denied"),
         (ValueError("OUT_OF_RANGE: Failed to write [os_error_code='27']"), "File too large"),
+        (
+            RuntimeError("can't start new thread"),
+            "no more threads or processes may be started; lower inputs.",
+        ),
         (ValueError("something else [tensorstore_spec='{}']"), "something else; mend that"),
     ],
 )
