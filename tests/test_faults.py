@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from jtl import faults
+from jtl import faults, memory
 from jtl.errors import UserError
 
 
@@ -63,6 +63,13 @@ def test_library_for_which_there_is_no_memory_is_no_bug(text: str) -> None:
     assert found.endswith("; raise `ulimit -v`")
     for other in ("cannot import name 'x'", "libgomp.so.1: cannot allocate memory in static TLS block"):
         assert faults.explained(ImportError(other)) is None
+
+
+def test_address_space_in_which_libraries_crash_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.check_room()
+    monkeypatch.setattr(memory, "_address_bytes", lambda: 900_000 * 1024)
+    with pytest.raises(UserError, match=r"`ulimit -v` leaves 878.9 MiB and the libraries alone take 1.2 GiB"):
+        memory.check_room()
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), TypeError("x"), RuntimeError("x")])
