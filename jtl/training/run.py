@@ -149,7 +149,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = _prepare(settings, folder, live, phases)
+        ready, state, checkpoints = prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
@@ -195,7 +195,7 @@ class _Opened(NamedTuple):
     facts: list[Any]
 
 
-def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
