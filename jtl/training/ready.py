@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -14,6 +14,7 @@ from jtl.report.summary import Phases
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import progress, step
 from jtl.training.build import Built, Target
+from jtl.training.checkpoint import Sound
 from jtl.training.config import Config
 from jtl.training.state import State
 
@@ -74,6 +75,23 @@ class Run(NamedTuple):
     feed: Feed
     programs: Programs
     reporter: Reporter
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """Where the loop leaves its states: the checkpoints of a run folder, or what keeps none of them."""
+
+    def sound(self, state: State) -> Sound:
+        """Return a state as `save` takes it."""
+        ...
+
+    def save(self, sound: Sound, history: progress.History) -> None:
+        """Save a state, and the evaluations so far."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the last one is saved."""
+        ...
 
 
 class Ended(NamedTuple):

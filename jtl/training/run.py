@@ -138,9 +138,9 @@ def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, note
     described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         meta.check_same(folder, described)
-        # What was found of its checkpoints is said once, by the process that found it.
+        # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
         said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
-        described["notes"] += [text for text in said if text.startswith("checkpoint ")]
+        described["notes"] += [text for text in said if text.startswith((meta.CHECKPOINT, meta.RESUMED))]
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))
@@ -151,7 +151,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = _prepare(settings, folder, live, phases)
+        ready, state, checkpoints = prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
@@ -198,7 +198,7 @@ class _Opened(NamedTuple):
     facts: list[Any]
 
 
-def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
@@ -222,6 +222,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
         *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
     ]
+    decided += meta.moved(folder)
     for line in decided:
         live.log(line)
     notes += decided
