@@ -138,6 +138,25 @@ class Moment(NamedTuple):
     key: Key[Array, ""]
 
 
+class Cell(NamedTuple):
+    """One of several heads that train side by side; None, () and "" mean as the run's settings have it.
+
+    It reads those `layers` of `model.features`, pooled by `pool`.
+    """
+
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    layers: tuple[str, ...] = ()
+    pool: str = ""
+
+
+class Solver(NamedTuple):
+    """How a linear head is solved for: the `strengths` of its penalty to choose from over so many `folds`."""
+
+    strengths: tuple[float, ...]
+    folds: int
+
+
 class Strategy(NamedTuple):
     """A built strategy: pure functions, each with a default.
 
@@ -149,6 +168,8 @@ class Strategy(NamedTuple):
     `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing. `merged(params)`
     → the parameters to write and serve, where what was added is folded into the model's own.
 
+    `heads` train side by side, and validation chooses one; `solver` solves for the head in place of training
+    it; both on what the frozen layers give alone, and `needs_features` names the setting that asks for it.
     For what is said before a run: `compares_examples` is whether the penalty compares the examples of a batch
     with each other, `holds_start` whether it draws the model to where it starts; `remarks` are lines of its
     own.
@@ -163,6 +184,9 @@ class Strategy(NamedTuple):
     prepare: Callable[..., dict[str, Any]] | None = None
     compares_examples: bool = False
     holds_start: bool = False
+    heads: tuple[Cell, ...] = ()
+    solver: Solver | None = None
+    needs_features: str = ""
     remarks: tuple[str, ...] = ()
 
 

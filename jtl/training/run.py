@@ -26,7 +26,10 @@ from jtl.training import (
     choice,
     config,
     evaluate,
+    features,
     finish,
+    frozen,
+    grid,
     loop,
     lost,
     meta,
@@ -35,11 +38,13 @@ from jtl.training import (
     remarks,
     seen,
     sharding,
+    solve,
     step,
 )
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
+from jtl.training.frozen import Frozen
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
@@ -149,11 +154,12 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = _prepare(settings, folder, live, phases)
+        ready, state, checkpoints, cut = _prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
+            ready, state = features.begun(ready, state, cut)
         writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
             with listening as stop, stop.deferred():
@@ -195,8 +201,12 @@ class _Opened(NamedTuple):
     facts: list[Any]
 
 
-def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def _prepare(
+    settings: Config, folder: Path, live: Live, phases: Phases
+) -> tuple[Run, State, Checkpoints, Frozen]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
+
+    What of the model runs once for every example is returned beside them.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
     in the checkpoint.
@@ -206,7 +216,7 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     opened = _open(settings, live)
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
-    built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built = solve.planned(build.build(settings, stats, build.num_steps(settings, len(splits["train"]))))
     built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
@@ -214,7 +224,11 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
+    solve.check(settings, built)
+    grid.check(settings, built, list(splits))
+    cut = frozen.decided(settings, built, len(splits["train"]))
     decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    decided += cut.lines
     for line in decided:
         live.log(line)
     notes += decided
@@ -228,10 +242,10 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
-    state, state_sharding = build.initial_state(plan.built, settings, mesh)
+    state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
     parts = plan.built.parts
     programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
-    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints
+    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints, cut
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
