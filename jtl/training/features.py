@@ -44,12 +44,13 @@ class Rows(Protocol):
         ...
 
 
-def begun(ready: Run, state: State, found: Frozen) -> tuple[Run, State]:
+def begun(ready: Run, state: State) -> tuple[Run, State]:
     """Return the run behind its cut, with what it needs of the training examples; as it is without a cut.
 
     What it needs of the other splits is computed when they are first measured. The state is a new one where
     the head is solved for.
     """
+    found = ready.frozen
     if found.cut is None or found.trace is None:
         return ready, state
     maker = _Maker(ready, state, found)

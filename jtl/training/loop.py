@@ -22,10 +22,9 @@ from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
-from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
 from jtl.training.faults import Diverged, Unsaved
-from jtl.training.ready import Ended, Run
+from jtl.training.ready import Ended, Run, Saves
 from jtl.training.state import State
 
 VALIDATION = "val"
@@ -39,7 +38,7 @@ def run(
     ready: Run,
     state: State,
     history: progress.History,
-    checkpoints: Checkpoints,
+    checkpoints: Saves,
     writer: Writer,
     stop: StopRequest,
 ) -> Ended:
@@ -53,9 +52,9 @@ def run(
         Unsaved: a checkpoint could not be saved.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
-    compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
+    compiled, reader = CompiledSteps(ready, stop), _Reader(ready, writer, history)
     status, saved, measured = "finished", start, None
-    batches = _batches(ready, start)
+    batches = device_batches(ready, start)
     # The live line ends whatever happens, so that an error starts on a line of its own.
     with stop.deferred(), at_end(batches.close), at_end(ready.reporter.live.finish):
         try:
@@ -107,7 +106,7 @@ def _rescue(
     state: State,
     saved: int,
     history: progress.History,
-    checkpoints: Checkpoints,
+    checkpoints: Saves,
     reader: "_Reader",
     error: Exception,
 ) -> None:
@@ -143,7 +142,7 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
         )
 
 
-class _CompiledSteps:
+class CompiledSteps:
     """The compiled step of each phase and each shape of a batch, made when the first such batch comes."""
 
     def __init__(self, ready: Run, stop: StopRequest) -> None:
@@ -261,7 +260,7 @@ class _Reader:
         )
 
 
-def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
+def device_batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
     """Yield device batches of all streams from the step `start` on; only training examples bring labels."""
     fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
     fields |= dict.fromkeys(ready.plan.built.parts.strategy.streams, step.UNLABELLED_FIELDS)

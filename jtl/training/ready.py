@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -15,7 +15,9 @@ from jtl.report.summary import Phases
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import progress, step
 from jtl.training.build import Built, Target
+from jtl.training.checkpoint import Sound
 from jtl.training.config import Config
+from jtl.training.frozen import Frozen
 from jtl.training.state import State
 
 EvalBatches = pipeline.EvalBatches | KeptEvalBatches
@@ -77,14 +79,15 @@ class Reporter(NamedTuple):
 class Run(NamedTuple):
     """A run that is ready to go.
 
-    `settled(state, history)` → the run and the state that are measured and written at the end, and lines for
-    people; None: they are this run's and the state as it is.
+    `frozen` is what of the model runs once for every example (see `features.begun`). `settled(state,
+    history)` → what is measured and written at the end; None: this run, with the state as it is.
     """
 
     plan: Plan
     feed: Feed
     programs: Programs
     reporter: Reporter
+    frozen: Frozen = Frozen()
     settled: Callable[[State, progress.History], "Settled"] | None = None
 
 
@@ -95,6 +98,23 @@ class Settled(NamedTuple):
     state: State
     lines: list[str]
     files: Mapping[str, Any]
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """Where the loop leaves its states: the checkpoints of a run folder, or what keeps none of them."""
+
+    def sound(self, state: State) -> Sound:
+        """Return a state as `save` takes it."""
+        ...
+
+    def save(self, sound: Sound, history: progress.History) -> None:
+        """Save a state, and the evaluations so far."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the last one is saved."""
+        ...
 
 
 class Ended(NamedTuple):

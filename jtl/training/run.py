@@ -44,7 +44,6 @@ from jtl.training import (
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.frozen import Frozen
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
@@ -141,9 +140,9 @@ def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, note
     described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         meta.check_same(folder, described)
-        # What was found of its checkpoints is said once, by the process that found it.
+        # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
         said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
-        described["notes"] += [text for text in said if text.startswith("checkpoint ")]
+        described["notes"] += [text for text in said if text.startswith((meta.CHECKPOINT, meta.RESUMED))]
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))
@@ -154,12 +153,12 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints, cut = _prepare(settings, folder, live, phases)
+        ready, state, checkpoints = prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
-            ready, state = features.begun(ready, state, cut)
+            ready, state = features.begun(ready, state)
         writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
             with listening as stop, stop.deferred():
@@ -201,12 +200,8 @@ class _Opened(NamedTuple):
     facts: list[Any]
 
 
-def _prepare(
-    settings: Config, folder: Path, live: Live, phases: Phases
-) -> tuple[Run, State, Checkpoints, Frozen]:
+def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
-
-    What of the model runs once for every example is returned beside them.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
     in the checkpoint.
@@ -228,7 +223,7 @@ def _prepare(
     grid.check(settings, built, list(splits))
     cut = frozen.decided(settings, built, len(splits["train"]))
     decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
-    decided += cut.lines
+    decided += [*cut.lines, *meta.moved(folder)]
     for line in decided:
         live.log(line)
     notes += decided
@@ -245,7 +240,7 @@ def _prepare(
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
     parts = plan.built.parts
     programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
-    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints, cut
+    return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
