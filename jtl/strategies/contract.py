@@ -145,6 +145,25 @@ class Moment(NamedTuple):
     key: Key[Array, ""]
 
 
+class Cell(NamedTuple):
+    """One of several heads that train side by side; None, () and "" mean as the run's settings have it.
+
+    It reads those `layers` of `model.features`, pooled by `pool`.
+    """
+
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    layers: tuple[str, ...] = ()
+    pool: str = ""
+
+
+class Solver(NamedTuple):
+    """How a linear head is solved for: the `strengths` of its penalty to choose from over so many `folds`."""
+
+    strengths: tuple[float, ...]
+    folds: int
+
+
 class Strategy(NamedTuple):
     """A built strategy: pure functions, each with a default.
 
@@ -155,6 +174,9 @@ class Strategy(NamedTuple):
     `streams` are the streams of a batch it needs beside "train"; the step runs all in one forward pass.
     `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing. `merged(params)`
     → the parameters to write and serve, where what was added is folded into the model's own.
+
+    `heads` train side by side, and validation chooses one; `solver` solves for the head in place of training
+    it; both on what the frozen layers give alone, and `needs_features` names the setting that asks for it.
 
     For what is checked and said before a run: `compares` is how the penalty compares the examples of a batch
     with each other (None: it does not), `holds_start` whether it draws the model to where it starts;
@@ -170,6 +192,9 @@ class Strategy(NamedTuple):
     prepare: Callable[..., dict[str, Any]] | None = None
     compares: Compared | None = None
     holds_start: bool = False
+    heads: tuple[Cell, ...] = ()
+    solver: Solver | None = None
+    needs_features: str = ""
     remarks: tuple[str, ...] = ()
 
 

@@ -64,7 +64,12 @@ def of_run(config: Config, built: Built, splits: Mapping[str, Source], monitor: 
 def _length(config: Config, built: Built, num_examples: int) -> list[str]:
     size, unit, steps = config.train.batch_size, built.parts.input.unit, built.parts.num_steps
     found = []
-    if not config.train.steps:
+    if built.parts.strategy.solver is not None:
+        found.append(
+            "strategy.solver solves for the head in one step: train.epochs, train.steps and the optimizer's "
+            "rates have no effect"
+        )
+    elif not config.train.steps:
         found.append(
             f"train.epochs {config.train.epochs:g} of {num_examples:,} {unit} are {steps:,} steps of {size:,}"
         )

@@ -26,7 +26,10 @@ from jtl.training import (
     choice,
     config,
     evaluate,
+    features,
     finish,
+    frozen,
+    grid,
     loop,
     lost,
     meta,
@@ -36,6 +39,7 @@ from jtl.training import (
     seen,
     sharding,
     slices,
+    solve,
     step,
 )
 from jtl.training.build import Built, Target
@@ -156,6 +160,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
+            ready, state = features.begun(ready, state)
         writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
             with listening as stop, stop.deferred():
@@ -209,7 +214,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     opened = _open(settings, live)
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
-    built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built = solve.planned(build.build(settings, stats, build.num_steps(settings, len(splits["train"]))))
     built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
@@ -218,11 +223,14 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
+    solve.check(settings, built)
+    grid.check(settings, built, list(splits))
+    cut = frozen.decided(settings, built, len(splits["train"]))
     decided = [
         *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
         *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
+        *(*cut.lines, *meta.moved(folder)),
     ]
-    decided += meta.moved(folder)
     for line in decided:
         live.log(line)
     notes += decided
@@ -236,10 +244,10 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
-    state, state_sharding = build.initial_state(plan.built, settings, mesh)
+    state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
     parts = plan.built.parts
     programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
-    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints
+    return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
