@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 
+from jtl import memory
 from jtl.errors import UserError, shortened
 
 # What to change where the operating system refuses, by its number of the error.
@@ -57,6 +58,12 @@ def explained(error: BaseException) -> str | None:
         if isinstance(each, ImportError) and any(sign in str(each) for sign in UNMAPPED):
             return (
                 f"the memory does not suffice to load a library ({shortened(str(each))}); raise `ulimit -v`"
+            )
+        # Code in C that gets no memory may fail without saying why.
+        if isinstance(each, SystemError) and memory.is_short():
+            return (
+                f"a library failed as without memory ({shortened(str(each))}): `ulimit -v` leaves "
+                f"{memory.address_text()}; raise it"
             )
     return None
 

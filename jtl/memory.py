@@ -38,6 +38,17 @@ def check_room() -> None:
         )
 
 
+def is_short() -> bool:
+    """Return whether `ulimit -v` bounds this process, and at least half of that was taken at some time."""
+    limit = _address_bytes()
+    return limit < _NONE and _peak_address_bytes() >= limit // 2
+
+
+def address_text() -> str:
+    """Return for people how much `ulimit -v` leaves."""
+    return text(_address_bytes())
+
+
 def host_bytes() -> int:
     """Return how much memory this process may have: the machine's, its container's, or by `ulimit -v`."""
     return min(_machine_bytes(), *map(_read, CGROUP_LIMITS), _address_bytes())
@@ -79,6 +90,16 @@ def _address_bytes() -> int:
         return _NONE
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return _NONE if soft == resource.RLIM_INFINITY else soft
+
+
+def _peak_address_bytes() -> int:
+    """Return the largest address space this process has had; where the system does not say, as if all."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return _NONE
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmPeak:")]
+    return int(found[0]) * 1024 if found else _NONE
 
 
 def _read(path: str) -> int:

@@ -72,6 +72,23 @@ def test_address_space_in_which_libraries_crash_is_refused_first(monkeypatch: py
         memory.check_room()
 
 
+def test_code_in_c_that_fails_without_a_word_lacks_memory_where_it_is_nearly_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = SystemError("error return without exception set")
+    assert faults.explained(error) is None
+    for limit, is_memory in ((1 << 30, True), (1 << 60, False)):
+        monkeypatch.setattr(memory, "_address_bytes", lambda limit=limit: limit)
+        monkeypatch.setattr(memory, "_peak_address_bytes", lambda: 700 << 20)
+        found = faults.explained(error)
+        assert (found is not None) == is_memory
+    monkeypatch.setattr(memory, "_address_bytes", lambda: 1 << 30)
+    assert faults.explained(error) == (
+        "a library failed as without memory (error return without exception set): `ulimit -v` leaves "
+        "1.0 GiB; raise it"
+    )
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), TypeError("x"), RuntimeError("x")])
 def test_bugs_are_bugs(error: Exception) -> None:
     assert faults.explained(error) is None
