@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jtl.report import fonts
+
 MAX_COUNTED = 20
 MAX_LABELS = 50
 MAX_LABEL_LETTERS = 24
@@ -15,6 +17,8 @@ MIN_INCHES, MAX_INCHES = 3.2, 12.0
 BAR_INCHES = 1.6
 POINTS_AN_INCH = 72
 LETTER_WIDTH = 0.62
+# Why some classes stand there as numbers: no font here can write their names.
+NUMBERED = f" ({fonts.NUMBER_SIGN}: class by number)"
 
 
 def plot(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str], path: Path) -> None:
@@ -43,13 +47,13 @@ def draw(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str])
     bar = figure.colorbar(image, ax=axis, shrink=0.8, aspect=30, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.set_label("share of the true class")
     # Dollars in names of classes are no formulas, which a fault of would end the report.
-    plain = {"fontsize": names.points, "parse_math": False}
+    plain = {"fontsize": names.points, "parse_math": False, "fontfamily": list(fonts.families())}
     axis.set_xticks(names.places, names.texts, rotation=90 if names.is_narrow else 0, **plain)
     axis.set_yticks(names.places, names.texts, **plain)
     if num_classes <= MAX_COUNTED:
         _write_counts(axis, matrix, shares)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
+    axis.set_xlabel(f"predicted{names.note}")
+    axis.set_ylabel(f"true{names.note}")
     total, correct = int(matrix.sum()), int(np.trace(matrix))
     axis.set_title(f"{correct:,} of {total:,} right ({correct / max(total, 1):.1%})", fontsize="medium")
     return figure
@@ -80,23 +84,25 @@ def label_stride(num_classes: int) -> int:
 
 
 class _Names(NamedTuple):
-    """The class names beside the matrix: where, which, how large and long, and whether they stand upright."""
+    """The class names beside the matrix: where, which, how large and long, if upright, what to say of it."""
 
     places: list[int]
     texts: list[str]
     points: float
     inches: float
     is_narrow: bool
+    note: str
 
     @classmethod
     def fitting(cls, label_names: Sequence[str], side: float) -> "_Names":
         """Choose the names for a matrix that is `side` inches wide."""
         places = list(range(0, len(label_names), label_stride(len(label_names))))
-        texts = [_shortened(label_names[index]) for index in places]
+        texts = [_shortened(fonts.drawable(label_names[index], index)) for index in places]
+        note = NUMBERED if any(fonts.is_lacking(label_names[index]) for index in places) else ""
         room = POINTS_AN_INCH * side / len(texts)
         points = float(np.clip(0.75 * room, 5.0, 9.0))
         length = max(len(text) for text in texts) * LETTER_WIDTH * points
-        return cls(places, texts, points, length / POINTS_AN_INCH, is_narrow=length > 0.9 * room)
+        return cls(places, texts, points, length / POINTS_AN_INCH, length > 0.9 * room, note)
 
 
 def _write_counts(axis: Any, matrix: np.ndarray, shares: np.ndarray) -> None:

@@ -78,6 +78,24 @@ def test_dollars_in_names_of_classes_are_no_formulas(tmp_path: Path, name: str) 
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [name, "other"]
 
 
+def test_names_that_no_font_can_write_stand_as_their_numbers(tmp_path: Path) -> None:
+    names = (
+        "ash",
+        "\U0001f332 tree",
+        "\x07bell",
+        "tab\tand\nline",
+        "\u0623\u0631\u0632",
+        "\u0e44\u0e21\u0e49",
+    )
+    # What a font lacks, matplotlib warns of, which fails the test.
+    figure = confusion.draw(np.eye(len(names), dtype=np.int64), names)
+    figure.savefig(tmp_path / "confusion.png")
+    texts = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert texts[:5] == ["ash", "#1 tree", "#2 bell", "tab and line", names[4]]
+    assert figure.axes[0].get_xlabel() == "predicted (#: class by number)"
+    assert confusion.draw(np.eye(2, dtype=np.int64), ("ant", "bee")).axes[0].get_xlabel() == "predicted"
+
+
 def test_matrix_and_names_of_different_length_are_refused() -> None:
     with pytest.raises(AssertionError, match="1 names for 2 classes"):
         confusion.draw(np.eye(2, dtype=np.int64), ["ants"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from jtl.report import fonts
 from jtl.verbs.compare.tables import Comparison, references
 
 INCHES_A_VARIANT = 0.55
@@ -32,9 +33,9 @@ def draw(found: Comparison) -> Any:
     _draw_runs(axes[0, 0], found, labels)
     for axis, (role, reference) in zip(axes[0, 1:], refs, strict=True):
         _draw_gains(axis, found, labels, reference)
-        axis.set_title(
-            f"gain over {reference}\n({role})" if role != reference else reference, fontsize="small"
-        )
+        name = fonts.drawable(reference, labels.index(reference))
+        title = f"gain over {name}\n({role})" if role != reference else name
+        axis.set_title(title, fontsize="small", parse_math=False, fontfamily=list(fonts.families()))
     axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     for axis in axes[0]:
         axis.grid(axis="x", alpha=0.3)
@@ -59,7 +60,8 @@ def _draw_runs(axis: Any, found: Comparison, labels: list[str]) -> None:
         if found.column in found.spreads[label]:
             mean = found.spreads[label][found.column].mean
             axis.plot([mean, mean], [places[label] - 0.3, places[label] + 0.3], color="black", zorder=2)
-    axis.set_yticks(range(len(labels)), labels)
+    texts = [fonts.drawable(label, place) for place, label in enumerate(labels)]
+    axis.set_yticks(range(len(labels)), texts, parse_math=False, fontfamily=list(fonts.families()))
     axis.locator_params(axis="x", nbins=6)
     axis.set_xlabel(f"{found.setup.metric} ({found.column}); bar: mean", fontsize="small")
     if 1 < len(by_number) <= 5:
