@@ -10,6 +10,10 @@ from typing import Any
 
 # What of a value, or a name, a message shows; what of another's text.
 MAX_SHOWN = 120
+SINGULAR = {
+    **{"are": "is", "have": "has", "hold": "holds", "stand": "stands"},
+    **{"carry": "carries", "repeat": "repeats", "classes": "class"},
+}
 
 
 class UserError(ValueError):
@@ -27,6 +31,17 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     name = name[:MAX_SHOWN]
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
     return ", ".join(shown(each) for each in close)
+
+
+def counted(count: int, words: str) -> str:
+    """Return a number of things, and what they do, as of one where there is but one.
+
+    >>> counted(1_200, "images are"), counted(1, "unreadable images"), counted(1, "classes have")
+    ('1,200 images are', '1 unreadable image', '1 class has')
+    """
+    if count == 1:
+        words = " ".join(SINGULAR.get(word, word.removesuffix("s")) for word in words.split())
+    return f"{count:,} {words}"
 
 
 def shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jtl.data.contract import NAMES, NUMBERS, PLACES
-from jtl.errors import UserError, nearest, shown
+from jtl.errors import UserError, counted, nearest, shown
 from jtl.names import plain_name
 
 # What programs write for a label that is not there.
@@ -279,14 +279,14 @@ def _note(names: Sequence[str], reading: str) -> str:
     if tuple(names) == _numerals(len(names)):
         return f"labels are the numbers 0 to {len(names) - 1}"
     if reading == PLACES:
-        return f"labels are places, from 0, among {len(names):,} classes: {few(names)}"
-    return f"labels are names of {len(names):,} classes: {few(names)}"
+        return f"labels are places, from 0, among {counted(len(names), 'classes')}: {few(names)}"
+    return f"labels are names of {counted(len(names), 'classes')}: {few(names)}"
 
 
 def _note_of_numbers(values: Sequence[str], *, are_whole: bool, num_words: int) -> str:
     if tuple(values) == _numerals(len(values)):
         return _note(values, NUMBERS)
-    note = f"labels are numbers, taken as names of {len(values):,} classes: {few(values)}"
+    note = f"labels are numbers, taken as names of {counted(len(values), 'classes')}: {few(values)}"
     is_continuous = not are_whole or (len(values) > MANY_NUMBERS and 2 * len(values) > num_words)
     if is_continuous:
         note += "; they look like amounts: to predict numbers, set config.task.name=regression"

@@ -11,7 +11,7 @@ from jtl.data.classes import NAMED, few
 from jtl.data.contract import Config, Source
 from jtl.data.pipeline import num_cores
 from jtl.data.subset import Subset, fingerprints
-from jtl.errors import UserError
+from jtl.errors import UserError, counted
 from jtl.inputs import Input, Unreadable
 
 # Up to here every example is read; of a larger split an evenly spaced part of this size (unless unreadable
@@ -66,13 +66,14 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
         lines += [f"{split}: {line}" for line in kind.told(named)]
     if len(unreadable) > config.max_unreadable:
         raise UserError(
-            f"{len(unreadable)} {kind.unit} are unreadable, expected at most {config.max_unreadable}: "
-            f"{few(unreadable, max_chars=MAX_FAULT)}; mend or remove them, or set "
+            f"{counted(len(unreadable), f'{kind.unit} are')} unreadable, expected at most "
+            f"{config.max_unreadable}: {few(unreadable, max_chars=MAX_FAULT)}; mend or remove them, or set "
             f"config.data.max_unreadable={len(unreadable)} to skip them"
         )
     if unreadable:
         lines.append(
-            f"skipped {len(unreadable)} unreadable {kind.unit}: {few(unreadable, max_chars=MAX_FAULT)}"
+            f"skipped {counted(len(unreadable), f'unreadable {kind.unit}')}: "
+            f"{few(unreadable, max_chars=MAX_FAULT)}"
         )
     for split, source in readable.items():
         if len(source) == 0:
@@ -85,7 +86,7 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
         lines += _repeats(split, kind.unit, clashing, copies)
     duplicates = _duplicates(readable)
     if duplicates:
-        lines.append(f"{len(duplicates)} {kind.unit} are in two splits: {_equal(duplicates)}")
+        lines.append(f"{counted(len(duplicates), f'{kind.unit} are')} in two splits: {_equal(duplicates)}")
     return Preflight(readable, lines, unreadable, duplicates, conflicts, facts)
 
 
@@ -219,11 +220,11 @@ def _describe(split: str, source: Source, unit: str) -> str:
     names, labels = source.info.label_names, source.labels()
     if labels is None or not names:
         values = ", no labels" if labels is None else f", {labels.shape[1]} values each{_constant(labels)}"
-        return f"{split}: {len(source):,} {unit}{values}"
+        return f"{split}: {counted(len(source), unit)}{values}"
     counts = (
         np.bincount(labels, minlength=len(names)) if labels.ndim == 1 else labels.sum(axis=0).astype(np.int64)
     )
-    line = f"{split}: {len(source):,} {unit}, {len(names)} classes"
+    line = f"{split}: {counted(len(source), unit)}, {counted(len(names), 'classes')}"
     if not counts.any():
         return line
     present = np.flatnonzero(counts)
@@ -272,11 +273,11 @@ def _repeats(
     lines: list[str] = []
     if clashing:
         lines.append(
-            f"{split}: {len(clashing):,} {unit} stand there again under another label: {_equal(clashing)}; "
-            f"keep the right one"
+            f"{split}: {counted(len(clashing), f'{unit} stand')} there again under another label: "
+            f"{_equal(clashing)}; keep the right one"
         )
     if copies:
-        lines.append(f"{split}: {len(copies):,} {unit} are copies of others: {_equal(copies)}")
+        lines.append(f"{split}: {counted(len(copies), f'{unit} repeat')} others: {_equal(copies)}")
     return lines
 
 

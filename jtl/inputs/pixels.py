@@ -18,7 +18,7 @@ import PIL
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageCms, ImageOps
 
-from jtl.errors import UserError, shortened
+from jtl.errors import UserError, counted, shortened
 from jtl.inputs import formats
 from jtl.inputs.contract import Unreadable
 from jtl.inputs.preprocess import Changes, Preprocess
@@ -32,10 +32,8 @@ SEVERAL = "hold several pages or frames: the first is read"
 HIDDEN = (
     "are transparent in part: the colours beneath are read (preprocess.background=255 lays them on white)"
 )
-NO_PROFILE = (
-    "carry a colour profile other than sRGB, which is not applied; convert them to sRGB where it matters"
-)
-CMYK = "are CMYK: converted to RGB without a colour profile; convert them to sRGB where it matters"
+NO_PROFILE = "carry a colour profile other than sRGB, which is not applied; convert to sRGB where it matters"
+CMYK = "are CMYK: converted to RGB without a colour profile; convert to sRGB where it matters"
 _NAMED = 3
 _REDUCED = 1
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC = 254, 262
@@ -134,7 +132,11 @@ def told(found: Sequence[tuple[str, Facts]]) -> list[str]:
     for name, facts in found:
         for remark in facts.remarks:
             named.setdefault(remark, []).append(name)
-    return [f"{len(names):,} images {remark} ({_few(names)})" for remark, names in named.items()]
+    lines: list[str] = []
+    for remark, names in named.items():
+        verb, _, rest = remark.partition(" ")
+        lines.append(f"{counted(len(names), f'images {verb}')} {rest} ({_few(names)})")
+    return lines
 
 
 def fitted(
@@ -167,7 +169,7 @@ def fitted(
     chosen = level if level >= peak and level else wanted
     how = "as set" if chosen == level else "from what they use"
     line = (
-        f"{len(deep):,} images hold more than 8 bits, values up to {peak:g}: scaled to 8 bits by "
+        f"{counted(len(deep), 'images hold')} more than 8 bits, values up to {peak:g}: scaled to 8 bits by "
         f"preprocess.white_level={chosen:g} ({how})"
     )
     return preprocess.with_white(chosen), [line]

@@ -110,7 +110,7 @@ def test_equal_images_land_on_the_same_side(tmp_path: Path) -> None:
             ["data/ant/0.png", "data/bee/1.png"],
             "holds one class folder, 'data'; expected two or more",
         ),
-        (["0.png", "ant/1.png"], r"1 images outside a class folder \('0.png'"),
+        (["0.png", "ant/1.png"], r"1 image outside a class folder \('0.png'"),
         (["ant/0.png", "bee/1.png"], "no class has two different images"),
     ],
 )
@@ -263,7 +263,7 @@ def test_what_a_folder_holds_beside_examples_is_named_and_strays_are_refused(tmp
             "train/ant/notes.txt",
         )
     put(tmp_path, "train/stray")
-    with pytest.raises(UserError, match=r"train holds 1 images outside a class folder \('stray', …\)"):
+    with pytest.raises(UserError, match=r"train holds 1 image outside a class folder \('stray', …\)"):
         open_kind("image_folder", tmp_path)
 
 

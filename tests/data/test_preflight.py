@@ -145,7 +145,7 @@ def test_the_same_image_in_two_splits_is_named(tmp_path: Path) -> None:
     splits, config = open_folder(tmp_path)
     found = inspect(splits, config, image.INPUT)
     assert found.duplicates == [(str(tmp_path / "train/ant/1.png"), str(tmp_path / "val/ant/copy.png"))]
-    assert "1 images are in two splits" in found.lines[-1]
+    assert "1 image is in two splits" in found.lines[-1]
     assert "copy.png" in found.lines[-1]
 
 
@@ -163,7 +163,7 @@ def test_the_same_image_under_two_classes_of_a_split_is_named(tmp_path: Path) ->
         f"train: 4 images stand there again under another label: {first} (benign) = {other} (malign), "
     )
     assert found.lines[3] == (
-        f"train: 1 images are copies of others: {tmp_path / 'train/benign/5.png'} = "
+        f"train: 1 image repeats others: {tmp_path / 'train/benign/5.png'} = "
         f"{tmp_path / 'train/benign/again.png'}"
     )
 
@@ -185,7 +185,7 @@ def test_equal_texts_of_other_labels_are_named_with_them(
     found = inspect(SOURCES["table"].open(config, Labels(kind)), config, INPUTS["tokens"])
     first, other, copy = (f"row {row} of {path}" for row in (2, 4, 5))
     assert found.conflicts == [(f"{first} ({words[0]})", f"{other} ({words[1]})")]
-    assert f"train: 1 texts are copies of others: {first} = {copy}" in found.lines
+    assert f"train: 1 text repeats others: {first} = {copy}" in found.lines
 
 
 @pytest.mark.parametrize("settings", [{}, {"val_fraction": 0.0}, {"folds": 2}, {"train_per_class": 3}])
@@ -309,7 +309,7 @@ def test_what_reading_images_loses_is_told_split_by_split_and_handed_on(tmp_path
     splits, config = open_folder(tmp_path)
     found = inspect(splits, config, image.INPUT)
     (line,) = [each for each in found.lines if "transparent" in each]
-    assert line.startswith("train: 1 images are transparent in part: the colours beneath are read")
+    assert line.startswith("train: 1 image is transparent in part: the colours beneath are read")
     assert str(tmp_path / "train/ant/clear.png") in line
     assert [facts.peak for facts in found.facts if facts.peak is not None] == [900]
     preprocess, lines = image.INPUT.fitted(Preprocess(), found.facts, image.INPUT.Changes(), is_trained=False)

@@ -281,8 +281,8 @@ def test_preflight_says_what_was_read_and_which_texts_are_in_two_splits(tmp_path
         "text of column 'text', labels of 'label'",
         "labels are the numbers 0 to 1",
         "train: 2 texts, 2 classes, largest:smallest 1.0",
-        "val: 1 texts, 2 classes, largest:smallest 1.0; without texts: 0",
-        f"1 texts are in two splits: row 2 of {path} = row 4 of {path}",
+        "val: 1 text, 2 classes, largest:smallest 1.0; without texts: 0",
+        f"1 text is in two splits: row 2 of {path} = row 4 of {path}",
     ]
 
 
@@ -327,7 +327,7 @@ def test_text_files_without_labels_may_be_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "labels", "message"),
     [
-        (["0.txt", "pos/1.txt"], CLASS, r"holds 1 texts outside a class folder \('0.txt'"),
+        (["0.txt", "pos/1.txt"], CLASS, r"holds 1 text outside a class folder \('0.txt'"),
         (["pos/1.txt"], CLASS, "holds one class folder, 'pos'"),
         (["pos/1.txt", "neg/a.csv"], CLASS, "class folder .*neg is empty; add texts"),
         ([], CLASS, "holds no class folders; expected one folder of texts a class"),
@@ -345,9 +345,7 @@ def test_file_that_is_no_text_is_named_with_the_reason(tmp_path: Path) -> None:
     put(tmp_path, "neg/0.txt", "pos/1.txt")
     bad = write(tmp_path / "pos/2.txt", b"caf\xe9")
     config = SOURCES["text_folder"].Config(path=str(tmp_path), val_fraction=0.0)
-    with pytest.raises(
-        UserError, match=rf"1 texts are unreadable.*cannot read {bad}: it is no UTF-8 \(byte 3"
-    ):
+    with pytest.raises(UserError, match=rf"1 text is unreadable.*cannot read {bad}: it is no UTF-8 \(byte 3"):
         preflight.inspect(SOURCES["text_folder"].open(config, CLASS), config, INPUTS["tokens"])
 
 

@@ -1,5 +1,6 @@
 """What of a picture is lost in reading is said by every verb that reads some, and kept in its result."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ def odd(tmp_path: Path) -> Path:
 
 
 LOST = (
-    " images hold several pages or frames: the first is read (",
-    " images are transparent in part: ",
-    " images are CMYK: ",
-    " images hold more than 8 bits, values up to ",
+    r" images? holds? several pages or frames: the first is read \(",
+    r" images? (is|are) transparent in part: ",
+    r" images? (is|are) CMYK: ",
+    r" images? holds? more than 8 bits, values up to ",
 )
 
 
@@ -50,8 +51,8 @@ def test_what_is_lost_in_reading_is_said_and_kept(
         evaluate.run(weights=weights, data=str(_classed(odd)), **OPTIONS)["notes"],
     ]
     for line in LOST:
-        assert line in told
-        assert all(any(line in note for note in notes) for notes in found), line
+        assert re.search(line, told)
+        assert all(any(re.search(line, note) for note in notes) for notes in found), line
 
 
 def _classed(folder: Path) -> Path:

@@ -280,7 +280,7 @@ def test_features_need_no_labels_and_name_what_cannot_be_read(
     assert sorted(table) == ["path", "pre_head", "split"]
     (flat / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(
-        UserError, match=r"1 images are unreadable, expected at most 0: cannot read .*broken.png"
+        UserError, match=r"1 image is unreadable, expected at most 0: cannot read .*broken.png"
     ):
         _features(weights, flat, tmp_path / "out.npz")
     skip = ("data.max_unreadable", "1")
@@ -292,7 +292,7 @@ def test_features_need_no_labels_and_name_what_cannot_be_read(
         overrides=(*OPTIONS["overrides"], skip),
     )
     assert done["num_examples"] == 2
-    assert "skipped 1 unreadable images: cannot read" in capsys.readouterr().err
+    assert "skipped 1 unreadable image: cannot read" in capsys.readouterr().err
 
 
 def test_texts_are_refused_by_a_model_that_reads_images(weights: str, photos: Path) -> None:

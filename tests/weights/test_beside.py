@@ -15,6 +15,7 @@ from jtl.models import MODELS
 from jtl.weights import FAMILIES, Config
 from jtl.weights.hub import beside, processors
 from jtl.weights.load import load
+from jtl.weights.names import clip, hub_config
 from jtl.weights.open import open_path
 from jtl.weights.recognise import recognise
 from tests.weights import writing
@@ -176,6 +177,16 @@ def test_timm_that_jtl_cannot_follow_is_one_line(changes: dict[str, Any], messag
 )
 def test_names_of_classes(config: dict[str, Any], expected: tuple[str, ...] | None) -> None:
     assert beside.label_names(config, "file") == expected
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda values: clip.number(values, "a"), lambda values: hub_config.refuse_others(values, {"a": 1}, "a")],
+)
+def test_long_values_are_cut_in_messages(read: Any) -> None:
+    with pytest.raises(UserError, match=r"config.json has a 'xxx.*xxx… \(100,000 characters\)") as error:
+        read({"a": "x" * 100_000})
+    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jtl.data.contract import NO_LABELS, Info, Labels, Source, SourceKind
 from jtl.data.files import Files
 from jtl.data.labels import Encoded, encode_splits
 from jtl.data.walk import Walked, is_example, passed_note, visible, walk
-from jtl.errors import UserError
+from jtl.errors import UserError, counted
 from jtl.inputs import INPUTS, Input
 from jtl.names import as_unicode, plain_name
 
@@ -139,8 +139,8 @@ def _classes(root: str, kind: Input, *, is_alone: bool) -> dict[str, Walked]:
     ]
     if stray:
         raise UserError(
-            f"{root} holds {len(stray)} {kind.unit} outside a class folder ({as_unicode(stray[0])!r}, …); "
-            "put each in the folder of its class"
+            f"{root} holds {counted(len(stray), kind.unit)} outside a class folder "
+            f"({as_unicode(stray[0])!r}, …); put each in the folder of its class"
         )
     folders = [name for name in entries if os.path.isdir(os.path.join(root, name))]
     if not folders:

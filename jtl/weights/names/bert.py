@@ -8,7 +8,7 @@ at all. Reference: transformers 5.24 (PyTorch) and 4.56 (Flax).
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.models import bert
 from jtl.models.contract import VOCABULARY
 from jtl.weights.contract import LINEAR_HEADS, FamilyNames, LeftOut, Origin, Row
@@ -284,7 +284,9 @@ def _roberta(values: Mapping[str, Any]) -> Fields:
     full = {**ROBERTA_DEFAULTS, **values}
     pad_id = full["pad_token_id"]
     if type(pad_id) is not int or pad_id < 0:
-        raise UserError(f"config.json has pad_token_id {pad_id!r}; expected a whole number; get it again")
+        raise UserError(
+            f"config.json has pad_token_id {shown(pad_id)}; expected a whole number; get it again"
+        )
     return {**_bert(full), "position_offset": pad_id + 1}
 
 
@@ -305,8 +307,8 @@ def _told(values: Mapping[str, Any], names: Mapping[str, str]) -> Fields:
 def _activation(given: Any) -> Fields:
     if str(given) not in clip.GELUS:
         raise UserError(
-            f"config.json has hidden activation {given!r}; expected one of {', '.join(clip.GELUS)}; choose "
-            f"other weights"
+            f"config.json has hidden activation {shown(given)}; expected one of {', '.join(clip.GELUS)}; "
+            f"choose other weights"
         )
     return {"gelu": clip.GELUS[str(given)]}
 
@@ -314,7 +316,7 @@ def _activation(given: Any) -> Fields:
 def _epsilon(given: Any) -> Fields:
     if not isinstance(given, float) or not 0 < given < 1:
         raise UserError(
-            f"config.json has layer_norm_eps {given!r}; expected a small positive number; get it again"
+            f"config.json has layer_norm_eps {shown(given)}; expected a small positive number; get it again"
         )
     return {"layer_norm_epsilon": given}
 

@@ -7,7 +7,7 @@ pooled by attention, the tensors for that are left out too.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.models import vit
 from jtl.weights.contract import Origin
 from jtl.weights.names import flax_hub, towers
@@ -114,8 +114,8 @@ def shared_fields(tower: Mapping[str, Any]) -> dict[str, Any]:
     epsilon, activation = tower["layer_norm_eps"], tower["hidden_act"]
     if activation not in GELUS or not isinstance(epsilon, int | float):
         raise UserError(
-            f"config.json has hidden_act {activation!r} and layer_norm_eps {epsilon!r}; expected one of "
-            f"{', '.join(GELUS)} and a number; choose other weights"
+            f"config.json has hidden_act {shown(activation)} and layer_norm_eps {shown(epsilon)}; expected "
+            f"one of {', '.join(GELUS)} and a number; choose other weights"
         )
     return {
         **{ours: number(tower, theirs) for ours, theirs in FIELDS.items()},
@@ -132,7 +132,7 @@ def number(values: Mapping[str, Any], name: str) -> int:
     """
     if type(values[name]) is not int or values[name] < 1:
         raise UserError(
-            f"config.json has {name} {values[name]!r}; expected a positive whole number; get it again"
+            f"config.json has {name} {shown(values[name])}; expected a positive whole number; get it again"
         )
     return values[name]
 
@@ -147,7 +147,7 @@ def merged(values: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) ->
     for name in (part, f"{part}_dict"):
         given = values.get(name) or {}
         if not isinstance(given, Mapping):
-            raise UserError(f"config.json has {name} {given!r}; expected an object; get it again")
+            raise UserError(f"config.json has {name} {shown(given)}; expected an object; get it again")
         found |= {key: value for key, value in given.items() if value is not None}
     return found
 

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 
 
 def refuse_others(values: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
     """Raise UserError unless the settings that the file states have the only values jtl's models have."""
     for name, only in expected.items():
         if values.get(name, only) != only:
-            raise UserError(f"config.json has {name} {values[name]!r}; jtl has {what} with {only!r} only")
+            raise UserError(
+                f"config.json has {name} {shown(values[name])}; jtl has {what} with {only!r} only"
+            )
 
 
 def timm_image_px(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jtl.errors import UserError
+from jtl.errors import UserError, shown
 from jtl.models import vit
 from jtl.weights.names import clip, vit_torch
 from jtl.weights.names.towers import PROJECTION
@@ -102,8 +102,8 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
 def _of_timm(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if TIMM_POST_NORM in architecture:
         raise UserError(
-            f"config.json has architecture {architecture!r}, whose blocks normalise behind each branch; jtl "
-            f"has ViTs that normalise before; choose other weights"
+            f"config.json has architecture {shown(architecture)}, whose blocks normalise behind each branch; "
+            f"jtl has ViTs that normalise before; choose other weights"
         )
     heads, patch = _first(TIMM_HEADS, architecture), TIMM_PATCH.search(architecture)
     patch_px = int(patch[1]) if patch else FLEXI_PX
@@ -126,8 +126,8 @@ def _of_hugging_face(values: Mapping[str, Any]) -> dict[str, Any]:
     activation, epsilon = values["hidden_act"], values["layer_norm_eps"]
     if str(activation) not in clip.GELUS or not isinstance(epsilon, int | float):
         raise UserError(
-            f"config.json has hidden_act {activation!r} and layer_norm_eps {epsilon!r}; expected one of "
-            f"{', '.join(clip.GELUS)} and a number; choose other weights"
+            f"config.json has hidden_act {shown(activation)} and layer_norm_eps {shown(epsilon)}; expected "
+            f"one of {', '.join(clip.GELUS)} and a number; choose other weights"
         )
     # What tensors tell too: a file of another depth lies beside the wrong weights.
     told = {"dim": "hidden_size", "depth": "num_hidden_layers"}
@@ -145,7 +145,7 @@ def _sides(name: str, given: Any, patch_px: int) -> int | tuple[int, int]:
     sides = given[-2:] if isinstance(given, list) else [given, given]
     if not all(type(side) is int and side >= patch_px for side in sides) or len(sides) != 2:
         raise UserError(
-            f"config.json has {name} {given!r}; expected sides of {patch_px} or more; get it again"
+            f"config.json has {name} {shown(given)}; expected sides of {patch_px} or more; get it again"
         )
     height, width = (side - side % patch_px for side in sides)
     return height if height == width else (height, width)
