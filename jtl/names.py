@@ -21,6 +21,15 @@ def as_unicode(text: str) -> str:
         return "".join(map(_written, text))
 
 
+def is_unicode(text: str) -> bool:
+    r"""Return whether libraries that write names as UTF-8 can open a file of that name.
+
+    >>> is_unicode("caf\udce9"), is_unicode("café")
+    (False, True)
+    """
+    return as_unicode(text) == text
+
+
 def plain_name(name: str) -> str:
     r"""Return the one form of a name by which names are compared: Unicode, composed (NFC).
 

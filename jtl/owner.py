@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from jtl import files
 from jtl.errors import UserError
+from jtl.names import as_unicode, is_unicode
 
 NAME = ".owner"
 # A folder that nobody may write into needs no lock; one that is none is refused where it is opened.
@@ -29,8 +30,13 @@ def owned(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     supported, `say` is told and the block runs without. The folder is made, and gone again if it stays empty.
 
     Raises:
-        UserError: another process owns it.
+        UserError: another process owns it, or its name is one that checkpoints cannot have.
     """
+    if not is_unicode(str(folder.absolute())):
+        raise UserError(
+            f"run folder {as_unicode(str(folder))!r} has bytes in its path that are no UTF-8, where "
+            f"checkpoints cannot be saved; give another --workdir"
+        )
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,14 @@ def test_folder_is_made_and_owned_and_gone_again_if_nothing_was_put_into_it(tmp_
     assert not folder.exists()
 
 
+def test_folder_whose_path_is_no_text_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    """TensorStore takes names that are UTF-8 alone."""
+    message = r"run folder '.*ru\\\\xe9n/a' has bytes in its path that are no UTF-8.*; give another --workdir"
+    with pytest.raises(UserError, match=message), owner.owned(tmp_path / "ru\udce9n" / "a", _say):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with owner.owned(tmp_path, _say):

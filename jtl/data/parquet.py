@@ -4,6 +4,7 @@ A hub's sets keep an image as `{"bytes", "path"}`, and the names of classes in t
 """
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jtl.data.contract import Info
-from jtl.data.files import bytes_fingerprint
 from jtl.errors import UserError
 from jtl.inputs import Unreadable
 from jtl.names import as_unicode
@@ -84,41 +83,27 @@ class Cache:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredImages:
-    """Source of image files whose bytes are a column of a Parquet file, a row of `values` each.
+class Column:
+    """Places in a column of a Parquet file that has the bytes of image files (`stored.Places`).
 
     Example i is row `rows[i]` of the file, whose row groups end at the rows `ends`.
     """
 
-    info: Info
     path: str
     column: str
     rows: np.ndarray
-    values: np.ndarray | None
     ends: np.ndarray
     cache: Cache = field(default_factory=Cache)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
-        label = None if self.values is None else self.values[index]
-        return {"raw": self._stored(index), "label": label, "id": index}
-
-    def labels(self) -> np.ndarray | None:
-        """Return the labels of all examples."""
-        return self.values
-
     def describe(self, index: int) -> str:
         """Name the row of the file."""
         return as_unicode(f"row {self.rows[index] + 1} of {self.path}")
 
-    def fingerprint(self, index: int, raw: Any = None) -> bytes:
-        """Return a digest of the stored bytes: the same as of a file of them."""
-        return bytes_fingerprint(self._stored(index) if raw is None else raw)
-
-    def _stored(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes:
+        """Return the image file's bytes."""
         row = int(self.rows[index])
         group = int(np.searchsorted(self.ends, row, side="right"))
         start = int(self.ends[group - 1]) if group else 0
@@ -161,9 +146,11 @@ def stored_bytes(path: str, column: str) -> int:
 
 
 def _open(path: str) -> Any:
+    import pyarrow
     from pyarrow import parquet
 
-    return parquet.ParquetFile(path)
+    # By its bytes: a name need not be UTF-8.
+    return parquet.ParquetFile(pyarrow.OSFile(os.fsencode(path)))
 
 
 def _values(path: str, name: str, num_rows: int) -> list[Any]:

@@ -247,7 +247,8 @@ def _write_parquet(path: Path, columns: "Mapping[str, numpy.ndarray]", label_nam
     labels = columns.get("label")
     if labels is not None and label_names and labels.ndim == 1:
         table["label_name"] = pa.array([label_names[index] for index in labels])
-    pq.write_table(pa.table(table), path)
+    with path.open("wb") as stream:  # of a path, it takes UTF-8 alone
+        pq.write_table(pa.table(table), stream)
 
 
 WRITERS: dict[str, Callable[[Path, Any, tuple[str, ...]], None]] = {

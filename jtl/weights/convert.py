@@ -13,6 +13,7 @@ from jtl.files import replaced
 from jtl.models import MODELS
 from jtl.models.contract import FEATURES, build
 from jtl.models.head import Settings
+from jtl.names import as_unicode, is_unicode
 from jtl.weights import FAMILIES, plan, problems
 from jtl.weights.contract import Config, LeftOut, Origin, Recognised, Row, TensorFile
 from jtl.weights.head import PREFIX
@@ -259,6 +260,11 @@ def _write_npz(path: Path, arrays: Arrays) -> None:
 def _write_orbax(path: Path, arrays: Arrays) -> None:
     import orbax.checkpoint as ocp
 
+    if not is_unicode(str(path.absolute())):
+        raise UserError(
+            f"--out in {as_unicode(str(path.parent))!r} has bytes in its path that are no UTF-8, where Orbax "
+            f"saves nothing; give another path"
+        )
     with ocp.StandardCheckpointer() as checkpointer:
         path.unlink()  # a folder takes its place
         checkpointer.save(path.absolute(), tree.unflatten(arrays))

@@ -18,6 +18,7 @@ from jtl.data.parquet import Cache
 from jtl.data.tell import kind_of
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Unreadable
+from jtl.verbs.features import WRITERS
 from tests.data.conftest import CLASSES, pixels, png
 from tests.data.test_texts import only, open_kind, write
 
@@ -70,6 +71,23 @@ def test_bytes_without_a_path_are_images_too(tmp_path: Path) -> None:
     source = only(tmp_path / "a.parquet")
     assert source.info.label_names == ("a", "b")
     np.testing.assert_array_equal(pixels_of(source, 3), pixels(3))
+
+
+def test_file_whose_name_is_no_text_is_read_and_written(tmp_path: Path) -> None:
+    shard(tmp_path / "a.parquet", list(range(4)))
+    old = tmp_path / "caf\udce9.parquet"
+    (tmp_path / "a.parquet").rename(old)
+    source = only(old)
+    np.testing.assert_array_equal(pixels_of(source, 3), pixels(3))
+    assert source.describe(0).endswith("caf\\xe9.parquet")
+    columns = {
+        "path": np.array(["a", "b"]),
+        "label": np.array([1, 0]),
+        "pre_head": np.ones((2, 3), np.float32),
+    }
+    WRITERS[".parquet"](tmp_path / "f\udce9.parquet", columns, ("ant", "bee"))
+    with open(tmp_path / "f\udce9.parquet", "rb") as file:
+        assert parquet.read_table(file)["label_name"].to_pylist() == ["bee", "ant"]
 
 
 @pytest.mark.parametrize("inner", ["", "data"])
@@ -167,7 +185,7 @@ def test_an_image_without_bytes_is_named_where_it_stands(tmp_path: Path) -> None
     source = only(tmp_path / "a.parquet")
     with pytest.raises(Unreadable, match="column 'image' has no bytes there"):
         source[1]
-    with pytest.raises(UserError, match=r"1 images are unreadable.*cannot read row 2 of .*a.parquet: column"):
+    with pytest.raises(UserError, match=r"1 image is unreadable.*cannot read row 2 of .*a.parquet: column"):
         preflight.inspect({"train": source}, open_config(tmp_path / "a.parquet"), INPUTS["image"])
 
 

@@ -17,9 +17,10 @@ from jtl.data.contract import IMAGE, NO_LABELS, TEXT, Info, Labels, Source, Sour
 from jtl.data.files import Files
 from jtl.data.joined import joined
 from jtl.data.labels import Encoded, encode_splits, unlabelled
-from jtl.data.parquet import MAX_CACHED_BYTES, Cache, StoredImages, group_ends, stored_bytes
+from jtl.data.parquet import MAX_CACHED_BYTES, Cache, Column, group_ends, stored_bytes
 from jtl.data.shards import tables_in
 from jtl.data.sources.folder import SPLITS
+from jtl.data.stored import Stored
 from jtl.data.tables import Table
 from jtl.data.texts import Texts
 from jtl.errors import UserError, shown
@@ -268,7 +269,8 @@ def _stored(info: Info, rows: _Rows, values: np.ndarray | None, cache: Cache) ->
             f"GB of them kept in memory; files in a folder are read faster"
         ]
     )
-    return StoredImages(info, path, column, rows.places, values, group_ends(path), cache), notes
+    places = Column(path, column, rows.places, group_ends(path), cache)
+    return Stored(info, places, values), notes
 
 
 def _texts(info: Info, rows: _Rows, values: np.ndarray | None, cache: Cache) -> tuple[Source, list[str]]:

@@ -16,9 +16,9 @@ from jtl.data import contract, subset, tar
 from jtl.data.classes import few
 from jtl.data.columns import LABEL_COLUMNS
 from jtl.data.contract import IMAGE, NO_LABELS, TEXT, Info, Labels, Source, SourceKind
-from jtl.data.files import bytes_fingerprint
 from jtl.data.labels import SEPARATOR, encode_splits
 from jtl.data.shards import shards_in
+from jtl.data.stored import Stored
 from jtl.data.tar import Member
 from jtl.errors import UserError, shown
 from jtl.inputs import INPUTS, Unreadable
@@ -57,40 +57,26 @@ class _Example(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Source of files in archives, with labels or without.
+    """Places of files in archives (`stored.Places`).
 
-    Example i is `sizes[i]` bytes from `offsets[i]` of archive `paths[shards[i]]`, and a row of `values`.
+    Example i is `sizes[i]` bytes from `offsets[i]` of archive `paths[shards[i]]`.
     """
 
-    info: Info
     paths: tuple[str, ...]
     names: tuple[str, ...]
     shards: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
-    values: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
-        label = None if self.values is None else self.values[index]
-        return {"raw": self._stored(index), "label": label, "id": index}
-
-    def labels(self) -> np.ndarray | None:
-        """Return the labels of all examples."""
-        return self.values
 
     def describe(self, index: int) -> str:
         """Name the file and the archive."""
         return as_unicode(f"{self.names[index]} in {self.paths[self.shards[index]]}")
 
-    def fingerprint(self, index: int, raw: Any = None) -> bytes:
-        """Return a digest of the stored bytes: the same as of a file of them."""
-        return bytes_fingerprint(self._stored(index) if raw is None else raw)
-
-    def _stored(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes:
+        """Return the file's bytes."""
         size = int(self.sizes[index])
         return _read(self.paths[self.shards[index]], int(self.offsets[index]), size)
 
@@ -122,7 +108,7 @@ def open_archives(config: Config, labels: Labels) -> dict[str, Source]:
     for split in (each for each in contract.SPLIT_ORDER if each in examples):
         notes = (note, *encoded[split].notes)
         info = Info(f"{config.path}:{split}", encoded[split].names, holds, notes, encoded[split].reading)
-        splits[split] = _packed(info, examples[split], endings, encoded[split].values)
+        splits[split] = Stored(info, _packed(examples[split], endings), encoded[split].values)
     return subset.arrange(splits, config)
 
 
@@ -262,10 +248,8 @@ def _text(example: _Example, ending: str) -> str:
         ) from error
 
 
-def _packed(
-    info: Info, examples: list[_Example], endings: tuple[str, ...], values: np.ndarray | None
-) -> Packed:
-    """Make the source of the examples' contents.
+def _packed(examples: list[_Example], endings: tuple[str, ...]) -> Packed:
+    """Return the places of the examples' contents.
 
     Raises:
         UserError: an example has none.
@@ -281,13 +265,11 @@ def _packed(
         found.append(member)
     places = {path: place for place, path in enumerate(dict.fromkeys(each.path for each in examples))}
     return Packed(
-        info,
         tuple(places),
         tuple(member.name for member in found),
         np.array([places[each.path] for each in examples], np.int32),
         np.array([member.offset for member in found], np.int64),
         np.array([member.size for member in found], np.int64),
-        values,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jtl.errors import UserError
+from jtl.names import as_unicode, is_unicode
 from jtl.weights.contract import Tensor, TensorFile
 from jtl.weights.formats import variables
 from jtl.weights.formats.archive import one_line
@@ -49,8 +50,14 @@ def open_orbax(item: Path) -> TensorFile:
     """Open the item of a checkpoint; names are the paths of its leaves.
 
     Raises:
-        UserError: its metadata are damaged, or an array is missing or of a kind that is no number.
+        UserError: its metadata are damaged, an array is missing or of a kind that is no number, or its path
+            is one that the library cannot open.
     """
+    if not is_unicode(str(item.absolute())):
+        raise UserError(
+            f"Orbax checkpoint {as_unicode(str(item))!r} has bytes in its path that are no UTF-8; "
+            f"rename that folder"
+        )
     layout, paths = _metadata(item)
     tensors = {"/".join(path): _tensor(item, path, layout) for path in paths}
     if len(tensors) != len(paths):
