@@ -1,7 +1,7 @@
 """Trials of faults on this machine: what a run comes to when it is disturbed.
 
     python -m benchmarks.faults kills --num 60 --seed 0 --out record.json
-    python -m benchmarks.faults signals|together|folders|machine --num 40 --seed 0 --out record.json
+    python -m benchmarks.faults signals|together|folders|inputs|machine --num 40 --seed 0 --out record.json
 
 The exit code is 1 where a trial went wrong; the record says which, and why.
 """
@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks.faults import folders, kills, machine, record, runs, signals, together
+from benchmarks.faults import folders, inputs, kills, machine, record, runs, signals, together
 from benchmarks.faults.runs import Setup
 
 TRIALS: dict[str, Callable[[Setup, int, int], Iterable[record.Trial]]] = {
     "folders": folders.trials,
+    "inputs": inputs.trials,
     "kills": kills.trials,
     "machine": machine.trials,
     "signals": signals.trials,
@@ -48,7 +49,7 @@ def main() -> int:
     setup = Setup(args.folder.resolve(), is_shared=not args.compile_anew)
     setup.folder.mkdir(parents=True, exist_ok=True)
     os.environ.pop("XLA_FLAGS", None)
-    if not setup.target.exists():
+    if not setup.target.exists() and args.what != "inputs":
         runs.write_target(setup)
     chosen = [
         trial for trial in TRIALS[args.what](setup, args.num, args.seed) if re.search(args.only, trial.name)

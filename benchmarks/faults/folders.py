@@ -9,20 +9,20 @@ import io
 import os
 import resource
 import shutil
-import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import mutations, record, reference, runs
+from benchmarks.faults.alarm import alarm
 from benchmarks.faults.runs import Setup
 
 KIND = "full"
 NAMES = ("config.json", "meta.json", "summary.json", "metrics.jsonl")
 # What is read most is changed most.
 WEIGHTS = (4, 4, 2, 1)
-LIMIT_SECONDS, WALL_SECONDS, LIMIT_BYTES = 60, 900, 12 << 30
+LIMIT_BYTES = 12 << 30
 NUM_EXAMPLES = 8
 FROM_RUN = "train from it"
 
@@ -143,7 +143,7 @@ def _command(words: list[str]) -> tuple[int | str | None, str]:
     from jtl import cli
 
     screen = io.StringIO()
-    with _alarm(), contextlib.redirect_stderr(screen), contextlib.redirect_stdout(io.StringIO()):
+    with alarm(), contextlib.redirect_stderr(screen), contextlib.redirect_stdout(io.StringIO()):
         try:
             cli.main(words)
         except SystemExit as ended:
@@ -153,26 +153,3 @@ def _command(words: list[str]) -> tuple[int | str | None, str]:
                 raise
             return f"{type(error).__name__}: {str(error)[:200]}", screen.getvalue()
     return None, screen.getvalue()
-
-
-class _NoEndError(BaseException):
-    """No `Exception`, which the command line might make a line of."""
-
-
-@contextlib.contextmanager
-def _alarm() -> Iterator[None]:
-    """Raise _NoEndError in the `with` block where no end comes by the processor's clock or the wall's."""
-
-    def ring(*_: object) -> None:
-        raise _NoEndError(f"no end after {LIMIT_SECONDS} s")
-
-    before = {number: signal.signal(number, ring) for number in (signal.SIGPROF, signal.SIGALRM)}
-    signal.setitimer(signal.ITIMER_PROF, LIMIT_SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -29,6 +29,7 @@ VALUES: Sequence[Any] = (
     ["a", 1],
     "\ud800",
 )
+HEADER_BYTES = 256
 WORDS = ("null", "[]", "{}", "1", '"text"', "", "\n", "[" * 50_000, "{" * 2_000, "NaN", "// no", "\ufeff{}")
 
 
@@ -36,6 +37,18 @@ def mutated(rng: random.Random, content: bytes) -> tuple[str, bytes]:
     """Return the content of a file of one JSON value a file or a line, changed, and how it was changed."""
     change = rng.choice(CHANGES)
     return change.__name__.strip("_"), change(rng, content)
+
+
+def damaged(rng: random.Random, content: bytes) -> bytes:
+    """Return the content of any file with a few bytes changed, lost or put in, or its end cut.
+
+    Every third time it is in the first bytes, where headers are.
+    """
+    for _ in range(rng.randint(1, 3)):
+        whole = content or b"x"
+        length = min(len(whole), HEADER_BYTES) if rng.random() < 1 / 3 else len(whole)
+        content = rng.choice(BYTE_CHANGES)(rng, whole[:length]) + whole[length:]
+    return content
 
 
 def _bit(rng: random.Random, content: bytes) -> bytes:
@@ -55,6 +68,9 @@ def _removed_bytes(rng: random.Random, content: bytes) -> bytes:
 def _inserted_bytes(rng: random.Random, content: bytes) -> bytes:
     place = rng.randrange(len(content))
     return content[:place] + rng.randbytes(rng.randint(1, 8)) + content[place:]
+
+
+BYTE_CHANGES = (_bit, _bit, _cut, _removed_bytes, _inserted_bytes)
 
 
 def _whole(rng: random.Random, content: bytes) -> bytes:

@@ -12,9 +12,22 @@ from typing import Any
 
 import pytest
 
-from benchmarks.faults import kills, machine, moments, mutations, outcome, record, runs, signals, together
+from benchmarks.faults import (
+    inputs,
+    kills,
+    machine,
+    moments,
+    mutations,
+    outcome,
+    record,
+    runs,
+    signals,
+    together,
+)
+from benchmarks.faults.alarm import NoEndError
 from benchmarks.faults.moments import Clock
 from benchmarks.faults.runs import Setup, Started
+from jtl.errors import UserError
 from jtl.training import config
 
 CLOCK = Clock(spoke=1.0, stepped=3.0, evaluating=5.0, last_step=7.0, weights=8.0, summed=9.0, ended=10.0)
@@ -163,6 +176,53 @@ def test_record_counts_what_was_right_and_keeps_what_a_trial_raised(
     assert (found["num_trials"], found["num_right"], found["seed"]) == (2, 1, 0)
     assert "no such thing" in found["trials"][1]["faults"][0]
     assert "1 of 2 right" in capsys.readouterr().out
+
+
+def _two_lines(path: Path) -> None:
+    raise UserError(f"{path.name} is damaged\nin two lines")
+
+
+def _bug(path: Path) -> None:
+    raise KeyError(path.name)
+
+
+def _endless(path: Path) -> None:
+    raise NoEndError("no end after 60 s")
+
+
+@pytest.mark.parametrize(
+    ("read", "fault"),
+    [(_two_lines, "no line: 'a is damaged"), (_bug, "KeyError: 'a'"), (_endless, "NoEndError: no end after")],
+)
+def test_what_is_neither_a_result_nor_one_line_is_a_fault(read: Any, fault: str, tmp_path: Path) -> None:
+    kind = inputs.Kind(b"content", mutations.damaged, read, 1)
+    ((name, run),) = inputs.trials_of({"a": kind}, tmp_path, 1, 0)
+    found = run()
+    assert name == "0000 a"
+    assert [each[: len(fault)] for each in found["faults"]] == [fault]
+    assert (tmp_path / "kept00000-a").exists()
+
+
+def test_inputs_are_damaged_alike_by_a_seed_and_a_sound_end_is_right(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    kind = inputs.Kind(bytes(range(200)), mutations.damaged, lambda path: seen.append(path.read_bytes()), 1)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for trial in inputs.trials_of({"a.png": kind}, tmp_path / folder, 20, 3):
+            assert trial.run()["faults"] == []
+    assert seen[:20] == seen[20:]
+    assert len(set(seen)) == 20
+    assert kind.content not in seen
+
+
+@pytest.mark.slow
+def test_every_kind_of_input_is_tried(tmp_path: Path) -> None:
+    words = ["inputs", "--num", "80", "--out", str(tmp_path / "r.json"), "--folder", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "benchmarks.faults", *words], cwd=runs.ROOT, check=False)
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert (done.returncode, found["num_right"]) == (0, 80)
+    kinds = {trial["name"].split()[1] for trial in found["trials"]}
+    assert {"a.png", "a.csv", "images.parquet", "tokenizer.json", "config.json", "a.pth"} <= kinds
 
 
 def test_the_command_says_what_it_takes() -> None:
