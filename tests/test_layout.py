@@ -22,7 +22,7 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "names", "runtime", "signals", "output"),
+    ("errors", "heap", "names", "runtime", "signals", "output"),
     ("files", "faults", "ranges", "memory"),
     ("owner", "tree", "rng", "metrics"),
     ("inputs",),
