@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jtl.models import layers
+from jtl.models.dense_attention import attend
+from jtl.models.product import product
 
 Tokens: TypeAlias = Float[Array, "batch tokens dim"]
 
@@ -35,9 +37,9 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", layers.declared, shape, jnp.float32)
         batch, height, width, _ = images.shape
         patches = images.reshape(batch, height // rows_px, rows_px, width // columns_px, columns_px, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, rows_px * columns_px * channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows_px * columns_px * channels)
         matrix = kernel.reshape(-1, self.dim).astype(self.dtype)
-        tokens = patches.astype(self.dtype) @ matrix
+        tokens = product(patches.astype(self.dtype), matrix).reshape(batch, -1, self.dim)
         if not self.has_bias:
             return tokens
         bias = self.param("bias", layers.declared, (self.dim,), jnp.float32)
@@ -98,11 +100,9 @@ class Attention(nn.Module):
         """Return what each query gathers, projected."""
         dim, dtype = queries.shape[-1], queries.dtype
         project = partial(
-            nn.DenseGeneral,
+            layers.dense_general,
             features=(self.heads, dim // self.heads),
             use_bias=self.has_bias,
-            kernel_init=layers.declared,
-            bias_init=layers.declared,
             dtype=dtype,
         )
         query, key, value = (
@@ -110,7 +110,7 @@ class Attention(nn.Module):
             project(name="key")(values),
             project(name="value")(values),
         )
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.is_causal)
+        mixed = attend(query, key, value, is_causal=self.is_causal)
         return project(features=dim, axis=(-2, -1), use_bias=True, name="out")(mixed)
 
 
