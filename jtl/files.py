@@ -92,6 +92,17 @@ def expanded(path: str) -> str:
     return found
 
 
+def cache_folder(*names: str) -> Path:
+    """Return a folder of the user's cache: below $JTL_CACHE, else $XDG_CACHE_HOME/jtl, else ~/.cache/jtl.
+
+    Raises:
+        UserError: nothing says what the home folder is.
+    """
+    beside = os.environ.get("XDG_CACHE_HOME")
+    folder = os.environ.get("JTL_CACHE") or (f"{beside}/jtl" if beside else "~/.cache/jtl")
+    return Path(expanded(folder), *names)
+
+
 def type_name(hint: Any) -> str:
     """Return how an annotated type is called in a message."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

@@ -136,9 +136,9 @@ def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, note
     described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         meta.check_same(folder, described)
-        # What was found of its checkpoints is said once, by the process that found it.
+        # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
         said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
-        described["notes"] += [text for text in said if text.startswith("checkpoint ")]
+        described["notes"] += [text for text in said if text.startswith((meta.CHECKPOINT, meta.RESUMED))]
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))
@@ -215,6 +215,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
     decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    decided += meta.moved(folder)
     for line in decided:
         live.log(line)
     notes += decided

@@ -21,6 +21,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _freeze_what_other_tests_left() -> Iterator[None]:
+    """Spare each collection below the second or two that looking through all older objects takes."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _collect_unawaited_coroutines() -> Iterator[None]:
     yield
