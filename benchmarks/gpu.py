@@ -34,10 +34,11 @@ LEAST_SECONDS = 15.0
 TAIL_CHARS = 1500
 
 BFLOAT16 = "--config.model.dtype=bfloat16"
+FROZEN = "--config.strategy.name=probe"
 VIT, RESNET = "configs/vit_ft.py", "configs/resnet_ft.py"
 # As large as is usual on one card with 80 GB, and half of what fits.
 BATCHES = {"s16": 256, "b16": 128, "l16": 64, "50": 256}
-# What scale.md lists to try, one by one: environment, and settings.
+# What may make a step faster, one by one: environment, and settings.
 O1 = {"JAX_OPTIMIZATION_LEVEL": "O1"}
 VARIANTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "baseline": ({}, ()),
@@ -47,6 +48,8 @@ VARIANTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "triton gemm off": ({"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=false"}, ()),
     "deterministic": ({"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}, ()),
     "memory fraction 0.9": ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}, ()),
+    "attention by XLA": ({}, ("--config.model.attention=xla",)),
+    "blocks recomputed but for products": ({}, ("--config.model.remat=dots",)),
     "float32": ({}, ("--config.model.dtype=float32",)),
     "batch 256": ({}, ("--config.train.batch_size=256",)),
     "batch 512": ({}, ("--config.train.batch_size=512",)),
@@ -138,6 +141,7 @@ def ran(part: Part) -> dict[str, Any]:
 def parts() -> list[Part]:
     """Return the parts, the most telling first."""
     found = [_tests(100), _against("b16", 100), _against("50", 100), _whole("b16", 60), _whole("50", 60)]
+    found.append(_whole("b16", 60, FROZEN, what="frozen backbone end to end"))
     found += [_variant(name, 40) for name in VARIANTS]
     return [*found, _against("s16", 90), _whole("s16", 50), _against("l16", 110)]
 
@@ -224,9 +228,9 @@ def _against(size: str, seconds: float, *more: str, pairs: int = 5, ways: str = 
     return Part(f"{size} beside PyTorch", (*words, "--out", OUT, *more), seconds, {})
 
 
-def _whole(size: str, seconds: float, *more: str) -> Part:
+def _whole(size: str, seconds: float, *more: str, what: str = "end to end") -> Part:
     words = ("-m", "jtl", "bench", *_config(size), "--steps", "10", "--runs", "3", "--out", OUT)
-    return Part(f"{size} end to end", (*words, *more), seconds, {})
+    return Part(f"{size} {what}", (*words, *more), seconds, {})
 
 
 def _variant(name: str, seconds: float, *more: str) -> Part:

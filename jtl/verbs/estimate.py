@@ -160,9 +160,11 @@ def _needs(found: Subject) -> dict[str, Any]:
     shapes, place = subject.state_shapes(found)
     lowered, compiled = _compiled(found, shapes, place)
     flops = program.flops(lowered, compiled, found.mesh.size)
-    peak = peaks.known(jax.devices()[0].device_kind, str(found.settings.model.dtype))
+    dtype = subject.dtype_of(found.built)
+    peak = peaks.known(jax.devices()[0].device_kind, dtype)
     least = None if peak is None else flops.asked / (peak.flops * found.mesh.size)
     return {
+        "dtype": dtype,
         "parameters": meta.parameters(found.built),
         "state_bytes": _device_bytes(shapes, place),
         "memory": program.memory_of(compiled),

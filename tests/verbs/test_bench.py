@@ -1,8 +1,11 @@
 """`jtl bench`: what is measured, on what, and what the record says; clocks here are counters."""
 
+import importlib
 import itertools
 import json
 import re
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,18 @@ from jtl.inputs import INPUTS
 from jtl.models import MODELS
 from jtl.tasks import TASKS
 from jtl.training import build, config
-from jtl.verbs.bench import against_torch, bench, measure, peaks, record, sizes, stand_in, table, whole
+from jtl.verbs.bench import (
+    against_torch,
+    bench,
+    empty_torchvision,
+    measure,
+    peaks,
+    record,
+    sizes,
+    stand_in,
+    table,
+    whole,
+)
 from jtl.verbs.bench.measure import Length, Tick
 
 SMALL = {
@@ -247,6 +261,22 @@ def test_library_that_is_missing_is_named_with_the_extra() -> None:
 
     with pytest.raises(UserError, match=r"needs no_such_library, .* pip install 'jtl\[bench\]'"):
         torch_models.imported("no_such_library")
+
+
+def test_torchvision_is_replaced_only_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+        assert empty_torchvision.in_place() == []
+    # None in its place: the import fails, whatever is installed.
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    (line,) = empty_torchvision.in_place()
+    assert "torchvision cannot be imported (ModuleNotFoundError)" in line
+    misc = importlib.import_module("torchvision.ops.misc")
+    assert isinstance(misc.FrozenBatchNorm2d, type)
+    assert misc.InterpolationMode.BICUBIC is not misc.InterpolationMode.NEAREST
+    for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_models_of_pytorch_are_named_for_sizes_that_there_are() -> None:

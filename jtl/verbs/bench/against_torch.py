@@ -72,19 +72,15 @@ def measured(
     strange = [way for way in ways if way not in torch_steps.WAYS]
     if strange:
         raise UserError(f"--ways has {strange[0]!r}; nearest: {nearest(strange[0], torch_steps.WAYS)}")
-    found, notes = {}, []
+    found, notes, dtype = {}, [], ""
     for mode in modes or MODES:
         sys.stderr.write(f"bench: {mode}\n")
-        found[mode], said = _mode(settings, folder, length, MODES[mode], ways)
+        found[mode], said, dtype = _mode(settings, folder, length, MODES[mode], ways)
         notes += [line for line in said if line not in notes]
-    return {"against": found, "notes": notes}
+    return {"against": found, "notes": notes, "dtype": dtype}
 
 
-def alternated(
-    contenders: Sequence[Contender],
-    length: Length,
-    clock: Clock,
-) -> dict[str, list[list[float]]]:
+def alternated(contenders: Sequence[Contender], length: Length, clock: Clock) -> dict[str, list[list[float]]]:
     """Return the seconds of the steps of each contender by run; in every run all have their turn."""
     for each in contenders:
         for _ in range(length.warmup):
@@ -134,7 +130,7 @@ def _mode(
     length: Length,
     mode: Mode,
     ways: Sequence[str],
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[str], str]:
     import time
 
     from jtl.training import config as configs
@@ -145,14 +141,12 @@ def _mode(
     found = subject.subject(stand_in.with_tokenizer(given, folder))
     ours = Contender(OURS, _trains(found) if mode.trains else _forward(found))
     ours.step()
-    theirs, notes = torch_steps.contenders(found, trains=mode.trains, is_probe=mode.is_probe, ways=ways)
+    dtype = subject.dtype_of(found.built)
+    theirs, notes = torch_steps.contenders(
+        found, dtype=dtype, trains=mode.trains, is_probe=mode.is_probe, ways=ways
+    )
     others = [Contender(name, step) for name, step in theirs.items()]
-    result = compared(alternated([ours, *others], length, time.perf_counter))
-    for each in [ours, *others]:
-        median = result["jtl" if each is ours else "torch"]
-        median = median["seconds"] if each is ours else median[each.name]["seconds"]
-        sys.stderr.write(f"bench: {each.name}: {median['median']:.4f} s\n")
-    return result, notes
+    return compared(alternated([ours, *others], length, time.perf_counter)), notes, dtype
 
 
 def _trains(found: Subject) -> Callable[[], object]:

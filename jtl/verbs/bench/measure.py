@@ -190,6 +190,9 @@ def loop(
     ticks: list[Tick] = []
 
     def watch(progress: Progress) -> None:
+        # What is flushed may be shown again.
+        if ticks and ticks[-1].step >= progress.step:
+            return
         spent = sum(phases.seconds[name] for name in OTHER_PHASES)
         now = time.perf_counter() - spent
         ticks.append(Tick(progress.step, now, phases.seconds["data_wait"], time.thread_time()))

@@ -69,7 +69,6 @@ def described(settings: "jtl.training.config.Config") -> dict[str, Any]:
         "strategy": settings.strategy.name,
         "task": settings.task.name,
         "optimizer": settings.optim.name,
-        "dtype": settings.model.dtype,
         "batch_size": settings.train.batch_size,
     }
 

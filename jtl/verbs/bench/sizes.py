@@ -55,7 +55,11 @@ def measured(
     if not fitting:
         raise UserError(f"no size of --sweep can be measured: {rows[0]['fault']}; give smaller ones")
     best = max(fitting, key=lambda row: row["examples_per_second"])
-    return {"sweep": rows, "best": {name: best[name] for name in (NAME, "examples_per_second")}}
+    return {
+        "sweep": rows,
+        "best": {name: best[name] for name in (NAME, "examples_per_second")},
+        "dtype": best["dtype"],
+    }
 
 
 def _row(settings: "jtl.training.config.Config", folder: Path, length: Length, size: int) -> dict[str, Any]:
@@ -84,6 +88,7 @@ def _row(settings: "jtl.training.config.Config", folder: Path, length: Length, s
         "seconds": spread,
         "examples_per_second": size / spread["median"],
         "memory": program.memory_of(compiled),
+        "dtype": subject.dtype_of(found.built),
         "unit": found.parts.input.unit,
     }
 

@@ -53,18 +53,35 @@ def subject(settings: "jtl.training.config.Config", *, has_values: bool = True) 
     return Subject(settings, build.build(settings, stats, NUM_STEPS, model_of), mesh)
 
 
+def dtype_of(built: "jtl.training.build.Built") -> str:
+    """Return the name of the dtype that a model computes in: that of most of its layers' outputs."""
+    from collections import Counter
+
+    import jax
+
+    from jtl.models.shapes import output_shapes
+    from jtl.strategies.contract import without_extra
+
+    outputs = output_shapes(built.parts.model, without_extra(built.params), built.model_state)
+    found = Counter(leaf.dtype.name for leaf in jax.tree.leaves(dict(outputs.intermediates)))
+    return found.most_common(1)[0][0] if found else outputs.features.dtype.name
+
+
 def batch(found: Subject) -> dict[str, Any]:
     """Return a batch {stream: …} of random inputs, as long as can be where examples differ in that."""
     import numpy as np
 
+    from jtl.data.contract import NO_LABELS
     from jtl.strategies.contract import TRAIN
+    from jtl.tasks import TASKS
 
     parts, settings = found.parts, found.settings
     size = settings.train.batch_size
     inputs = _inputs(parts, settings.inputs.buckets[-1], size)
     one = {"inputs": inputs, "mask": np.ones(size, bool), "id": np.arange(size)}
-    labelled = {**one, "label": LABELS[_label_kind(settings)](size)}
-    return {TRAIN: labelled, **dict.fromkeys(parts.strategy.streams, one)}
+    kind = TASKS[settings.task.name].label_kind
+    labels = {} if kind == NO_LABELS else {"label": LABELS[kind](size)}
+    return {TRAIN: {**one, **labels}, **dict.fromkeys(parts.strategy.streams, one)}
 
 
 def batch_shapes(found: Subject) -> dict[str, Any]:
@@ -127,12 +144,6 @@ LABELS: Mapping[str, Callable[[int], "np.ndarray"]] = {
     "regression": _regression_labels,
     "none": _no_labels,
 }
-
-
-def _label_kind(settings: "jtl.training.config.Config") -> str:
-    from jtl.tasks import TASKS
-
-    return TASKS[settings.task.name].label_kind
 
 
 def with_batch_size(settings: "jtl.training.config.Config", size: int) -> "jtl.training.config.Config":

@@ -5,13 +5,11 @@ built from their dimensions. Whether both are one model is checked by their numb
 """
 
 import importlib
-import importlib.machinery
-import sys
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jtl.errors import UserError
+from jtl.verbs.bench import empty_torchvision
 
 EXTRA = "pip install 'jtl[bench]'"
 RESNETS = {
@@ -42,7 +40,8 @@ def make(settings: Any, num_outputs: int, image_px: tuple[int, int]) -> Made:
         raise UserError(
             f"--against torch knows no model like model.name {family!r}; expected {', '.join(BUILDERS)}"
         )
-    notes = _with_torchvision()
+    # Only timm asks for it.
+    notes = empty_torchvision.in_place() if any(image_px) else []
     module = BUILDERS[family](settings.model, num_outputs, image_px)
     head = module.get_classifier()
     return Made(module, list(head.parameters()), notes)
@@ -169,23 +168,3 @@ BUILDERS: Mapping[str, Callable[[Any, int, tuple[int, int]], Any]] = {
     "mobilenet_v2": _named({"100": "mobilenetv2_100", "140": "mobilenetv2_140"}),
     "bert": _bert,
 }
-
-
-def _with_torchvision() -> list[str]:
-    """Put an empty torchvision in place of one that is missing or broken, for timm's imports; say so."""
-    try:
-        importlib.import_module("torchvision")
-        return []
-    except (ImportError, RuntimeError, OSError) as error:
-        for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        fault = type(error).__name__
-    stub = types.ModuleType("torchvision.ops.misc")
-    stub.__dict__["FrozenBatchNorm2d"] = type("FrozenBatchNorm2d", (), {})
-    parents = [types.ModuleType(name) for name in ("torchvision", "torchvision.ops")]
-    for module in (*parents, stub):
-        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
-        sys.modules[module.__name__] = module
-    return [
-        f"torchvision cannot be imported ({fault}): timm was given an empty one, which no model here uses"
-    ]

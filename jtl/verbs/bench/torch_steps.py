@@ -26,7 +26,7 @@ class _Torch(NamedTuple):
 
 
 def contenders(
-    found: Subject, *, trains: bool, is_probe: bool, ways: Sequence[str] = ()
+    found: Subject, *, dtype: str, trains: bool, is_probe: bool, ways: Sequence[str] = ()
 ) -> tuple[dict[str, Callable[[], object]], list[str]]:
     """Return steps by the way they are made, each tried once, and lines on what is left out and why.
 
@@ -40,7 +40,7 @@ def contenders(
     from jtl.verbs.bench import torch_models
 
     parts, settings = found.parts, found.settings
-    torch, notes = _opened(settings)
+    torch, notes = _opened(dtype)
     image_px = getattr(parts.preprocess, "image_px", (0, 0))
     made = torch_models.make(settings, parts.task.head.num_outputs, image_px)
     name = f"{settings.model.name} {settings.model.size}"
@@ -81,7 +81,7 @@ def contenders(
     return steps, notes
 
 
-def _opened(settings: Any) -> tuple[_Torch, list[str]]:
+def _opened(dtype: str) -> tuple[_Torch, list[str]]:
     import jax
 
     from jtl.data.pipeline import num_cores
@@ -95,7 +95,7 @@ def _opened(settings: Any) -> tuple[_Torch, list[str]]:
     notes = []
     library.manual_seed(0)
     if is_gpu:
-        if settings.model.dtype != BFLOAT16:
+        if dtype != BFLOAT16:
             # What XLA multiplies float32 in by default.
             library.set_float32_matmul_precision("high")
             notes.append("float32 matrix products of both are in TF32")
@@ -103,7 +103,7 @@ def _opened(settings: Any) -> tuple[_Torch, list[str]]:
         library.set_num_threads(num_cores())
 
     def precision() -> Any:
-        if settings.model.dtype != BFLOAT16:
+        if dtype != BFLOAT16:
             return nullcontext()
         return library.autocast(device, dtype=library.bfloat16)
 

@@ -1,12 +1,15 @@
 """A run measured whole: its feed alone, its step alone, and its loop, which is both and the host's work."""
 
 import io
+import statistics
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, at_end
+from jtl.verbs.bench import measure
 from jtl.verbs.bench.measure import Length, Tick
 from jtl.verbs.bench.program import Program
 
@@ -27,9 +30,10 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
     from jtl.report.console import Live, peak_process_bytes
     from jtl.report.summary import Phases
     from jtl.training import loop, meta, run
-    from jtl.verbs.bench import measure, program
+    from jtl.verbs.bench import program
 
-    settings, notes = _with_data(settings, folder)
+    # That is a run of its own, beside this one.
+    settings, notes = _with_data(replace(settings, baseline=False), folder)
     phases = Phases()
     sys.stderr.write("bench: opening data and model\n")
     with phases.measure("load"):
@@ -70,21 +74,12 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
     }
 
 
-def looped(
-    ticks: list[Tick],
-    step_seconds: float,
-    length: Length,
-    batch_size: int,
-) -> dict[str, Any]:
+def looped(ticks: list[Tick], step_seconds: float, length: Length, batch_size: int) -> dict[str, Any]:
     """Return what a record says of the loop, beside a step by itself of so many seconds.
 
     What the loop adds is its step without the wait for data less the step by itself: on a CPU also what the
     feed takes of the processor.
     """
-    import statistics
-
-    from jtl.verbs.bench import measure
-
     # The first interval ends with the second step.
     behind = length._replace(warmup=max(0, length.warmup - 1))
     runs = measure.parts(measure.per_step(ticks), behind)
@@ -146,7 +141,7 @@ def _step(
     from jtl.signals import StopRequest
     from jtl.strategies.contract import TRAIN
     from jtl.training import loop, optim, sharding, step
-    from jtl.verbs.bench import measure, peaks, program
+    from jtl.verbs.bench import peaks, program, subject
 
     batches = loop.device_batches(ready, 0)
     with at_end(batches.close):
@@ -166,10 +161,12 @@ def _step(
     phases = optim.phases(parts.groups)
     later = f"the step of the first of {len(phases)} phases is measured; later ones train more"
     seconds = measure.percentile(alone.seconds[length.warmup :], 0.5)
+    dtype = subject.dtype_of(ready.plan.built)
     about = {
+        "dtype": dtype,
         "shape": shapes[0],
         "notes": [later] if len(phases) > 1 else [],
-        "flops": peaks.used(flops, seconds, str(ready.plan.settings.model.dtype), mesh.size),
+        "flops": peaks.used(flops, seconds, dtype, mesh.size),
         "memory": memory,
     }
     return made, alone, about
