@@ -20,7 +20,11 @@ BEGIN, END = "<!-- speed: python -m benchmarks.speed table -->", "<!-- speed end
 PREFIX = "against-"
 VIT = ("configs/vit_ft.py:ti16", "--config.model.drop_path=0", "--config.train.batch_size=16")
 RESNET = ("configs/resnet_ft.py:18", "--config.train.batch_size=16")
-CONFIGS = {"vit-ti16": VIT, "resnet-18": RESNET}
+BERT = (
+    *("configs/pretrain_text.py:none", "--config.model.name=bert", "--config.model.size=bert_base"),
+    *("--config.task.name=multiclass", "--config.train.batch_size=16", "--length", "128"),
+)
+CONFIGS = {"vit-ti16": VIT, "resnet-18": RESNET, "bert-base": BERT}
 MODES = ("train", "forward", "probe")
 CASES = {f"{name}-{mode}": (*words, "--modes", mode) for name, words in CONFIGS.items() for mode in MODES}
 HEADER = (

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import jtl.training.config
     import jtl.verbs.bench.measure
 
-STEPS, RUNS, PAIRS = 10, 3, 5
+STEPS, RUNS = 10, 3
+# Of both, one after the other: each pair has its turn at the machine as it is just then.
+STEPS_AGAINST, PAIRS = 2, 5
 WARMUP_STEPS = 3
 TORCH = "torch"
 
@@ -29,9 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, metavar="FILE[:ARG]", help="what to measure, such as vit_ft.py:ti16"
     )
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"steps a run ({STEPS})")
     parser.add_argument(
-        "--runs", type=int, default=0, metavar="N", help=f"runs ({RUNS}), or pairs with --against ({PAIRS})"
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"steps a run ({STEPS}), or a turn with --against ({STEPS_AGAINST})",
+    )
+    parser.add_argument(
+        "--runs", type=int, metavar="N", help=f"runs ({RUNS}), or pairs with --against ({PAIRS})"
     )
     parser.add_argument(
         "--length", type=int, default=0, metavar="N", help="cut or fill all texts to so many tokens"
@@ -58,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(
     *,
     config: str,
-    num_steps: int = STEPS,
-    runs: int = 0,
+    num_steps: int | None = None,
+    runs: int | None = None,
     length: int = 0,
     out: str = "",
     against: str = "",
@@ -81,15 +88,17 @@ def run(
     from jtl.verbs.bench import against_torch, record, sizes, table, whole
     from jtl.verbs.bench.measure import Length
 
-    check_at_least("--steps", num_steps)
-    check_at_least("--runs", runs, 0)
+    steps = (STEPS_AGAINST if against else STEPS) if num_steps is None else num_steps
+    runs = (PAIRS if against else RUNS) if runs is None else runs
+    check_at_least("--steps", steps)
+    check_at_least("--runs", runs)
     if against and sweep:
         raise UserError("--against and --sweep are both given; expected one of them")
     for name, listed in (("--modes", modes), ("--ways", ways)):
         if listed and not against:
             raise UserError(f"{name} is {','.join(listed)!r} without --against; add --against {TORCH}")
     settings = of_length(configs.read(config, overrides), length)
-    asked = Length(WARMUP_STEPS, num_steps, runs or (PAIRS if against else RUNS))
+    asked = Length(WARMUP_STEPS, steps, runs)
     with tempfile.TemporaryDirectory(prefix="jtl-bench-", ignore_cleanup_errors=True) as folder:
         if against:
             found = against_torch.measured(settings, Path(folder), asked, modes, ways)

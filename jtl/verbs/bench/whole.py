@@ -26,11 +26,12 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
         UserError: the configuration cannot be run.
     """
     import jax
+    import numpy as np
 
     from jtl.report.console import Live, peak_process_bytes
     from jtl.report.summary import Phases
-    from jtl.training import loop, meta, run
-    from jtl.verbs.bench import program
+    from jtl.training import features, loop, meta, run
+    from jtl.verbs.bench import program, subject
 
     # That is a run of its own, beside this one.
     settings, notes = _with_data(replace(settings, baseline=False), folder)
@@ -39,8 +40,13 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
     with phases.measure("load"):
         ready, state, checkpoints = run.prepare(settings, folder / "run", Live(io.StringIO()), phases)
     with at_end(ready.feed.close), at_end(checkpoints.close), program.own_cache():
+        about = {"dtype": subject.dtype_of(ready.plan.built), "parameters": meta.parameters(ready.plan.built)}
+        with phases.measure("load"):
+            ready, state = features.begun(ready, state)
         ready, more = _long_enough(ready, length)
-        made, alone, about = _step(ready, state, length)
+        # Steps take the place of what they are given.
+        first = jax.tree.map(np.array, state)
+        made, alone, step_about = _step(ready, state, length, about["dtype"])
         del state
         step_peak = peak_process_bytes()
         sys.stderr.write("bench: the feed alone\n")
@@ -48,13 +54,15 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
         with at_end(batches.close):
             fed = measure.feed_alone(batches, length, wait=jax.block_until_ready)
         sys.stderr.write("bench: the loop\n")
-        ticks = measure.loop(ready, _first_state(ready), length, folder / "loop")
-    built = ready.plan.built
+        ticks = measure.loop(
+            ready, jax.device_put(first, ready.programs.state_sharding), length, folder / "loop"
+        )
     size = ready.plan.settings.train.batch_size
     return {
-        "notes": [*notes, *more, *about.pop("notes")],
-        "unit": built.parts.input.unit,
-        "parameters": meta.parameters(built),
+        **about,
+        **step_about,
+        "notes": [*notes, *ready.frozen.lines, *more, *step_about["notes"]],
+        "unit": ready.plan.built.parts.input.unit,
         "seconds": {
             "load": phases.seconds["load"],
             "compile": made.cold_seconds,
@@ -64,8 +72,7 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
         "step": _part(measure.spread(measure.parts(alone.seconds, length)), size)
         | {"dispatch_seconds": measure.percentile(alone.dispatch[length.warmup :], 0.5)},
         "loop": looped(ticks, measure.percentile(alone.seconds[length.warmup :], 0.5), length, size),
-        **about,
-        "memory": about["memory"]
+        "memory": step_about["memory"]
         | {
             "host_peak_after_step": step_peak,
             "host_peak": peak_process_bytes(),
@@ -134,6 +141,7 @@ def _step(
     ready: "jtl.training.ready.Run",
     state: "jtl.training.state.State",
     length: Length,
+    dtype: str,
 ) -> tuple[Program, Any, dict[str, Any]]:
     """Compile the run's first step and time it by itself, on its first batch."""
     import jax
@@ -141,7 +149,7 @@ def _step(
     from jtl.signals import StopRequest
     from jtl.strategies.contract import TRAIN
     from jtl.training import loop, optim, sharding, step
-    from jtl.verbs.bench import peaks, program, subject
+    from jtl.verbs.bench import peaks, program
 
     batches = loop.device_batches(ready, 0)
     with at_end(batches.close):
@@ -161,9 +169,7 @@ def _step(
     phases = optim.phases(parts.groups)
     later = f"the step of the first of {len(phases)} phases is measured; later ones train more"
     seconds = measure.percentile(alone.seconds[length.warmup :], 0.5)
-    dtype = subject.dtype_of(ready.plan.built)
     about = {
-        "dtype": dtype,
         "shape": shapes[0],
         "notes": [later] if len(phases) > 1 else [],
         "flops": peaks.used(flops, seconds, dtype, mesh.size),
@@ -178,13 +184,6 @@ def _compiled(
     from jtl.training import loop
 
     return loop.CompiledSteps(ready, stop).at(0, state, batch)
-
-
-def _first_state(ready: "jtl.training.ready.Run") -> "jtl.training.state.State":
-    from jtl.training import build
-
-    state, _ = build.initial_state(ready.plan.built, ready.plan.settings, ready.programs.mesh)
-    return state
 
 
 def _device_peak() -> int:
