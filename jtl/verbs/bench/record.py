@@ -36,7 +36,7 @@ def surroundings() -> dict[str, Any]:
         "processor": _processor(),
         "cores": num_cores(),
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 

@@ -54,13 +54,14 @@ def contenders(
     made.module.train(trains and not is_probe)
     made.module.to(torch.device)
     inputs, labels = _batch(torch, found)
+    has_one_layout = isinstance(inputs, Mapping)
     fault = _compiler_fault(torch)
     notes = [*notes, *made.notes, *([fault] if fault else [])]
     steps: dict[str, Callable[[], object]] = {}
     for way in ways or WAYS:
         how, _, layout = way.partition(" ")
         is_compiled = how == COMPILED
-        if (is_compiled and fault) or (layout == CHANNELS_LAST and isinstance(inputs, Mapping)):
+        if (is_compiled and fault) or (layout == CHANNELS_LAST and has_one_layout):
             continue
         module, laid = copy.deepcopy(made.module), inputs
         if layout == CHANNELS_LAST:
