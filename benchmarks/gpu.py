@@ -76,9 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all parts together")
+    parser.add_argument("--limits", type=float, default=1.0, help="each part's limit times this")
     parser.add_argument("--small", action="store_true", help="small sizes, on whatever there is")
     args = parser.parse_args(argv)
-    record = measured(small_parts() if args.small else parts(), args.seconds, args.out)
+    planned = small_parts() if args.small else parts()
+    planned = [part._replace(seconds=part.seconds * args.limits) for part in planned]
+    record = measured(planned, args.seconds, args.out)
     sys.stderr.write(summary(record))
     return int(any(each["status"] != "done" for each in record["parts"].values()))
 

@@ -25,7 +25,6 @@ from jtl.verbs.bench import (
     empty_torchvision,
     measure,
     peaks,
-    record,
     sizes,
     stand_in,
     table,
@@ -149,10 +148,15 @@ def test_table_says_every_part(found: dict[str, Any]) -> None:
     assert "cold" in rows["compile"]
 
 
-def test_record_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("out", "why"), [("file/record.json", "Not a directory|File exists"), ("", "Is a dir")]
+)
+def test_record_that_cannot_be_written_is_refused_before_anything_is_measured(
+    out: str, why: str, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        record.write(str(tmp_path / "file" / "record.json"), {})
+    with pytest.raises(UserError, match=rf"--out '.*' cannot be written \(({why})"):
+        bench.run(config="configs/smoke.py", out=str(tmp_path / out))
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def run(
     for name, listed in (("--modes", modes), ("--ways", ways)):
         if listed and not against:
             raise UserError(f"{name} is {','.join(listed)!r} without --against; add --against {TORCH}")
+    if out:
+        record.check(out)
     settings = of_length(configs.read(config, overrides), length)
     asked = Length(WARMUP_STEPS, steps, runs)
     with tempfile.TemporaryDirectory(prefix="jtl-bench-", ignore_cleanup_errors=True) as folder:

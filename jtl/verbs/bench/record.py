@@ -1,12 +1,16 @@
 """What a measurement was made with: commit, versions, devices, cores; and the file that keeps it."""
 
+import errno
 import importlib.metadata
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jtl.errors import UserError
 
 if TYPE_CHECKING:
     import jtl.training.config
@@ -54,11 +58,26 @@ def commit() -> str:
         return ""
 
 
+def check(path: str) -> None:
+    """Make the folder of a record, before anything is measured for it.
+
+    Raises:
+        UserError: no file can be written there.
+    """
+    try:
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {path!r} cannot be written ({error.strerror}); give another file") from error
+
+
 def write(path: str, record: dict[str, Any]) -> None:
-    """Write the record as JSON; its folder is made."""
+    """Write the record as JSON."""
     from jtl.report.summary import write_json
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(path), record)
 
 
