@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ FOLDER, PHASE = "features", "features"
 NOT_VARIED = "as in evaluation"
 
 
+@runtime_checkable
 class Rows(Protocol):
     """What takes rows of arrays by name, in order."""
 
@@ -202,7 +203,8 @@ class _Maker:
             )
             for view in range(self._found.num_views)
         ]
-        how = f"{parts.augment} {key} {self._found.num_views}" if is_varied else NOT_VARIED
+        how = NOT_VARIED if parts.augment is None else str(parts.augment)
+        how += f" {key} {self._found.num_views}" if is_varied else ""
         return self._kept(
             TRAIN, source, (batch for view in views for batch in view), how, self._found.num_views
         )
