@@ -98,6 +98,13 @@ def check_classes(name: str, context: Context) -> None:
         )
 
 
+class Compared(NamedTuple):
+    """How a penalty compares the examples of a slice: how few it can, and another way out than more."""
+
+    least: int = 1
+    cure: str = ""
+
+
 def no_extra(key: Array, params: Any, model_state: Any) -> dict[str, Any]:
     """Add nothing to the model."""
     return {}
@@ -170,9 +177,10 @@ class Strategy(NamedTuple):
 
     `heads` train side by side, and validation chooses one; `solver` solves for the head in place of training
     it; both on what the frozen layers give alone, and `needs_features` names the setting that asks for it.
-    For what is said before a run: `compares_examples` is whether the penalty compares the examples of a batch
-    with each other, `holds_start` whether it draws the model to where it starts; `remarks` are lines of its
-    own.
+
+    For what is checked and said before a run: `compares` is how the penalty compares the examples of a batch
+    with each other (None: it does not), `holds_start` whether it draws the model to where it starts;
+    `remarks` are lines of its own.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
@@ -182,7 +190,7 @@ class Strategy(NamedTuple):
     merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
     streams: tuple[str, ...] = ()
     prepare: Callable[..., dict[str, Any]] | None = None
-    compares_examples: bool = False
+    compares: Compared | None = None
     holds_start: bool = False
     heads: tuple[Cell, ...] = ()
     solver: Solver | None = None

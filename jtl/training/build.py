@@ -235,7 +235,7 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     model, params, model_state, loaded = _model(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
-    preprocess = source.settled(model.preprocess, brought, seen.fetched_changes(config))
+    preprocess = seen.settled(source, model.preprocess, brought, config)
     task = kind.build(config.task, drawn, preprocess) if has_head else None
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
 

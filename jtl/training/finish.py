@@ -11,7 +11,7 @@ from jtl.report.writer import FINAL, Writer
 from jtl.training import adaptation, evaluate, loop, meta, progress
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
-from jtl.training.faults import Damage
+from jtl.training.checkpoint_faults import Damage
 from jtl.training.ready import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.run_folder import write_run_weights

@@ -22,8 +22,8 @@ from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
+from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.config import Config
-from jtl.training.faults import Diverged, Unsaved
 from jtl.training.ready import Ended, Run, Saves
 from jtl.training.state import State
 

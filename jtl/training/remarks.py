@@ -101,7 +101,7 @@ def _slices(config: Config, built: Built) -> list[str]:
     reasons = []
     if learning:
         reasons.append(f"{len(learning)} batch normalisations take the statistics of a slice")
-    if parts.strategy.compares_examples:
+    if parts.strategy.compares is not None:
         reasons.append(f"strategy {config.strategy.name!r} compares the {parts.input.unit} of a slice")
     return [
         f"optim.accumulate is {count}: {each}, {size} {parts.input.unit}, and not of the batch of "

@@ -38,6 +38,7 @@ from jtl.training import (
     remarks,
     seen,
     sharding,
+    slices,
     solve,
     step,
 )
@@ -47,7 +48,7 @@ from jtl.training.config import Config
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
+from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
 
 TARGET_TEST = "target_test"
 # What a run's length is made of.
@@ -102,7 +103,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     """Return the summary of a finished run of this configuration, None where there is none yet.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or the weights are no longer those it wrote.
     """
     if not (folder / config.NAME).exists():
         if folder.exists() and (not folder.is_dir() or not owner.is_free(folder)):
@@ -126,6 +127,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
         )
     if result is None or not is_finished:
         return None
+    verified(folder)
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
 
@@ -165,6 +167,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
+                    checkpoints.tidy(ended.history)
                 digest = finish.digest(ended.state)
                 if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
@@ -215,6 +218,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+    slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
@@ -222,8 +226,11 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     solve.check(settings, built)
     grid.check(settings, built, list(splits))
     cut = frozen.decided(settings, built, len(splits["train"]))
-    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
-    decided += [*cut.lines, *meta.moved(folder)]
+    decided = [
+        *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
+        *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
+        *(*cut.lines, *meta.moved(folder)),
+    ]
     for line in decided:
         live.log(line)
     notes += decided
@@ -308,11 +315,8 @@ def _open(settings: Config, live: Live) -> _Opened:
     splits = build.open_splits(settings)
     about = next(iter(splits.values())).info
     target = build.open_target(settings, about.label_names, about.reading)
-    others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
-    if target is not None and target.evaluation is target.stream:
-        del others[TARGET_TEST]
     kind = config.input_of(settings.model)
-    checked = preflight.inspect({**splits, **others}, settings.data, kind)
+    checked = preflight.inspect({**splits, **_of_target(target)}, settings.data, kind)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
@@ -325,6 +329,13 @@ def _open(settings: Config, live: Live) -> _Opened:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
     return _Opened(found, target, notes, checked.facts)
+
+
+def _of_target(target: Target | None) -> dict[str, Source]:
+    if target is None:
+        return {}
+    is_one = target.evaluation is target.stream
+    return {TARGET: target.stream} | ({} if is_one else {TARGET_TEST: target.evaluation})
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
