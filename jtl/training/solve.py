@@ -20,7 +20,7 @@ from jtl.strategies.contract import Solver
 from jtl.training.build import Built
 from jtl.training.config import Config
 
-MAX_ITERATIONS, TOLERANCE = 2000, 1e-7
+MAX_ITERATIONS, TOLERANCE = 2000, 1e-6
 LINEAR = {"kernel", "bias"}
 
 
@@ -148,7 +148,7 @@ def _problem(
 
     def fit(strength: float, start: np.ndarray | None) -> np.ndarray:
         start = np.zeros((dim + 1) * num_outputs) if start is None else start
-        options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-14, "maxcor": 20}
+        options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-13, "maxcor": 20}
         found = scipy.optimize.minimize(
             both, start, args=(strength,), jac=True, method="L-BFGS-B", options=options
         )
