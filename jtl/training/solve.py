@@ -21,6 +21,7 @@ from jtl.training.build import Built
 from jtl.training.config import Config
 
 MAX_ITERATIONS, TOLERANCE = 2000, 1e-6
+SAID = "strategy.solver: "
 LINEAR = {"kernel", "bias"}
 
 
@@ -97,7 +98,7 @@ def solved(
 def text(found: Solved, solver: Solver) -> str:
     """Return what was found in one line, for people."""
     strengths = sorted(solver.strengths)
-    line = f"strategy.solver: the head is solved for with strength {found.strength:g}"
+    line = f"{SAID}the head is solved for with strength {found.strength:g}"
     if len(strengths) == 1:
         return line
     tried = ", ".join(f"{each:g}: {loss:.4f}" for each, loss in zip(strengths, found.held_out, strict=True))
