@@ -342,7 +342,8 @@ def test_commands_of_the_documents_exist() -> None:
     from jtl.verbs import VERBS
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in ("README.md", "CHANGELOG.md", "Makefile", "docs/faults.md", "docs/speed.md"):
+    pages = ("docs/faults.md", "docs/frozen.md", "docs/speed.md")
+    for document in ("README.md", "CHANGELOG.md", "Makefile", *pages):
         told = commands((ROOT / document).read_text())
         assert told["verb"], f"{document} shows no command"
         assert told["verb"] <= VERBS.keys()

@@ -51,6 +51,8 @@ from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
 
 TARGET_TEST = "target_test"
+# How lines begin that the process says which finds them, and that stay.
+SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID)
 # What a run's length is made of.
 LENGTHS = ("train.epochs:", "train.steps:")
 
@@ -144,7 +146,7 @@ def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, note
         meta.check_same(folder, described)
         # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
         said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
-        described["notes"] += [text for text in said if text.startswith((meta.CHECKPOINT, meta.RESUMED))]
+        described["notes"] += [text for text in said if text.startswith(SAID)]
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))

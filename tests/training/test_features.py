@@ -157,6 +157,6 @@ def test_the_next_run_computes_none_and_one_that_is_stopped_ends_in_the_same_bit
     assert result["digest"] == kept[1]["digest"]
     assert result["best"] == kept[1]["best"]
     shown = capsys.readouterr().err
-    assert shown.count("read from") == 3
+    assert shown.count("read from") == 4
     assert "computed and kept" not in shown
     shutil.rmtree(tmp_path / "run")
