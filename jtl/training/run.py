@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import files, owner, signals
+from jtl import files, owner, runtime, signals
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
@@ -30,6 +30,7 @@ from jtl.training import (
     loop,
     lost,
     meta,
+    precision,
     progress,
     rehearsal,
     remarks,
@@ -160,7 +161,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
-                digest = finish.digest(ended.state)
+                digest = finish.digest(ready, ended.state)
                 if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
@@ -216,6 +217,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     monitor = choice.monitor(settings, built, splits, target)
     decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
     decided += meta.moved(folder)
+    decided += [*precision.remarks(settings, built.parts.groups), *runtime.remarks()]
     for line in decided:
         live.log(line)
     notes += decided

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from jtl.data.sampling import UNIFORM, check_name
 from jtl.errors import UserError, shown
+from jtl.models import layers
 from jtl.ranges import Count, CountOr0, NotNegative, ReadIf, check
 
 
@@ -19,8 +20,9 @@ class Train:
     ("": the task's own); training stops after `patience` evaluations without a gain above `min_gain` (0:
     never). `sampling` draws training examples "uniform" (each once an epoch), "class_balanced" (all
     classes in turn) or "square_root" (in the ratio of the roots of their numbers). `batch_stats` says
-    what frozen normalisation layers do with their statistics: "frozen" or "adapt". `log_every` is in
-    steps.
+    what frozen normalisation layers do with their statistics: "frozen" or "adapt". `frozen_dtype` is
+    what frozen matrices are kept in on the devices ("auto": what the model computes in); the run folder has
+    them as they were loaded. `log_every` is in steps.
     """
 
     epochs: NotNegative = 10.0
@@ -35,6 +37,7 @@ class Train:
     min_gain: Annotated[NotNegative, ReadIf("patience")] = 0.0
     sampling: str = UNIFORM
     batch_stats: str = "frozen"
+    frozen_dtype: str = layers.AUTO
     log_every: Count = 10
 
     def __post_init__(self) -> None:
@@ -44,5 +47,6 @@ class Train:
                 f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
             )
         check_name(self.sampling)
+        layers.check_choice("train.frozen_dtype", self.frozen_dtype, (layers.AUTO, *layers.DTYPES))
         if self.batch_stats not in ("frozen", "adapt"):
             raise UserError(f"train.batch_stats is {shown(self.batch_stats)}; expected 'frozen' or 'adapt'")
