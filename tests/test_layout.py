@@ -22,9 +22,9 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "names", "runtime", "signals", "output"),
+    ("errors", "names", "signals", "output"),
     ("files", "faults", "ranges", "memory"),
-    ("owner", "tree", "rng", "metrics"),
+    ("owner", "tree", "rng", "metrics", "runtime"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, image, initial, layers
+from jtl.models import head, image, initial, layers, rematerialise
 from jtl.models.contract import Family, Model
 from jtl.ranges import Depth, Fraction, WidthOr0
 
@@ -126,7 +126,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     options = {"epsilon": full.norm_epsilon, "has_bias": full.has_conv_bias, "is_v1": full.is_v1}
 
     def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
-        mode = Mode(layers.DTYPES[full.dtype], train, frozen_stats, **options)
+        mode = Mode(layers.compute_dtype(full.dtype), train, frozen_stats, **options)
         return ResNet(full, num_outputs, root, SHORTCUTS[full.shortcut], mode)
 
     return assemble(make_module, full, PREPROCESS[full.size].with_channels(num_channels), root_names)
@@ -249,7 +249,7 @@ class _Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Activations) -> dict[str, Array]:
         unit_type = UNITS[self.config.unit]
-        unit_type = nn.remat(unit_type) if self.config.remat else unit_type
+        unit_type = rematerialise.of_blocks(unit_type, self.config.remat)
         outputs = {}
         for index in range(self.num_units):
             stride = 2 if self.stage > 0 and index == 0 else 1

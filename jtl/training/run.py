@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import files, owner, signals
+from jtl import files, owner, runtime, signals
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
@@ -33,6 +33,7 @@ from jtl.training import (
     loop,
     lost,
     meta,
+    precision,
     progress,
     rehearsal,
     remarks,
@@ -170,7 +171,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
                     checkpoints.tidy(ended.history)
-                digest = finish.digest(ended.state)
+                digest = finish.digest(ready, ended.state)
                 if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
@@ -232,6 +233,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
         *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
         *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
         *(*cut.lines, *meta.moved(folder)),
+        *(*precision.remarks(settings, built.parts.groups), *runtime.remarks()),
     ]
     for line in decided:
         live.log(line)
