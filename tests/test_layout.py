@@ -22,7 +22,7 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "names", "signals", "output"),
+    ("errors", "heap", "names", "signals", "output"),
     ("files", "faults", "ranges", "memory"),
     ("owner", "tree", "rng", "metrics", "runtime"),
     ("inputs",),

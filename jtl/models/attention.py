@@ -3,7 +3,6 @@
 The softmax is float32 in any compute dtype.
 """
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jtl.errors import UserError
+from jtl.models.dense_attention import attend
 
 AUTO, XLA, CUDNN = "auto", "xla", "cudnn"
 IMPLEMENTATIONS = (AUTO, XLA, CUDNN)
@@ -20,8 +20,6 @@ Heads: TypeAlias = Float[Array, "batch tokens heads head_dim"]
 Sources: TypeAlias = Float[Array, "batch sources heads head_dim"]
 # What cuDNN's fused kernels take on all GPUs that have them (jax 0.10.2, `jax.nn.dot_product_attention`).
 MAX_HEAD_DIM, HEAD_DIM_FACTOR, LEAST_CAPABILITY = 128, 8, 8.0
-# A score of which the softmax leaves nothing; in an example of padding alone all tokens have it.
-LOWEST = -1e30
 
 
 def attention(
@@ -50,16 +48,7 @@ def attention(
         return jax.nn.dot_product_attention(
             queries, keys, values, mask=each, is_causal=is_causal, implementation=CUDNN
         )
-    if mask is None and drop is None:
-        return jax.nn.dot_product_attention(queries, keys, values, is_causal=is_causal, implementation=XLA)
-    assert not is_causal, "no family masks or drops where it is causal"
-    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
-    scores = scores / math.sqrt(queries.shape[-1])
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, LOWEST)
-    weights = jax.nn.softmax(scores, axis=-1)
-    weights = weights if drop is None else drop(weights)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
+    return attend(queries, keys, values, mask=mask, is_causal=is_causal, drop=drop)
 
 
 def _fault(queries: Heads, keys: Sources, *, has_mask: bool, has_drop: bool) -> str:

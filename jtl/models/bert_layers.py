@@ -114,13 +114,7 @@ class _SelfAttention(nn.Module):
         config, dim = self.config, x.shape[-1]
         head_dim = dim // config.heads
         query, key, value = (
-            nn.DenseGeneral(
-                (config.heads, head_dim),
-                kernel_init=layers.declared,
-                bias_init=layers.declared,
-                dtype=x.dtype,
-                name=name,
-            )(x)
+            layers.dense_general((config.heads, head_dim), dtype=x.dtype, name=name)(x)
             for name in ("query", "key", "value")
         )
         is_dropped = self.train and config.attention_dropout > 0

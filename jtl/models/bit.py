@@ -16,6 +16,7 @@ from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers, rematerialise, resnet
 from jtl.models.contract import Family, Model
+from jtl.models.max_pool import max_pool
 from jtl.models.resnet import Activations, Transformed
 from jtl.ranges import Depth, Width, WidthOr0
 
@@ -103,7 +104,7 @@ class _BiT(nn.Module):
         x = images.astype(layers.compute_dtype(config.dtype))
         x = _StdConv(config.width, 7, 2, name="conv_root")(x)
         # The border is 0, not -inf: BiT pads before it pools.
-        x = resnet.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), padding_px=0)
+        x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), padding_px=0)
         intermediates = {"root": x}
         for stage, num_units in enumerate(config.units):
             name = f"block{stage + 1}"

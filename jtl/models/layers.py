@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, nearest, shown
+from jtl.models.product import dot_general
 
 ConfigT = TypeVar("ConfigT", bound=Any)
 
@@ -36,7 +37,8 @@ GELUS: dict[str, Callable[..., Array]] = {"exact": gelu, "tanh": gelu_tanh, "qui
 ACTIVATIONS: dict[str, Callable[..., Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 # Modules declare shapes alone; `initial.draw` fills them. Zeros cost nothing to trace.
 declared = nn.initializers.zeros
-dense = partial(nn.Dense, kernel_init=declared, bias_init=declared)
+dense = partial(nn.Dense, kernel_init=declared, bias_init=declared, dot_general=dot_general)
+dense_general = partial(nn.DenseGeneral, kernel_init=declared, bias_init=declared, dot_general=dot_general)
 # How settings that are None where they are unset were saved before: one could not choose these values then.
 ONCE_UNSET: Mapping[str, Any] = {
     **dict.fromkeys(("has_pre_norm", "is_v1", "has_conv_bias", "has_fixed_ends"), False),

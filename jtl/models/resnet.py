@@ -18,6 +18,7 @@ from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers, rematerialise
 from jtl.models.contract import Family, Model
+from jtl.models.max_pool import max_pool
 from jtl.ranges import Depth, Fraction, WidthOr0
 
 Activations: TypeAlias = Float[Array, "batch height width channels"]
@@ -229,12 +230,6 @@ def norm(x: Activations, mode: Mode, name: str) -> Activations:
 def conv_norm(x: Activations, channels: int, size: int, stride: int, name: str, mode: Mode) -> Transformed:
     """Apply the convolution "conv{name}" and the batch normalisation "bn{name}"."""
     return norm(conv(x, channels, size, stride, f"conv{name}", has_bias=mode.has_bias), mode, f"bn{name}")
-
-
-def max_pool(x: Activations, padding_px: int = 1) -> Transformed:
-    """Return the largest of each 3x3, with stride 2; padding is never the largest."""
-    padding = ((0, 0), *[(padding_px, padding_px)] * 2, (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
 class _Stage(nn.Module):

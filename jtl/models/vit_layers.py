@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from jtl.models import layers
 from jtl.models.attention import AUTO, attention
+from jtl.models.product import product
 
 Tokens: TypeAlias = Float[Array, "batch tokens dim"]
 
@@ -36,9 +37,9 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", layers.declared, shape, jnp.float32)
         batch, height, width, _ = images.shape
         patches = images.reshape(batch, height // rows_px, rows_px, width // columns_px, columns_px, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, rows_px * columns_px * channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows_px * columns_px * channels)
         matrix = kernel.reshape(-1, self.dim).astype(self.dtype)
-        tokens = patches.astype(self.dtype) @ matrix
+        tokens = product(patches.astype(self.dtype), matrix).reshape(batch, -1, self.dim)
         if not self.has_bias:
             return tokens
         bias = self.param("bias", layers.declared, (self.dim,), jnp.float32)
@@ -105,11 +106,9 @@ class Attention(nn.Module):
         """Return what each query gathers, projected."""
         dim, dtype = queries.shape[-1], queries.dtype
         project = partial(
-            nn.DenseGeneral,
+            layers.dense_general,
             features=(self.heads, dim // self.heads),
             use_bias=self.has_bias,
-            kernel_init=layers.declared,
-            bias_init=layers.declared,
             dtype=dtype,
         )
         query, key, value = (
