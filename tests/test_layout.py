@@ -30,6 +30,8 @@ ORDER = (
     ("weights", "strategies"),
     ("training",),
     ("predictor",),
+    # What is made of a model and what is seen in one: rooms, as `jtl serve` and reports stand on them too.
+    ("export", "explain"),
     ("verbs",),
     ("cli",),
     ("main", "__main__"),
