@@ -11,46 +11,17 @@ import pytest
 
 from jtl import tree
 from jtl.explain import METHODS, attention, embeddings, examples, grad_cam, taps
-from jtl.inputs import INPUTS
 from jtl.models import MODELS
 from jtl.predictor import Predictor
-from jtl.tasks import TASKS, LabelStats
-from jtl.training import config, sharding
 from tests import tiny
 
 NUM_EXAMPLES = 3
-NAMES = ("ant", "bee", "cow")
 IMAGES = [name for name, family in MODELS.items() if family.input == "image"]
 
 
 @cache
 def built(family: str, **changes: Any) -> Predictor:
-    """Return a tiny model with values of its own, ready to explain."""
-    settings = config.from_dict({"model": {"name": family, **tiny_fields(family), **changes}})
-    kind = INPUTS[MODELS[family].input]
-    model = MODELS[family].build(settings.model, len(NAMES))
-    preprocess, stats = tiny.settled(model), LabelStats(NAMES, 3, (1, 1, 1))
-    params, model_state = model.init(jax.random.key(0))
-    random = np.random.default_rng(0)
-    params = tree.map_named(
-        lambda _, leaf: leaf + 0.2 * random.normal(size=leaf.shape).astype(leaf.dtype), params
-    )
-    return Predictor(
-        settings=settings,
-        stats=stats,
-        input=kind,
-        preprocess=preprocess,
-        model=model,
-        task=TASKS["multiclass"].build(settings.task, stats, preprocess),
-        values={"params": params, "model_state": model_state},
-        loaded=None,
-        mesh=sharding.mesh(sharding.Config(devices=1)),
-    )
-
-
-def tiny_fields(family: str) -> dict[str, Any]:
-    given, default = MODELS[family].tiny(), MODELS[family].Config()
-    return {name: value for name, value in vars(given).items() if value != getattr(default, name)}
+    return tiny.make_predictor(family, **changes)
 
 
 def explained(parts: Predictor, method: Any, classes: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -21,6 +21,7 @@ FIELDS: dict[tuple[str, str], dict[str, Any]] = {
     ("bit", "timm"): {"units": (3, 4, 6, 3), "width": 64, "num_groups": 32},
     ("mobilenet_v2", "timm"): {"size": "100", "units": (), "final_channels": 0},
     ("mobilenet_v2", "huggingface"): {"size": "100", "units": (), "final_channels": 0},
+    ("convnext", "huggingface_v2"): {"version": 2},
     ("bert", "huggingface_bert"): {"pool": "pooler"},
     ("bert", "huggingface_roberta_classifier"): {"pool": "pooler"},
 }
