@@ -5,9 +5,9 @@ from pathlib import Path
 
 from jtl import __version__
 from jtl.export import graph
-from jtl.export.contract import RECORD_NAME, Job, Target
-from jtl.export.hub import USAGES
+from jtl.export.contract import INPUTS, RECORD_NAME, Job, Target
 from jtl.export.parity import Parity
+from jtl.models import MODELS
 from jtl.tasks import TASKS
 
 NAME = "README.md"
@@ -17,15 +17,22 @@ READ_BY_JTL = " The folder was read again by jtl, from its files alone."
 PIPELINES = {"image": "image-classification", "tokens": "text-classification"}
 
 
-def text(job: Job, to: str, target: Target, measured: Parity, *, notes: list[str], data: str) -> str:
-    """Return the card: Markdown, with the metadata that hubs read in front."""
+def text(
+    job: Job, to: str, target: Target, measured: Parity, *, folder: Path, notes: list[str], data: str
+) -> str:
+    """Return the card of what is in the folder: Markdown, with the metadata that hubs read in front.
+
+    Where the run's own card goes along, it comes first, with its metadata.
+    """
     parts = job.predictor
     settings, kind = parts.settings, parts.input
     names = parts.stats.label_names
     shown = ", ".join(names[:MAX_NAMED]) + (f", … ({len(names):,} in all)" if len(names) > MAX_NAMED else "")
     inputs = graph.shown(job)
+    own = Path(job.origin) / NAME
+    has_own = target.has_run_card and own.is_file()
     lines = [
-        *_metadata(job, to),
+        *([own.read_text(encoding="utf-8"), ""] if has_own else _metadata(job, target.library(folder))),
         f"# {settings.model.name} {settings.model.size}, exported as {to}",
         "",
         f"Made by jtl {__version__} of `{Path(job.origin).name}`.",
@@ -43,37 +50,40 @@ def text(job: Job, to: str, target: Target, measured: Parity, *, notes: list[str
         given = "normalised already" if job.is_normalised else "normalised inside"
         lines += ["", f"The program takes, {given}:", ""]
         lines += [f"- {f'`{name}`: ' if name else ''}{each}" for name, each in inputs.items()]
-    lines += ["", "## How to use it", "", "```python", _usage(target, inputs, job), "```", "", _said(job), ""]
+    lines += [
+        "",
+        "## How to use it",
+        "",
+        "```python",
+        target.usage(folder, _given(inputs), _kind(job)),
+        "```",
+        "",
+        _said(job),
+        "",
+    ]
     lines += [f"Classes, in the order of the logits: {shown}.", ""] if names else []
     lines += ["## Notes", "", *(f"- {note}" for note in notes), f"- all of it by name: `{RECORD_NAME}`", ""]
     return "\n".join(lines)
 
 
-def _usage(target: Target, inputs: Mapping[str, str], job: Job) -> str:
+def _given(inputs: Mapping[str, str]) -> str:
+    """Return how a batch is written in Python.
+
+    >>> _given({"": "uint8"}), _given({"ids": "int32"})
+    ('inputs', '{"ids": ids}')
+    """
     named = ", ".join(f'"{name}": {name}' for name in inputs)
-    given = "inputs" if "" in inputs else f"{{{named}}}"
-    if not target.is_graph:
-        return target.usage.format(**USAGES[_kind(job)]) if "{" in target.usage else target.usage
-    return target.usage.replace("{inputs}", given)
+    return INPUTS if "" in inputs else f"{{{named}}}"
 
 
 def _kind(job: Job) -> str:
-    from jtl.models import MODELS
-
     return MODELS[job.predictor.settings.model.name].input
 
 
-def _metadata(job: Job, to: str) -> list[str]:
-    library = {"timm": "timm", "huggingface": "transformers", "hub-folder": "transformers"}.get(to, "jax")
+def _metadata(job: Job, library: str) -> list[str]:
     tags = ["jtl", job.predictor.settings.model.name]
-    return [
-        "---",
-        f"library_name: {library}",
-        f"pipeline_tag: {PIPELINES[_kind(job)]}",
-        f"tags: {tags}",
-        "---",
-        "",
-    ]
+    told = {"library_name": library, "pipeline_tag": PIPELINES[_kind(job)], "tags": tags}
+    return ["---", *(f"{name}: {value}" for name, value in told.items()), "---", ""]
 
 
 def _softmax(job: Job) -> str:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jtl import files, tree
 from jtl import predictor as predictors
-from jtl import tree
 from jtl.errors import UserError
 from jtl.export.contract import WEIGHTS_NAME, Job, Target
 from jtl.inputs import INPUTS
@@ -146,9 +146,34 @@ def _transformers_texts(job: Job, folder: Path, values: dict[str, Any]) -> list[
     preprocess = job.predictor.preprocess
     write_input_files(folder, INPUTS[MODELS[job.predictor.settings.model.name].input].files(preprocess))
     values["pad_token_id"] = preprocess.pad_id
-    tokens = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": preprocess.max_tokens}
+    has_segments = values.get("type_vocab_size", 0) > 0
+    tokens = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": preprocess.max_tokens,
+        "pad_token": _token(preprocess, preprocess.pad_id),
+        "model_input_names": ["input_ids", *(["token_type_ids"] if has_segments else []), "attention_mask"],
+    }
     summary.write_json(folder / TOKENIZER_CONFIG_NAME, tokens)
     return [f"the prefix {preprocess.prefix!r} of every text"] if preprocess.prefix else []
+
+
+def _token(preprocess: Any, number: int) -> str:
+    """Return how a tokenizer writes an id."""
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_file(preprocess.tokenizer).id_to_token(number)
+
+
+def _library(folder: Path) -> str:
+    """Return the library that a folder's config.json is of."""
+    return (
+        TRANSFORMERS.title if "model_type" in files.read_record(folder / CONFIG_NAME).values else TIMM.title
+    )
+
+
+def _usage(folder: Path, inputs: str, kind: str) -> str:
+    del inputs
+    return TIMM_USAGE if _library(folder) == TIMM.title else TRANSFORMERS_USAGE.format(**USAGES[kind])
 
 
 def _open(folder: Path) -> Predictor:
@@ -198,6 +223,6 @@ def _emptied(folder: Path) -> None:
         path.unlink()
 
 
-TIMM_TARGET = Target(write_timm, _open, TIMM_USAGE, is_graph=False)
-TRANSFORMERS_TARGET = Target(write_transformers, _open, TRANSFORMERS_USAGE, is_graph=False)
-HUB_TARGET = Target(write_hub, _open, TRANSFORMERS_USAGE, is_graph=False)
+TIMM_TARGET = Target(write_timm, _open, _usage, _library, is_graph=False)
+TRANSFORMERS_TARGET = Target(write_transformers, _open, _usage, _library, is_graph=False)
+HUB_TARGET = Target(write_hub, _open, _usage, _library, is_graph=False, has_run_card=True)

@@ -13,13 +13,11 @@ import numpy as np
 
 from jtl.errors import UserError
 from jtl.export import graph
-from jtl.export.contract import Job, Opened, Target
+from jtl.export.contract import INPUTS, LOGITS, Job, Opened, Target, fixed, named
 from jtl.inputs import Inputs
 from jtl.predictor import Predictor
 
 NAME = "model.onnx"
-# The output's name, and that of an input that is no dict of them.
-LOGITS, INPUTS = "logits", "inputs"
 # What all kernels of ONNX Runtime 1.24 know.
 OPSET = 21
 USAGE = """import onnxruntime
@@ -101,4 +99,4 @@ def _missing(package: str) -> UserError:
     )
 
 
-TARGET = Target(write, open_folder, USAGE)
+TARGET = Target(write, open_folder, fixed(USAGE, is_named=True), named("onnx"))

@@ -13,16 +13,14 @@ import numpy as np
 
 from jtl.errors import UserError
 from jtl.export import graph
-from jtl.export.contract import Job, Opened, Target
+from jtl.export.contract import INPUTS, LOGITS, Job, Opened, Target, fixed, named
 from jtl.inputs import Inputs
 from jtl.predictor import Predictor
 
-INPUTS, LOGITS = "inputs", "logits"
-# "tokens" and "batch" may be any size.
 USAGE = """import tensorflow as tf
 
 model = tf.saved_model.load(".").signatures["serving_default"]
-logits = model({inputs})["logits"]"""
+logits = model(**{inputs})["logits"]"""
 
 
 def write(job: Job, folder: Path) -> list[str]:
@@ -103,4 +101,4 @@ def _tensorflow() -> tuple[Any, Any]:
     return tensorflow, jax2tf
 
 
-TARGET = Target(write, open_folder, USAGE)
+TARGET = Target(write, open_folder, fixed(USAGE, is_named=True), named("tensorflow"))

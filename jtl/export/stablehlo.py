@@ -14,7 +14,7 @@ from jax import export
 
 from jtl.errors import UserError, reading
 from jtl.export import graph
-from jtl.export.contract import WEIGHTS_NAME, Arrays, Job, Opened, Target
+from jtl.export.contract import WEIGHTS_NAME, Arrays, Job, Opened, Target, fixed, named
 from jtl.inputs import Inputs
 from jtl.inputs.contract import map_leaves
 from jtl.predictor import Predictor
@@ -84,4 +84,4 @@ def _flatbuffers() -> ModuleType:
     return flatbuffers
 
 
-TARGET = Target(write, open_folder, USAGE)
+TARGET = Target(write, open_folder, fixed(USAGE), named("jax"))

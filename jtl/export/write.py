@@ -50,7 +50,9 @@ def export(job: Job, to: str, folder: Path, source: Source, *, data: str, batch_
         record["compared"] = {**measured._asdict(), "data": data, "tolerance": parity.TOLERANCE}
         record["notes"] = notes
         summary.write_json(part / RECORD_NAME, record)
-        files.replace_text(part / card.NAME, card.text(job, to, target, measured, notes=notes, data=data))
+        files.replace_text(
+            part / card.NAME, card.text(job, to, target, measured, folder=part, notes=notes, data=data)
+        )
         num_bytes = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
     return Exported(folder, notes, measured, num_bytes)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, nearest
+from jtl.verbs import predict
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
 
 if TYPE_CHECKING:
@@ -79,11 +80,7 @@ def run(
     write.check_new(Path(out))
     if not run_folder and not data:
         raise UserError("--weights needs --data: examples on which the artefact is compared with the model")
-    found = (
-        predictor.of_run(run_folder)
-        if run_folder
-        else predictor.of_weights(weights, config.weights_of(overrides))
-    )
+    found = predictor.of_run(run_folder) if run_folder else predict.of_weights(weights, "", overrides)
     found = found._replace(settings=config.with_overrides(found.settings, overrides))
     source, called = _source(found, data)
     opened = predictor.open(found)

@@ -14,6 +14,7 @@ from jtl.explain import METHODS, attention, embeddings, examples, grad_cam, taps
 from jtl.models import MODELS
 from jtl.predictor import Predictor
 from tests import tiny
+from tests.goldens import explained_models
 
 NUM_EXAMPLES = 3
 IMAGES = [name for name, family in MODELS.items() if family.input == "image"]
@@ -182,8 +183,6 @@ CASES = {
 
 
 def golden_parts(family: str) -> Predictor:
-    from tests.goldens import explained_models
-
     parts = built(family, **explained_models.FIELDS[family])
     leaves = explained_models.leaves(family)
     both = tree.unflatten(leaves)

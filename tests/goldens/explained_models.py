@@ -7,9 +7,15 @@ import numpy as np
 from jtl import tree
 from jtl.models import MODELS
 
-NUM_CLASSES, SIZE_PX = 3, 32
+NUM_CLASSES, SIZE_PX = 3, 64
 FIELDS: dict[str, dict[str, Any]] = {
-    "convnext": {"size": "tiny", "image_px": SIZE_PX, "units": (1, 1), "widths": (8, 12), "mlp": "dense"},
+    "convnext": {
+        "size": "tiny",
+        "image_px": SIZE_PX,
+        "units": (1, 1, 1, 1),
+        "mlp": "dense",
+        "widths": (8, 12, 16, 24),
+    },
     "vit": {
         **{"size": "ti16", "image_px": SIZE_PX, "patch_px": 8, "dim": 32, "depth": 2, "heads": 2},
         "mlp_dim": 64,

@@ -21,7 +21,7 @@ def main() -> None:
     timm = import_timm()
     images, classes = models.images()
     given = torch.from_numpy(images).permute(0, 3, 1, 2)
-    found: dict[str, np.ndarray] = {"images": images, "classes": classes}
+    found: dict[str, np.ndarray] = {}
     shape = models.FIELDS["convnext"]
     net = timm.models.convnext.ConvNeXt(
         num_classes=models.NUM_CLASSES, depths=shape["units"], dims=shape["widths"]
