@@ -126,6 +126,12 @@ def all_of_them(changes: Any) -> Any:
     return changes
 
 
+def no_free_dims(preprocess: Any) -> dict[str, int]:
+    """Return {}: all examples are of one shape."""
+    del preprocess
+    return {}
+
+
 def no_options(changes: Any) -> dict[str, Any]:
     """Return {}: what the user changes of the pre-processing does not change the model."""
     del changes
@@ -179,6 +185,8 @@ class Input(NamedTuple):
     examples of a split. `described(preprocess)` → the pre-processing in one line. `model_options(changes)` →
     what a change of the pre-processing asks of `Family.build`. `remaining(changes)` → those of a run's
     changes that must be made again when it is opened, though its own pre-processing has them all.
+    `free_dims(preprocess)` → the leading dims of an example's leaves in which examples differ, by name, and
+    the most that each may be.
     """
 
     Preprocess: type
@@ -209,3 +217,4 @@ class Input(NamedTuple):
     recognises: Callable[[bytes], bool] = nothing_recognised
     told: Callable[[Sequence[tuple[str, Any]]], list[str]] = nothing_told
     fitted: Callable[..., tuple[Any, list[str]]] = nothing_fitted
+    free_dims: Callable[[Any], Mapping[str, int]] = no_free_dims

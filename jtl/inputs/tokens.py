@@ -284,6 +284,11 @@ def placed(preprocess: Preprocess, folder: Path) -> Preprocess:
     return replace(preprocess, tokenizer=str(folder / tokenizer.NAME)) if preprocess.tokenizer else preprocess
 
 
+def free_dims(preprocess: Preprocess) -> dict[str, int]:
+    """Return the length of a text, which may be up to `max_tokens`."""
+    return {"tokens": preprocess.max_tokens}
+
+
 def survey(raws: Iterable[Any], preprocess: Preprocess) -> list[str]:
     """Return a line on the lengths of texts, in tokens before any is cut; unreadable ones do not count."""
     readable = [texts for texts in map(_texts_or_none, raws) if texts is not None]
@@ -360,4 +365,5 @@ INPUT = Input(
     placed=placed,
     remarks=remarks,
     survey=survey,
+    free_dims=free_dims,
 )

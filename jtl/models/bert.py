@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.tokens import Preprocess
-from jtl.models import bert_layers, head, initial, layers, linen, rematerialise, vit_layers
+from jtl.models import attending, bert_layers, head, initial, layers, linen, rematerialise, vit_layers
 from jtl.models.attention import AUTO, IMPLEMENTATIONS
 from jtl.models.bert_layers import Mask, Tokens
 from jtl.models.contract import FEATURES, VOCABULARY, Family, Model
@@ -179,6 +179,7 @@ def build(config: Config, num_outputs: int, reads: str = FEATURES) -> Model:
         preprocess=Preprocess(
             max_tokens=max_tokens, vocabulary=full.vocabulary, pad_id=max((full.position_offset or 0) - 1, 0)
         ),
+        inside=attending.of_bert(full) if reads == FEATURES else linen.NOTHING,
     )
 
 

@@ -80,7 +80,8 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     units = resnet.unit_names(full.units)
     names = (("conv_root",), *((unit,) for unit in units[:-1]), (units[-1], "gn_final"), ("head",))
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return image.as_model(make_module, RULES, names, preprocess)
+    inside = resnet.last_map(full.units, full)
+    return image.as_model(make_module, RULES, names, preprocess, inside=inside)
 
 
 def tiny() -> Config:

@@ -119,7 +119,8 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         ("head",),
     )
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return image.as_model(make_module, RULES, names, preprocess)
+    inside = resnet.last_map(full.units, full)
+    return image.as_model(make_module, RULES, names, preprocess, inside=inside)
 
 
 def tiny() -> Config:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Float32
 from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, image, initial, layers, rematerialise
-from jtl.models.contract import Family, Model
+from jtl.models.contract import Family, Inside, Model
 from jtl.models.max_pool import max_pool
 from jtl.ranges import Depth, Fraction, WidthOr0
 
@@ -141,7 +141,22 @@ def assemble(
 ) -> Model:
     """Return the Model around a ResNet module of a resolved config; `root_names` are before its units."""
     names = (root_names, *((unit,) for unit in unit_names(config.units)), ("head",))
-    return image.as_model(make_module, RULES, names, preprocess.at(config.image_px))
+    return image.as_model(
+        make_module, RULES, names, preprocess.at(config.image_px), inside=last_map(config.units, config)
+    )
+
+
+def last_map(units: tuple[int, ...], config: Any) -> Inside:
+    """Return the unit whose output is the last map that the features are made of.
+
+    >>> last_map((1, 2), Config(features=("stage1",))).feature_map
+    'block1/unit1'
+    """
+    names = unit_names(units)
+    stages = {f"stage{stage + 1}": names[sum(units[: stage + 1]) - 1] for stage in range(len(units))}
+    known = {**stages, **{name: name for name in names}}
+    read = [known[name] for name in config.features if name in known]
+    return Inside(max(read, key=names.index) if read else "" if config.features else names[-1])
 
 
 def unit_names(units: tuple[int, ...]) -> list[str]:

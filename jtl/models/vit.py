@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, image, initial, layers, rematerialise, vit_layers
+from jtl.models import attending, head, image, initial, layers, rematerialise, vit_layers
 from jtl.models.attention import AUTO, IMPLEMENTATIONS
 from jtl.models.contract import Family, Model, TokenGrid
 from jtl.models.vit_layers import Tokens
@@ -223,7 +223,8 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         ("head",),
     )
     preprocess = PREPROCESS[full.size].at(layers.pair(full.image_px)).with_channels(num_channels)
-    return image.as_model(make_module, RULES, names, preprocess, _token_grid(full))
+    lie = _token_grid(full)
+    return image.as_model(make_module, RULES, names, preprocess, lie, attending.of_vit(full, lie))
 
 
 def tiny() -> Config:

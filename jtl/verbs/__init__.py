@@ -1,6 +1,6 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import estimate, evaluate, features, predict, train, weights
+from jtl.verbs import estimate, evaluate, explain, export, features, predict, train, weights
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
@@ -11,7 +11,9 @@ VERBS: dict[str, Verb] = {
     "compare": compare.VERB,
     "evaluate": evaluate.VERB,
     "predict": predict.VERB,
+    "explain": explain.VERB,
     "features": features.VERB,
+    "export": export.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,
     "bench": bench.VERB,

@@ -41,8 +41,8 @@ def add_verbs(parser: argparse.ArgumentParser, dest: str, verbs: Mapping[str, Ve
             _add_output(sub)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a model: `run` or `weights`, the other ""."""
+def add_model(parser: argparse.ArgumentParser, *, has_artefact: bool = False) -> None:
+    """Add the arguments that name a model: `run`, `weights` or perhaps `artefact`, the others ""."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", default="", metavar="FOLDER", help="a run folder of jtl train")
     model.add_argument(
@@ -51,6 +51,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="pretrained weights: a name of `jtl weights list`, a file, hf://, https://, gs://",
     )
+    if has_artefact:
+        model.add_argument("--artefact", default="", metavar="FOLDER", help="what jtl export wrote")
     add_batch_size(parser)
 
 
