@@ -50,7 +50,13 @@ HEAVY = {
 }
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "manager", "misc", "common"}
 REGISTRIES = ("MODELS", "TASKS", "STRATEGIES", "SOURCES")
-DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "absl": "absl-py",
+    "orbax": "orbax-checkpoint",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|opt|tmp)/\w")
 REGISTRY_HOST = re.compile(r"pypi\.|pythonhosted|npmjs|artifactory|jfrog|file:///|--(?:extra-)?index-url")
@@ -342,7 +348,8 @@ def test_commands_of_the_documents_exist() -> None:
     from jtl.verbs import VERBS
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in ("README.md", "CHANGELOG.md", "Makefile", "docs/faults.md"):
+    documents = ("docs/faults.md", "docs/evaluate.md", "docs/report.md")
+    for document in ("README.md", "CHANGELOG.md", "Makefile", *documents):
         told = commands((ROOT / document).read_text())
         assert told["verb"], f"{document} shows no command"
         assert told["verb"] <= VERBS.keys()

@@ -137,6 +137,23 @@ def same(before: Any, after: Any) -> Callable[[Inputs], Inputs]:
     return lambda inputs: inputs
 
 
+class Glimpse(NamedTuple):
+    """What a report shows of a raw example: the bytes of a small JPEG or a text, and how large it is.
+
+    `size` is of the raw example, by what is counted: width and height of a picture, letters of a text.
+    """
+
+    picture: bytes = b""
+    text: str = ""
+    size: Mapping[str, int] = {}
+
+
+def no_glimpse(raw: Any, *, is_shown: bool = True) -> Glimpse:
+    """Return nothing: examples of this kind cannot be shown."""
+    del raw, is_shown
+    return Glimpse()
+
+
 class Input(NamedTuple):
     """One kind of input.
 
@@ -172,6 +189,10 @@ class Input(NamedTuple):
     examples of a split. `described(preprocess)` → the pre-processing in one line. `model_options(changes)` →
     what a change of the pre-processing asks of `Family.build`. `remaining(changes)` → those of a run's
     changes that must be made again when it is opened, though its own pre-processing has them all.
+
+    `glimpse(raw, is_shown=…)` → what a report shows of a raw example, its size alone unless it `is_shown`; it
+    raises `Unreadable`. `views` are other looks at the same examples by name, for averaging at test time: a
+    function, for use inside jit, of what the model reads.
     """
 
     Preprocess: type
@@ -200,3 +221,5 @@ class Input(NamedTuple):
     recognises: Callable[[bytes], bool] = nothing_recognised
     told: Callable[[Sequence[tuple[str, Any]]], list[str]] = nothing_told
     fitted: Callable[..., tuple[Any, list[str]]] = nothing_fitted
+    glimpse: Callable[..., Glimpse] = no_glimpse
+    views: Mapping[str, Callable[[Inputs], Inputs]] = {}

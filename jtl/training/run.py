@@ -22,6 +22,7 @@ from jtl.report.writer import Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.training import (
+    account,
     build,
     choice,
     config,
@@ -168,6 +169,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
             outcome = finish.report(ready, ended, checkpoints, writer)
     result = finish.summarize(ready, ended, digest, outcome)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    account.write(ready, outcome.told, result)
     # Last: with it nothing is left to do, and a repeat does nothing.
     summary.write_json(folder / "summary.json", result)
     return result

@@ -1,6 +1,6 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import bench, evaluate, features, predict, train, weights
+from jtl.verbs import bench, evaluate, features, predict, report, train, weights
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
 from jtl.verbs.fuse import fuse
@@ -10,6 +10,7 @@ VERBS: dict[str, Verb] = {
     "compare": compare.VERB,
     "evaluate": evaluate.VERB,
     "predict": predict.VERB,
+    "report": report.VERB,
     "features": features.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,

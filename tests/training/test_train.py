@@ -60,9 +60,11 @@ def test_run_folder_holds_everything_a_run_makes(finished: tuple[Path, dict[str,
         "model.safetensors",
         "checkpoints",
     }
-    assert expected | {"tensorboard", "curves.png", "val"} == names
+    pages = {"report.html", "report.json", "README.md"}
+    assert expected | pages | {"tensorboard", "curves.png", "val"} == names
     assert json.loads((folder / "summary.json").read_text()) == result
-    assert {path.name for path in (folder / "val").iterdir()} == {"metrics.json", "confusion.png"}
+    of_split = {"metrics.json", "confusion.png", "predictions.parquet", "gallery.json"}
+    assert {path.name for path in (folder / "val").iterdir()} == of_split
 
 
 def test_summary_has_the_agreed_names(finished: tuple[Path, dict[str, Any]]) -> None:
