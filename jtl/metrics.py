@@ -18,6 +18,8 @@ MAX_CONFUSION_CLASSES = 1000
 LOGITS = "logits"
 # What the numbers of another domain are called by in a history.
 TARGET_PREFIX = "target_"
+# What the numbers of each of several heads are called by.
+GRID_PREFIX = "grid/"
 
 
 class Summary(NamedTuple):

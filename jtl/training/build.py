@@ -140,7 +140,8 @@ def check_streams(config: Config, parts: Parts, streams: Mapping[str, Source]) -
     Raises:
         UserError: it has not, or training examples alone are blended, or targets that cannot be.
     """
-    strategy, blended = parts.strategy, parts.input.blended(config.augment)
+    strategy = parts.strategy
+    blended = "" if parts.augment is None else parts.input.blended(parts.augment)
     if blended and not parts.task.can_blend:
         raise UserError(
             f"{blended}, which blends targets; task {config.task.name!r} has none that can be: set it to 0"
@@ -234,7 +235,7 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     model, params, model_state, loaded = _model(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
-    preprocess = source.settled(model.preprocess, brought, seen.fetched_changes(config))
+    preprocess = seen.settled(source, model.preprocess, brought, config)
     task = kind.build(config.task, drawn, preprocess) if has_head else None
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
 
@@ -270,7 +271,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         groups=groups,
         input=found.input,
         preprocess=found.preprocess,
-        augment=config.augment,
+        augment=config.augment if config.train.is_augmented else None,
         num_steps=steps,
         seed=config.train.seed,
         adapts_frozen_stats=config.train.batch_stats == "adapt",

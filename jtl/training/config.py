@@ -78,6 +78,7 @@ RESUMABLE = (
     "inputs.prefetch",
     "inputs.prefetch_bytes",
     "inputs.cache_bytes",
+    "inputs.features_bytes",
     "train.log_every",
     "weights.cache_dir",
     "sharding.devices",

@@ -12,7 +12,7 @@ from jtl.report.writer import FINAL, Writer
 from jtl.training import account, adaptation, evaluate, loop, meta, progress
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
-from jtl.training.faults import Damage
+from jtl.training.checkpoint_faults import Damage
 from jtl.training.ready import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.run_folder import write_run_weights
@@ -33,6 +33,13 @@ NOT_YET = Outcome({}, "")
 def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> Outcome:
     """Measure the best step on every split that is not for training; write weights, tables and plots."""
     state = _best_state(ready, ended, checkpoints)
+    if ready.settled is not None:
+        settled = ready.settled(state, ended.history)
+        for name, values in settled.files.items():
+            summary.write_json(ready.plan.folder / name, values)
+        for line in settled.lines:
+            say(ready, line)
+        ready, state = settled.ready, settled.state
     params = jax.device_get(states.params_for_evaluation(state))
     merged = ready.plan.built.parts.strategy.merged(params)
     model_sha256 = write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))

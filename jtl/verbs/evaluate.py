@@ -91,8 +91,8 @@ def run(
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
     opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
-    notes = "\n".join([*lines, predictor.described(opened)])
-    sys.stderr.write(notes + "\n")
+    said = "\n".join([*lines, predictor.described(opened)])
+    sys.stderr.write(said + "\n")
     own = predictor.measure(opened, source, batch_size, asked.views)
     names = opened.stats.label_names
 
@@ -112,7 +112,7 @@ def run(
         "metrics": own.scalars,
         "per_class": {name: values.tolist() for name, values in own.per_class.items()},
         "label_names": list(names),
-        "notes": notes.splitlines(),
+        "notes": [*checked.lines, *said.splitlines()],
         **more,
         **evaluation.confusions(own.confusion, names),
     }

@@ -52,7 +52,7 @@ def open_run(folder: Path) -> TensorFile:
     Raises:
         UserError: its meta.json does not say what is needed, or the weights are not those it wrote.
     """
-    notes = _verified(folder)
+    notes = verified(folder)
     record = files.read_record(folder / META_NAME)
     family = record.get("family", files.TEXT)
     if family not in MODELS:
@@ -73,13 +73,15 @@ def open_run(folder: Path) -> TensorFile:
     )
 
 
-def _verified(folder: Path) -> tuple[str, ...]:
+def verified(folder: Path) -> tuple[str, ...]:
     """Return nothing where a folder's weights are those that were written, a note where nothing tells.
 
     Raises:
-        UserError: they are others.
+        UserError: they are others, or not there.
     """
     path, told = folder / WEIGHTS_NAME, folder / SUMMARY_NAME
+    if not path.is_file():
+        raise UserError(f"{str(path)!r} is not there; put it back, or make it again: {_cure(folder)}")
     expected = files.read_record(told).get(DIGEST_KEY, files.TEXT, "") if told.is_file() else ""
     if not expected:
         return (f"{str(path)!r} could not be verified: no {SUMMARY_NAME} beside it says its sha256",)
@@ -93,6 +95,6 @@ def _verified(folder: Path) -> tuple[str, ...]:
 
 
 def _cure(folder: Path) -> str:
-    if (folder / CHECKPOINTS_NAME).is_dir():
+    if any(path.name.isdecimal() for path in (folder / CHECKPOINTS_NAME).glob("*")):
         return f"remove {SUMMARY_NAME} and repeat the command of the run, which writes it from a checkpoint"
     return "repeat the command that made it with another folder"

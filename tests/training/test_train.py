@@ -17,7 +17,7 @@ from jtl.report import curves
 from jtl.signals import Stopped
 from jtl.training import config, finish, loop
 from jtl.training import run as train
-from jtl.training.faults import Damage
+from jtl.training.checkpoint_faults import Damage
 from jtl.verbs import evaluate
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
@@ -60,11 +60,10 @@ def test_run_folder_holds_everything_a_run_makes(finished: tuple[Path, dict[str,
         "model.safetensors",
         "checkpoints",
     }
-    pages = {"report.html", "report.json", "README.md"}
-    assert expected | pages | {"tensorboard", "curves.png", "val"} == names
+    assert expected | {"tensorboard", "curves.png", "report.html", "report.json", "README.md", "val"} == names
     assert json.loads((folder / "summary.json").read_text()) == result
-    of_split = {"metrics.json", "confusion.png", "predictions.parquet", "gallery.json"}
-    assert {path.name for path in (folder / "val").iterdir()} == of_split
+    names = {path.name for path in (folder / "val").iterdir()}
+    assert names == {"metrics.json", "confusion.png", "predictions.parquet", "gallery.json"}
 
 
 def test_summary_has_the_agreed_names(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -5,8 +5,11 @@ from typing import Any
 
 import jax
 import pytest
+from safetensors.numpy import save_file
 
 from jtl.training import evaluate
+from jtl.weights import FAMILIES
+from tests.weights import writing
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -24,3 +27,12 @@ def _values_stay_on_the_devices() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "ahead", guarded)
         yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny CIFAR ResNet of three classes in PyTorch's names."""
+    origin = FAMILIES["cifar_resnet"].origins["pytorch_resnet_cifar10"]
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(writing.named(origin, writing.leaves_of("cifar_resnet")), path)
+    return str(path)

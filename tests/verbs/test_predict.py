@@ -27,15 +27,6 @@ NUM_IMAGES = 5
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny CIFAR ResNet of three classes in PyTorch's names."""
-    origin = FAMILIES["cifar_resnet"].origins["pytorch_resnet_cifar10"]
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(writing.named(origin, writing.leaves_of("cifar_resnet")), path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders of a class, five images in all."""
     folder = tmp_path_factory.mktemp("photos")
