@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +96,7 @@ def run(
     sys.stderr.write(said + "\n")
     own = predictor.measure(opened, source, batch_size, asked.views)
     names = opened.stats.label_names
-
-    def validation() -> "jtl.metrics.Summary | None":
-        if "val" not in splits:
-            return None
-        checked = preflight.inspect({"val": splits["val"]}, trained.settings.data, opened.input)
-        return predictor.measure(opened, checked.splits["val"], batch_size, asked.views)
-
+    validation = partial(_validation, opened, splits, batch_size, asked)
     beside = scoring.measured(opened, own, split, asked, validation)
     more = _told(own, beside, asked, names)
     result = {
@@ -170,6 +165,19 @@ def _with_head(
     settings = build.with_data(found.settings, data) if data else found.settings
     found = found._replace(settings=config.with_overrides(settings, overrides))
     return found, build.open_splits(found.settings, found.stats)
+
+
+def _validation(
+    opened: "jtl.predictor.Predictor", splits: "Mapping[str, jtl.data.Source]", batch_size: int, asked: Asked
+) -> "jtl.metrics.Summary | None":
+    """Measure the validation split, which chooses thresholds; None without one."""
+    from jtl import predictor
+    from jtl.data import preflight
+
+    if "val" not in splits:
+        return None
+    checked = preflight.inspect({"val": splits["val"]}, opened.settings.data, opened.input)
+    return predictor.measure(opened, checked.splits["val"], batch_size, asked.views)
 
 
 def _told(
