@@ -26,7 +26,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # Programs of tests run for milliseconds and compile for seconds: JAX's own suite compiles them so, too.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # What one test compiles, the next loads, whichever process runs it: workers inherit the folder of the process
 # that starts them. Each session starts empty, so that nothing hangs on older results or another processor;
 # loaded programs give equal bits, FLOPs and memory.

@@ -348,8 +348,8 @@ def test_commands_of_the_documents_exist() -> None:
     from jtl.verbs import VERBS
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    documents = ("docs/faults.md", "docs/evaluate.md", "docs/report.md")
-    for document in ("README.md", "CHANGELOG.md", "Makefile", *documents):
+    pages = (f"docs/{name}.md" for name in ("evaluate", "faults", "report", "speed"))
+    for document in ("README.md", "CHANGELOG.md", "Makefile", *pages):
         told = commands((ROOT / document).read_text())
         assert told["verb"], f"{document} shows no command"
         assert told["verb"] <= VERBS.keys()
