@@ -212,11 +212,36 @@ def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
     return step.forward(predictor, values["params"], values["model_state"], inputs)
 
 
-def make_eval_step(predictor: Predictor) -> Callable[[Values, Batch], metrics.Sums]:
-    """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
+def make_eval_step(
+    predictor: Predictor, views: Sequence[str] = ()
+) -> Callable[[Values, Batch], metrics.Sums]:
+    """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true.
+
+    Predictions are averaged over the examples as they are and as the `views` of the kind of input show them.
+
+    Raises:
+        UserError: the kind of input has no such view.
+    """
+    known = predictor.input.views
+    for name in views:
+        if name not in known:
+            raise UserError(
+                f"{name!r} is no view of {predictor.input.unit}; expected one of: "
+                f"{', '.join(known) or 'none'}"
+            )
 
     def eval_step(values: Values, batch: Batch) -> metrics.Sums:
-        return step.measured(predictor, values["params"], values["model_state"], batch)
+        if not views:
+            return step.measured(predictor, values["params"], values["model_state"], batch)
+        task, seen = predictor.task, step.with_targets(predictor, batch)
+        assert task is not None, "a model without a head has no metrics"
+        inputs = [seen["inputs"], *(known[name](seen["inputs"]) for name in views)]
+        logits = [
+            step.forward_normalised(predictor, values["params"], values["model_state"], each).logits
+            for each in inputs
+        ]
+        averaged = task.averaged(jnp.stack(logits))
+        return step.with_logits(task.metrics(averaged, seen), averaged)
 
     return jax.jit(eval_step)
 
@@ -259,11 +284,13 @@ def batches(
     )
 
 
-def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Summary:
-    """Return the task's metrics over the examples."""
+def measure(
+    predictor: Predictor, source: Source, batch_size: int, views: Sequence[str] = ()
+) -> metrics.Summary:
+    """Return the task's metrics over the examples, of predictions averaged over them and their `views`."""
     assert predictor.task is not None, "a model without a head has no metrics"
     return evaluate.measure(
-        make_eval_step(predictor),
+        make_eval_step(predictor, views),
         predictor.values,
         batches(predictor, source, batch_size),
         mesh=predictor.mesh,

@@ -72,9 +72,12 @@ def real_path(real_data: Path) -> Any:
 
 
 def _without_pictures() -> Iterator[None]:
-    """Leave out what takes a third of a small run, and has tests of its own."""
+    """Leave out what takes a third of a small run, and has tests of its own: pictures, reports, intervals."""
+    from jtl.report.bootstrap import Settings
+
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("jtl.report.curves.plot", "jtl.report.confusion.plot"):
+        patch.setattr("jtl.training.account.SETTINGS", Settings(resamples=0))
+        for name in ("jtl.report.curves.plot", "jtl.report.confusion.plot", "jtl.training.account.write"):
             patch.setattr(name, lambda *_: None)
         yield
 

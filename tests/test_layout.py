@@ -56,7 +56,7 @@ FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "manager", "misc", "com
 REGISTRIES = ("MODELS", "TASKS", "STRATEGIES", "SOURCES")
 DISTRIBUTIONS = {
     **{"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow", "sklearn": "scikit-learn"},
-    "tensorflow": "tensorflow-cpu",
+    **{"tensorflow": "tensorflow-cpu", "yaml": "pyyaml"},
 }
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|opt|tmp)/\w")
@@ -345,7 +345,9 @@ def commands(text: str) -> dict[str, set[str]]:
     }
 
 
-DOCUMENTS = tuple(f"docs/{name}.md" for name in ("explain", "export", "faults", "frozen", "speed"))
+DOCUMENTS = tuple(
+    f"docs/{name}.md" for name in ("evaluate", "explain", "export", "faults", "frozen", "report", "speed")
+)
 
 
 def test_commands_of_the_documents_exist() -> None:

@@ -149,6 +149,23 @@ def same(before: Any, after: Any) -> Callable[[Inputs], Inputs]:
     return lambda inputs: inputs
 
 
+class Glimpse(NamedTuple):
+    """What a report shows of a raw example: the bytes of a small JPEG or a text, and how large it is.
+
+    `size` is of the raw example, by what is counted: width and height of a picture, letters of a text.
+    """
+
+    picture: bytes = b""
+    text: str = ""
+    size: Mapping[str, int] = {}
+
+
+def no_glimpse(raw: Any, *, is_shown: bool = True) -> Glimpse:
+    """Return nothing: examples of this kind cannot be shown."""
+    del raw, is_shown
+    return Glimpse()
+
+
 class Input(NamedTuple):
     """One kind of input.
 
@@ -187,6 +204,10 @@ class Input(NamedTuple):
     changes that must be made again when it is opened, though its own pre-processing has them all.
     `free_dims(preprocess)` → the leading dims of an example's leaves in which examples differ, by name, and
     the most that each may be.
+
+    `glimpse(raw, is_shown=…)` → what a report shows of a raw example, its size alone unless it `is_shown`; it
+    raises `Unreadable`. `views` are other looks at the same examples by name, for averaging at test time: a
+    function, for use inside jit, of what the model reads.
     """
 
     Preprocess: type
@@ -218,3 +239,5 @@ class Input(NamedTuple):
     told: Callable[[Sequence[tuple[str, Any]]], list[str]] = nothing_told
     fitted: Callable[..., tuple[Any, list[str]]] = nothing_fitted
     free_dims: Callable[[Any], Mapping[str, int]] = no_free_dims
+    glimpse: Callable[..., Glimpse] = no_glimpse
+    views: Mapping[str, Callable[[Inputs], Inputs]] = {}

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jtl.errors import UserError, nearest, shown
-from jtl.inputs import formats, pixels, policy
+from jtl.inputs import formats, pixels, policy, thumbnail
 from jtl.inputs.contract import Input, Inputs, Transform
 from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
 from jtl.ranges import Range, ReadIf, Share
@@ -374,4 +374,6 @@ INPUT = Input(
     recognises=formats.is_image,
     told=pixels.told,
     fitted=pixels.fitted,
+    glimpse=thumbnail.glimpse,
+    views=thumbnail.VIEWS,
 )

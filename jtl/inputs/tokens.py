@@ -17,7 +17,7 @@ from jtl.errors import UserError
 from jtl.files import expanded
 from jtl.inputs import tokenizer
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable, map_leaves
-from jtl.inputs.raw_text import texts_of
+from jtl.inputs.raw_text import glimpse, texts_of
 from jtl.ranges import Fraction, WidthOr0
 from jtl.ranges import check as check_ranges
 
@@ -366,4 +366,5 @@ INPUT = Input(
     remarks=remarks,
     survey=survey,
     free_dims=free_dims,
+    glimpse=glimpse,
 )

@@ -109,8 +109,14 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
     Raises:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
-    values = _overridden(config_file.read(spec), overrides)
-    return from_dict(_with_told_data(_recognised(values, folder)))
+    return of_values(config_file.read(spec), overrides, folder)
+
+
+def of_values(
+    values: dict[str, Any], overrides: Sequence[tuple[str, str]] = (), folder: Path | None = None
+) -> Config:
+    """Return the configuration of a recipe's values, settled as `read` settles those of a file."""
+    return from_dict(_with_told_data(_recognised(_overridden(values, overrides), folder)))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

@@ -22,6 +22,7 @@ from jtl.report.writer import Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.training import (
+    account,
     build,
     choice,
     config,
@@ -163,7 +164,8 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
-            ready, state = features.begun(ready, state)
+            whole = ready
+            ready, state = features.begun(whole, state)
         writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
             with listening as stop, stop.deferred():
@@ -179,6 +181,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
             outcome = finish.report(ready, ended, checkpoints, writer)
     result = finish.summarize(ready, ended, digest, outcome)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    account.write(whole, outcome.told, result)
     # Last: with it nothing is left to do, and a repeat does nothing.
     summary.write_json(folder / "summary.json", result)
     return result

@@ -1,6 +1,6 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import estimate, evaluate, explain, export, features, predict, train, weights
+from jtl.verbs import estimate, evaluate, explain, export, features, predict, report, train, weights
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
@@ -12,6 +12,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": evaluate.VERB,
     "predict": predict.VERB,
     "explain": explain.VERB,
+    "report": report.VERB,
     "features": features.VERB,
     "export": export.VERB,
     "fuse": fuse.VERB,

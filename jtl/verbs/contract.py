@@ -7,6 +7,7 @@ quotes, by their whole path.
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -87,6 +88,16 @@ def show(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """Print the result as the one JSON object of `--json`, if that was asked for."""
     if args.json:
         sys.stdout.write(json.dumps(result) + "\n")
+
+
+def say_next(*commands: Sequence[str], page: str = "") -> None:
+    """Print the commands that come next, as words, and a page to look at ("": none).
+
+    A word in capitals stands for what the user has to say.
+    """
+    rows = [f"look at: {page}"] if page else []
+    rows += [f"next: {shlex.join(words)}" for words in commands]
+    sys.stderr.write("".join(f"{row}\n" for row in rows))
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
 from jtl.verbs import rows as written
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, refuse, show
+from jtl.verbs.contract import (
+    BATCH_SIZE,
+    Overrides,
+    Verb,
+    add_model,
+    check_at_least,
+    refuse,
+    say_next,
+    show,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -120,6 +129,9 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     check_readable(result)
+    model = ["--run", args.run] if args.run else ["--weights", args.weights]
+    out = [] if args.out else [["jtl", "predict", *model, *args.inputs[:1], "--out", "predictions.csv"]]
+    say_next(*out, ["jtl", "evaluate", *model, "--data", "LABELLED_DATA"])
     return 0
 
 
