@@ -77,6 +77,12 @@ def nothing_blended(augment: Any) -> str:
     return ""
 
 
+def nothing_varied(augment: Any) -> str:
+    """Return "": nothing is drawn by chance."""
+    del augment
+    return ""
+
+
 def no_remarks(own: Any, preprocess: Any) -> list[str]:
     """Return []: nothing is to be told of a model and its pre-processing."""
     del own, preprocess
@@ -120,6 +126,12 @@ def all_of_them(changes: Any) -> Any:
     return changes
 
 
+def no_free_dims(preprocess: Any) -> dict[str, int]:
+    """Return {}: all examples are of one shape."""
+    del preprocess
+    return {}
+
+
 def no_options(changes: Any) -> dict[str, Any]:
     """Return {}: what the user changes of the pre-processing does not change the model."""
     del changes
@@ -135,6 +147,23 @@ def same(before: Any, after: Any) -> Callable[[Inputs], Inputs]:
     if before != after:
         raise UserError(f"one model reads {before} and the other {after}; expected two that read the same")
     return lambda inputs: inputs
+
+
+class Glimpse(NamedTuple):
+    """What a report shows of a raw example: the bytes of a small JPEG or a text, and how large it is.
+
+    `size` is of the raw example, by what is counted: width and height of a picture, letters of a text.
+    """
+
+    picture: bytes = b""
+    text: str = ""
+    size: Mapping[str, int] = {}
+
+
+def no_glimpse(raw: Any, *, is_shown: bool = True) -> Glimpse:
+    """Return nothing: examples of this kind cannot be shown."""
+    del raw, is_shown
+    return Glimpse()
 
 
 class Input(NamedTuple):
@@ -161,7 +190,8 @@ class Input(NamedTuple):
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
     targets, settings, preprocess)` → ({stream: inputs}, targets) in training, where the first stream is the
     one with the targets; `join(batches)` → one batch of several. `blended(augment)` → which settings blend
-    examples with their targets, for an error ("": none does).
+    examples with their targets, for an error ("": none does). `varied(augment)` → which settings vary an
+    example by chance as it is read, `redrawn(augment)` → which vary a batch anew at every step ("": none).
 
     `converter(before, after)` → a function of the inputs that a model of pre-processing `before` reads to
     those that a model of `after` reads; UserError where there is none.
@@ -172,6 +202,12 @@ class Input(NamedTuple):
     examples of a split. `described(preprocess)` → the pre-processing in one line. `model_options(changes)` →
     what a change of the pre-processing asks of `Family.build`. `remaining(changes)` → those of a run's
     changes that must be made again when it is opened, though its own pre-processing has them all.
+    `free_dims(preprocess)` → the leading dims of an example's leaves in which examples differ, by name, and
+    the most that each may be.
+
+    `glimpse(raw, is_shown=…)` → what a report shows of a raw example, its size alone unless it `is_shown`; it
+    raises `Unreadable`. `views` are other looks at the same examples by name, for averaging at test time: a
+    function, for use inside jit, of what the model reads.
     """
 
     Preprocess: type
@@ -190,6 +226,8 @@ class Input(NamedTuple):
     normalise: Callable[[Inputs, Any], Inputs] = as_it_is
     join: Callable[[Sequence[Inputs]], Inputs] = joined
     blended: Callable[[Any], str] = nothing_blended
+    varied: Callable[[Any], str] = nothing_varied
+    redrawn: Callable[[Any], str] = nothing_varied
     converter: Callable[[Any, Any], Callable[[Inputs], Inputs]] = same
     files: Callable[[Any], Mapping[str, Path]] = no_files
     placed: Callable[[Any, Path], Any] = keep
@@ -200,3 +238,6 @@ class Input(NamedTuple):
     recognises: Callable[[bytes], bool] = nothing_recognised
     told: Callable[[Sequence[tuple[str, Any]]], list[str]] = nothing_told
     fitted: Callable[..., tuple[Any, list[str]]] = nothing_fitted
+    free_dims: Callable[[Any], Mapping[str, int]] = no_free_dims
+    glimpse: Callable[..., Glimpse] = no_glimpse
+    views: Mapping[str, Callable[[Inputs], Inputs]] = {}

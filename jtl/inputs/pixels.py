@@ -39,6 +39,8 @@ CMYK = "are CMYK: converted to RGB without a colour profile; convert them to sRG
 _NAMED = 3
 _REDUCED = 1
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC = 254, 262
+# EXIF's orientation, and the first of its values that turn a picture by a quarter.
+_ORIENTATION, _ON_ITS_SIDE = 274, 5
 
 
 class Facts(NamedTuple):
@@ -109,6 +111,17 @@ def examine(data: bytes) -> Facts:
             values = values[..., :3].astype(np.uint32) * 256 + 255
         _check_range(values)
         return Facts(tuple(remarks), float(values.max()), bool(values.dtype.kind == "f"))
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of an image file's first picture, turned upright; no pixel is decoded.
+
+    Raises:
+        Unreadable: the bytes are of another format, or over `MAX_PIXELS`.
+    """
+    with _opened(data) as opened:
+        width, height = opened.size
+        return (height, width) if opened.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE else (width, height)
 
 
 def checked(raw: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from jtl.errors import UserError
 from jtl.files import expanded
 from jtl.inputs import tokenizer
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable, map_leaves
-from jtl.inputs.raw_text import texts_of
+from jtl.inputs.raw_text import glimpse, texts_of
 from jtl.ranges import Fraction, WidthOr0
 from jtl.ranges import check as check_ranges
 
@@ -248,6 +248,11 @@ def augment(
     return hidden, targets
 
 
+def redrawn(augment: Augment) -> str:
+    """Return which setting hides other tokens at every step, "" where none does."""
+    return f"augment.mask_tokens {augment.mask_tokens}" if augment.mask_tokens else ""
+
+
 def hideable(inputs: Inputs, preprocess: Preprocess) -> Any:
     """Return which tokens [batch, tokens] stand for text: no special ones, and nothing that fills up."""
     import jax.numpy as jnp
@@ -277,6 +282,11 @@ def files(preprocess: Preprocess) -> Mapping[str, Path]:
 def placed(preprocess: Preprocess, folder: Path) -> Preprocess:
     """Return the same pre-processing by the tokenizer's file in a folder."""
     return replace(preprocess, tokenizer=str(folder / tokenizer.NAME)) if preprocess.tokenizer else preprocess
+
+
+def free_dims(preprocess: Preprocess) -> dict[str, int]:
+    """Return the length of a text, which may be up to `max_tokens`."""
+    return {"tokens": preprocess.max_tokens}
 
 
 def survey(raws: Iterable[Any], preprocess: Preprocess) -> list[str]:
@@ -346,6 +356,7 @@ INPUT = Input(
     spec=spec,
     described=Preprocess.described,
     augment=augment,
+    redrawn=redrawn,
     collate=collate,
     remaining=remaining,
     join=join,
@@ -354,4 +365,6 @@ INPUT = Input(
     placed=placed,
     remarks=remarks,
     survey=survey,
+    free_dims=free_dims,
+    glimpse=glimpse,
 )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jtl.models import layers
-from jtl.models.dense_attention import attend
+from jtl.models.attention import attention
 
 Tokens: TypeAlias = Float[Array, "batch tokens dim"]
 Wide: TypeAlias = Float[Array, "batch tokens width"]
@@ -118,8 +118,14 @@ class _SelfAttention(nn.Module):
             for name in ("query", "key", "value")
         )
         is_dropped = self.train and config.attention_dropout > 0
-        drop = nn.Dropout(config.attention_dropout, deterministic=False) if is_dropped else None
-        mixed = attend(query, key, value, mask=mask, drop=drop)
+        mixed = attention(
+            query,
+            key,
+            value,
+            mask=mask,
+            drop=nn.Dropout(config.attention_dropout, deterministic=False) if is_dropped else None,
+            implementation=config.attention,
+        )
         return mixed.reshape(x.shape)
 
 
@@ -172,12 +178,13 @@ class _Decoder(nn.Module):
 
 
 def _norm(config: Any) -> nn.LayerNorm:
-    return nn.LayerNorm(config.layer_norm_epsilon, layers.DTYPES[config.dtype], name="LayerNorm")
+    return nn.LayerNorm(config.layer_norm_epsilon, layers.compute_dtype(config.dtype), name="LayerNorm")
 
 
 def _embed(config: Any, num_rows: int, name: str) -> nn.Embed:
-    dtype = layers.DTYPES[config.dtype]
-    return nn.Embed(num_rows, config.dim, dtype=dtype, embedding_init=layers.declared, name=name)
+    # Float32 in any compute dtype: thousands of tokens add to the gradient of one row, and in bfloat16 a sum
+    # of ones ends at 256.
+    return nn.Embed(num_rows, config.dim, dtype=jnp.float32, embedding_init=layers.declared, name=name)
 
 
 POOLERS: dict[str, Callable[..., Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}

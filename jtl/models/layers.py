@@ -1,5 +1,6 @@
 """What the families share: checks of settings, order of layers, batch normalisation, drop path."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from functools import partial
@@ -46,6 +47,26 @@ ONCE_UNSET: Mapping[str, Any] = {
 }
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+AUTO = "auto"
+# The first GPUs whose matrix units take bfloat16 are NVIDIA's Ampere.
+LEAST_CAPABILITY = 8.0
+
+
+def auto_dtype() -> tuple[str, str]:
+    """Return the name of the dtype that a model computes in where nobody says which, and why that one."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return "float32", "a CPU multiplies it fastest"
+    # AMD's are called otherwise ("gfx942"), and take it.
+    capability = str(getattr(device, "compute_capability", ""))
+    if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < LEAST_CAPABILITY:
+        return "float32", f"a GPU of compute capability {capability} has no units for bfloat16"
+    return "bfloat16", f"a {device.platform.upper()} multiplies it several times as fast as float32"
+
+
+def compute_dtype(name: str) -> Any:
+    """Return the dtype that a model of this `model.dtype` computes in."""
+    return DTYPES[auto_dtype()[0] if name == AUTO else name]
 
 
 def layer_of(name: str, layers: tuple[tuple[str, ...], ...]) -> int:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jtl.models import layers
-from jtl.models.dense_attention import attend
+from jtl.models.attention import AUTO, attention
 from jtl.models.product import product
 
 Tokens: TypeAlias = Float[Array, "batch tokens dim"]
@@ -69,10 +69,14 @@ class Block(nn.Module):
         """Return the tokens after attention and MLP, each a residual branch."""
         config = self.config
         y = layer_norm(config, "LayerNorm_0")(x)
-        attention = Attention(
-            config.heads, config.has_qkv_bias, self.is_causal, name="MultiHeadDotProductAttention_1"
+        attend = Attention(
+            config.heads,
+            config.has_qkv_bias,
+            self.is_causal,
+            config.attention,
+            name="MultiHeadDotProductAttention_1",
         )
-        y = attention(y, y)
+        y = attend(y, y)
         y = nn.Dropout(config.dropout, deterministic=not self.train)(y)
         x = x + self._branch(y, "LayerScale_1")
         y = layer_norm(config, "LayerNorm_2")(x)
@@ -88,12 +92,14 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of `queries` to `values`; the softmax is float32 in any compute dtype.
 
-    Where `is_causal`, a token attends to itself and to those before it.
+    Where `is_causal`, a token attends to itself and to those before it. `implementation` is as `attention`
+    has it.
     """
 
     heads: int
     has_bias: bool
     is_causal: bool = False
+    implementation: str = AUTO
 
     @nn.compact
     def __call__(self, queries: Tokens, values: Float[Array, "batch sources dim"]) -> Tokens:
@@ -110,7 +116,7 @@ class Attention(nn.Module):
             project(name="key")(values),
             project(name="value")(values),
         )
-        mixed = attend(query, key, value, is_causal=self.is_causal)
+        mixed = attention(query, key, value, is_causal=self.is_causal, implementation=self.implementation)
         return project(features=dim, axis=(-2, -1), use_bias=True, name="out")(mixed)
 
 
@@ -169,8 +175,13 @@ class AttentionPool(nn.Module):
         """Return one vector for each example."""
         config = self.config
         probe = self.param("probe", layers.declared, (1, 1, config.dim), jnp.float32)
-        attention = Attention(config.heads, config.has_qkv_bias, name="MultiHeadDotProductAttention_0")
-        pooled = attention(tiled(probe, x), x)
+        attend = Attention(
+            config.heads,
+            config.has_qkv_bias,
+            implementation=config.attention,
+            name="MultiHeadDotProductAttention_0",
+        )
+        pooled = attend(tiled(probe, x), x)
         y = layer_norm(config, "LayerNorm_0")(pooled)
         y = Mlp(config.mlp_dim, config.gelu, 0.0, False, name="MlpBlock_0")(y)
         return (pooled + y)[:, 0]
@@ -178,7 +189,7 @@ class AttentionPool(nn.Module):
 
 def layer_norm(config: Any, name: str) -> nn.LayerNorm:
     """Return the layer normalisation of that name, with the config's epsilon and dtype."""
-    return nn.LayerNorm(config.layer_norm_epsilon, layers.DTYPES[config.dtype], name=name)
+    return nn.LayerNorm(config.layer_norm_epsilon, layers.compute_dtype(config.dtype), name=name)
 
 
 def tiled(tokens: Float[Array, "1 extra dim"], x: Tokens) -> Float[Array, "batch extra dim"]:

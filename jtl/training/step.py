@@ -30,7 +30,8 @@ FIELDS, UNLABELLED_FIELDS = ("inputs", "label", "mask", "id"), ("inputs", "mask"
 class Parts(NamedTuple):
     """What a step is made of; static for the whole run.
 
-    `groups` name how each leaf trains, `adapts_frozen_stats` whether normalisation layers of frozen parts
+    `augment` is None where nothing is varied. `groups` name how each leaf trains, `adapts_frozen_stats`
+    whether normalisation layers of frozen parts
     keep learning their statistics, `seed` feeds every random key.
     """
 
@@ -75,13 +76,21 @@ def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
 
 
 def measured(parts: Any, params: Any, model_state: Any, batch: Batch) -> metrics.Sums:
-    """Return the task's sums over the examples of a batch whose mask is true.
+    """Return the task's sums over the examples of a batch whose mask is true, and its logits beside them.
 
     `parts` is as in `forward`, with a task and a seed for what it leaves to chance.
     """
     batch = with_targets(parts, batch)
     outputs = forward_normalised(parts, params, model_state, batch["inputs"])
-    return parts.task.metrics(outputs.logits, batch)
+    return with_logits(parts.task.metrics(outputs.logits, batch), outputs.logits)
+
+
+def with_logits(sums: metrics.Sums, logits: Array) -> metrics.Sums:
+    """Return the sums with the logits [batch, outputs] beside them; those of every place of an input are not.
+
+    The same pass gives what intervals and rankings are computed of, which no sums can.
+    """
+    return {**sums, metrics.LOGITS: logits} if logits.ndim == 2 else sums
 
 
 def with_targets(parts: Any, batch: Batch) -> dict[str, Any]:
@@ -170,6 +179,8 @@ def _with_targets(parts: Any, stream: Batch, key: Key[Array, ""]) -> dict[str, A
 def _augmented(parts: Parts, batch: Batch, step: Int[Array, ""]) -> dict[str, Any]:
     """Return the streams, normalised, varied as the input kind does it, that of training with targets."""
     train = _with_targets(parts, batch[TRAIN], rng.key(parts.seed, "targets", step))
+    if parts.augment is None:
+        return {**batch, TRAIN: train}
     streams = {TRAIN: train["inputs"], **{name: batch[name]["inputs"] for name in parts.strategy.streams}}
     key = rng.key(parts.seed, "augment", step)
     streams, targets = parts.input.augment(key, streams, train["target"], parts.augment, parts.preprocess)

@@ -26,27 +26,6 @@ from tests.weights import writing
 NUM_IMAGES = 5
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny CIFAR ResNet of three classes in PyTorch's names."""
-    origin = FAMILIES["cifar_resnet"].origins["pytorch_resnet_cifar10"]
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(writing.named(origin, writing.leaves_of("cifar_resnet")), path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders of a class, five images in all."""
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(NUM_IMAGES):
-        path = folder / ("ants" if index % 2 else "bees") / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        pixels = np.random.default_rng(index).integers(0, 256, (40, 36, 3), np.uint8)
-        Image.fromarray(pixels).save(path)
-    return folder
-
-
 OPTIONS = {"batch_size": 2, "overrides": (("sharding.devices", "1"), ("model.image_px", "16"))}
 
 
