@@ -26,8 +26,7 @@ from jtl.ranges import INT32_MAX
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
-from jtl.training import optim, precision, seen, sharding
-from jtl.training import state as states
+from jtl.training import optim, seen, sharding, starting
 from jtl.training.config import Config, from_dict, input_of
 from jtl.training.state import State
 from jtl.training.step import Parts
@@ -310,14 +309,7 @@ def classifier(config: Config, spec: str) -> Classifier:
 
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
     """Return the state at step 0 on the mesh, and the sharding of each of its leaves."""
-
-    def create(params: Any, model_state: Any) -> State:
-        parts = built.parts
-        has_ema = optim.has_average(config.optim)
-        narrow = partial(precision.narrowed, dtype=precision.frozen_dtype(config))
-        optimizer = parts.optimizer
-        return states.create(params, model_state, parts.groups, optimizer, has_ema=has_ema, narrow=narrow)
-
+    create = starting.creator(built.parts, config)
     shapes = jax.eval_shape(create, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)
     average = ", average" if optim.has_average(config.optim) else ""

@@ -100,17 +100,11 @@ def state_shapes(found: Subject) -> tuple["jtl.training.state.State", Any]:
     """Return the shapes of the state at step 0, and the sharding of each of its leaves."""
     import jax
 
-    from jtl.training import optim, sharding
-    from jtl.training import state as states
+    from jtl.training import sharding, starting
 
-    parts, settings = found.parts, found.settings
-
-    def create(params: Any, model_state: Any) -> Any:
-        has_ema = optim.has_average(settings.optim)
-        return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=has_ema)
-
+    create = starting.creator(found.parts, found.settings)
     shapes = jax.eval_shape(create, found.built.params, found.built.model_state)
-    return shapes, sharding.of_state(shapes, settings.sharding, found.mesh)
+    return shapes, sharding.of_state(shapes, found.settings.sharding, found.mesh)
 
 
 def _class_labels(size: int) -> "np.ndarray":
