@@ -311,10 +311,11 @@ def classifier(config: Config, spec: str) -> Classifier:
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
     """Return the state at step 0 on the mesh, and the sharding of each of its leaves."""
 
+    narrow = precision.narrowing(config, built.parts.model, built.params, built.model_state)
+
     def create(params: Any, model_state: Any) -> State:
         parts = built.parts
         has_ema = optim.has_average(config.optim)
-        narrow = partial(precision.narrowed, dtype=precision.frozen_dtype(config))
         optimizer = parts.optimizer
         return states.create(params, model_state, parts.groups, optimizer, has_ema=has_ema, narrow=narrow)
 
