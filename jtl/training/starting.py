@@ -11,12 +11,12 @@ from jtl.training.state import State
 from jtl.training.step import Parts
 
 
-def creator(parts: Parts, config: Config) -> Callable[[Any, Any], State]:
-    """Return the function (params, model_state) → the state at step 0."""
+def creator(parts: Parts, config: Config, params: Any, model_state: Any) -> Callable[[Any, Any], State]:
+    """Return the function (params, model_state) → the state at step 0, of such values or shapes."""
     return partial(
         states.create,
         groups=parts.groups,
         optimizer=parts.optimizer,
         has_ema=optim.has_average(config.optim),
-        narrow=partial(precision.narrowed, dtype=precision.frozen_dtype(config)),
+        narrow=precision.narrowing(config, parts.model, params, model_state),
     )

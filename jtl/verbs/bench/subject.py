@@ -102,8 +102,8 @@ def state_shapes(found: Subject) -> tuple["jtl.training.state.State", Any]:
 
     from jtl.training import sharding, starting
 
-    create = starting.creator(found.parts, found.settings)
-    shapes = jax.eval_shape(create, found.built.params, found.built.model_state)
+    values = (found.built.params, found.built.model_state)
+    shapes = jax.eval_shape(starting.creator(found.parts, found.settings, *values), *values)
     return shapes, sharding.of_state(shapes, found.settings.sharding, found.mesh)
 
 
