@@ -56,13 +56,15 @@ def _run(given: list[str]) -> int:
     import argparse
     import traceback
 
-    from jtl import errors, faults, runtime
+    from jtl import errors, faults, heap, memory, runtime
     from jtl.verbs import VERBS
 
     words, overrides = split_overrides(given)
     args = _parser().parse_args(words)
     try:
         args = argparse.Namespace(**{name: _at_home(value) for name, value in vars(args).items()})
+        memory.check_room()
+        heap.keep()
         runtime.prepare()
         return VERBS[args.verb].command(args, overrides)
     except Exception as error:

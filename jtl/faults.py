@@ -20,7 +20,8 @@ CURES = {
     errno.EMFILE: "too many files are open in this process; raise `ulimit -n`, or lower inputs.threads",
     errno.ENFILE: "too many files are open on this machine; close some and repeat the command",
     errno.ENOMEM: "the memory does not suffice; lower train.batch_size, or raise `ulimit -v`",
-    errno.EAGAIN: "no more threads or processes may be started; lower inputs.threads, or raise `ulimit -u`",
+    errno.EAGAIN: "no more threads or processes may be started; lower inputs.threads, or raise `ulimit -u` "
+    "or `ulimit -v`",
     errno.EIO: "the disk or its server failed; check it and repeat the command",
     errno.ESTALE: "the server of this folder has lost it; mount it again and repeat the command",
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
@@ -31,6 +32,9 @@ OF_MACHINE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
     *(errno.EIO, errno.ESTALE, errno.EROFS),
 )
+NO_THREAD = "can't start new thread"
+# How the loader of libraries (glibc) says that there is no memory for one.
+UNMAPPED = ("failed to map segment", os.strerror(errno.ENOMEM))
 MEMORY_CURE = (
     "the memory does not suffice; lower train.batch_size or train.eval_batch_size, raise optim.accumulate, "
     "or take a smaller model"
@@ -48,8 +52,12 @@ def explained(error: BaseException) -> str | None:
             return of_system(each)
         if isinstance(each, MemoryError) or "RESOURCE_EXHAUSTED" in str(each):
             return f"{MEMORY_CURE} ({shortened(str(each)) or type(each).__name__})"
-        if isinstance(each, RuntimeError) and "can't start new thread" in str(each):
-            return f"no more threads can be started: {CURES[errno.EAGAIN]}, or `ulimit -v`"
+        if isinstance(each, RuntimeError) and NO_THREAD in str(each):
+            return CURES[errno.EAGAIN]
+        if isinstance(each, ImportError) and any(sign in str(each) for sign in UNMAPPED):
+            return (
+                f"the memory does not suffice to load a library ({shortened(str(each))}); raise `ulimit -v`"
+            )
     return None
 
 

@@ -92,6 +92,17 @@ def expanded(path: str) -> str:
     return found
 
 
+def cache_folder(*names: str) -> Path:
+    """Return a folder of the user's cache: below $JTL_CACHE, else $XDG_CACHE_HOME/jtl, else ~/.cache/jtl.
+
+    Raises:
+        UserError: nothing says what the home folder is.
+    """
+    beside = os.environ.get("XDG_CACHE_HOME")
+    folder = os.environ.get("JTL_CACHE") or (f"{beside}/jtl" if beside else "~/.cache/jtl")
+    return Path(expanded(folder), *names)
+
+
 def type_name(hint: Any) -> str:
     """Return how an annotated type is called in a message."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
@@ -106,7 +117,7 @@ class Record:
     def __init__(self, path: Path, values: Any, where: str = "") -> None:
         self.path, self.where = path, where
         if not isinstance(values, dict):
-            raise self.wrong(f"{where or 'the whole of it'} is {_shown(values)}; expected an object")
+            raise self.wrong(f"{where or 'the whole of it'} is {_in_json(values)}; expected an object")
         self.values: dict[str, Any] = values
 
     def get(self, key: str, kind: "Kind", default: Any = None) -> Any:
@@ -122,7 +133,7 @@ class Record:
             raise self.wrong(f"{name} is missing")
         value = self.values[key]
         if not kind[1](value):
-            raise self.wrong(f"{name} is {_shown(value)}; expected {kind[0]}")
+            raise self.wrong(f"{name} is {_in_json(value)}; expected {kind[0]}")
         return value
 
     def below(self, key: str, default: Any = None) -> "Record":
@@ -142,7 +153,9 @@ class Record:
             if name not in hints:
                 raise self.wrong(f"{self.where}.{name} is unknown; nearest: {nearest(name, hints)}")
             if not _fits(value, hints[name]):
-                raise self.wrong(f"{self.where}.{name} is {_shown(value)}; expected {type_name(hints[name])}")
+                raise self.wrong(
+                    f"{self.where}.{name} is {_in_json(value)}; expected {type_name(hints[name])}"
+                )
         try:
             kind(**found)
         except (TypeError, ValueError, ArithmeticError) as error:
@@ -217,7 +230,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
 
 
-def _shown(value: Any) -> str:
+def _in_json(value: Any) -> str:
     return shortened(json.dumps(value, default=repr))
 
 

@@ -7,6 +7,8 @@ from jtl.errors import UserError
 
 # Limits of the container this runs in: control groups of version 2, and of version 1.
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# Measured: with less, jax 0.10 or scipy 1.17 cannot be mapped on Linux, or end the process.
+MIN_ADDRESS_BYTES = 1_200 * 2**20
 UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -21,6 +23,19 @@ def check(num_bytes: int, what: str, cure: str, *, limit: int | None = None) -> 
     limit = host_bytes() if limit is None else limit
     if num_bytes > limit:
         raise UserError(f"{what} wants {text(num_bytes)} of memory and there are {text(limit)}; {cure}")
+
+
+def check_room() -> None:
+    """Check that libraries can be loaded at all: some of them crash, rather than say it, where they cannot.
+
+    Raises:
+        UserError: `ulimit -v` leaves too little.
+    """
+    if _address_bytes() < MIN_ADDRESS_BYTES:
+        raise UserError(
+            f"`ulimit -v` leaves {text(_address_bytes())} and the libraries alone take "
+            f"{text(MIN_ADDRESS_BYTES)}; expected some GiB: raise it"
+        )
 
 
 def host_bytes() -> int:

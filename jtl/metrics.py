@@ -16,6 +16,8 @@ Totals = dict[str, np.ndarray]
 MAX_CONFUSION_CLASSES = 1000
 # What the numbers of another domain are called by in a history.
 TARGET_PREFIX = "target_"
+# What the numbers of each of several heads are called by.
+GRID_PREFIX = "grid/"
 
 
 class Summary(NamedTuple):

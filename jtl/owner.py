@@ -97,7 +97,7 @@ def _check_ours(file: IO[bytes], folder: Path) -> None:
     found: Any = {}
     for _ in range(NAME_READS):
         file.seek(0)
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found = json.loads(file.read())
         if found:
             break

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -19,11 +20,11 @@ from jtl import files, metrics
 from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
-from jtl.models import Model, Outputs
+from jtl.models import Model, Outputs, layers
 from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Strategy
 from jtl.tasks import TASKS, LabelStats, Task
-from jtl.training import build, config, evaluate, seen, sharding, step
+from jtl.training import build, config, evaluate, precision, seen, sharding, step
 from jtl.training.config import Config
 from jtl.training.step import Batch
 from jtl.weights import Config as Weights
@@ -198,7 +199,9 @@ def described(predictor: Predictor) -> str:
     loaded, changes = predictor.loaded, predictor.settings.preprocess
     remarks = [] if loaded is None else loaded.report.remarks()
     text = seen.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
-    return "\n".join([*remarks, text])
+    is_exact = layers.compute_dtype(predictor.settings.model.dtype) == jnp.float32
+    computes = [] if is_exact else precision.remarks(predictor.settings, {})
+    return "\n".join([*remarks, text, *computes])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:

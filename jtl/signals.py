@@ -2,11 +2,14 @@
 
 Where nothing would be lost, the process is stopped where it stands: `Stopped` is raised. Where something
 would be (training), the request is only noted, and the loop looks at it. Python answers a signal between two
-of its own instructions, which a compiler in C++ can hold up for minutes: a thread watches over that.
+of its own instructions, which a compiler in C++ can hold up for minutes: a thread watches over that. Where
+these instructions are of a destructor, or of what the garbage collector calls (JAX registers some), Python
+drops what is raised: `Stopped` is raised again once they are done.
 """
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +47,7 @@ class StopRequest:
         self._overdue = overdue
         self._asked_at = 0.0
         self._is_noted, self._is_protected, self._is_over = False, False, False
+        self._is_dropped = False
 
     @property
     def is_set(self) -> bool:
@@ -85,18 +89,27 @@ class StopRequest:
             self.ask(number)
             if not self._is_noted:
                 raise Stopped(number)
+        elif self._is_dropped:
+            self._is_dropped = False
+            if not self._is_noted:
+                raise Stopped(self.number)
         elif number == self.number or time.monotonic() - self._asked_at > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    def drop(self) -> None:
+        """Note that what was raised has come to nothing: it is raised again."""
+        self._is_dropped = True
+
     def watch(self, wakeup: int) -> None:
         """Call `overdue` once a signal has come and the process has had its time to end."""
-        with suppress(OSError):
-            received = os.read(wakeup, 1)
-            os.close(wakeup)
+        with suppress(OSError), open(wakeup, "rb", buffering=0) as pipe:
+            received = pipe.read(1)
             left = GRACE_SECONDS
             while received and left > 0 and not self._is_over:
                 time.sleep(0.1)
+                if self._is_dropped:
+                    _send_to_main_thread(self.number)
                 left -= 0.0 if self._is_protected else 0.1
             if received and self._overdue is not None and not self._is_over:
                 self._overdue(received[0])
@@ -119,6 +132,14 @@ def listening(overdue: Callable[[int], None] | None = None) -> Iterator[StopRequ
         return
     request = StopRequest(overdue)
     before = {number: signal.getsignal(number) for number in STOPPING}
+    unraisable = sys.unraisablehook
+
+    def hear(found: "sys.UnraisableHookArgs") -> None:
+        if issubclass(found.exc_type, Stopped):
+            request.drop()
+        else:
+            unraisable(found)
+
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     old_wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -127,11 +148,13 @@ def listening(overdue: Callable[[int], None] | None = None) -> Iterator[StopRequ
         for number, handler in before.items():
             if handler != signal.SIG_IGN:
                 signal.signal(number, request.handle)
+        sys.unraisablehook = hear
         yield request
     finally:
         request.end()
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        sys.unraisablehook = unraisable
         signal.set_wakeup_fd(old_wakeup)
         os.close(writing)
 
@@ -183,6 +206,15 @@ def pool(num_threads: int) -> Iterator["concurrent.futures.ThreadPoolExecutor"]:
         is_done = True
     finally:
         threads.shutdown(wait=is_done, cancel_futures=not is_done)
+
+
+def _send_to_main_thread(number: int) -> None:
+    """Send a signal that also ends a call of the system which the main thread waits in."""
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)
+    else:  # on Windows
+        signal.raise_signal(number)
 
 
 def check() -> None:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from jtl import faults
+from jtl import faults, memory
 from jtl.errors import UserError
 
 
@@ -47,7 +47,29 @@ def test_memory_that_does_not_suffice_says_what_to_lower(error: Exception) -> No
 
 def test_threads_that_cannot_be_started_are_no_bug() -> None:
     found = faults.explained(RuntimeError("can't start new thread"))
-    assert "no more threads can be started" in (found or "")
+    assert (found or "").startswith("no more threads or processes may be started; lower inputs.threads, or")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "libjax_common.so: failed to map segment from shared object",
+        "a.so: cannot create shared object descriptor: Cannot allocate memory",
+    ],
+)
+def test_library_for_which_there_is_no_memory_is_no_bug(text: str) -> None:
+    found = faults.explained(ImportError(text)) or ""
+    assert found.startswith("the memory does not suffice to load a library (")
+    assert found.endswith("; raise `ulimit -v`")
+    for other in ("cannot import name 'x'", "libgomp.so.1: cannot allocate memory in static TLS block"):
+        assert faults.explained(ImportError(other)) is None
+
+
+def test_address_space_in_which_libraries_crash_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.check_room()
+    monkeypatch.setattr(memory, "_address_bytes", lambda: 900_000 * 1024)
+    with pytest.raises(UserError, match=r"`ulimit -v` leaves 878.9 MiB and the libraries alone take 1.2 GiB"):
+        memory.check_room()
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), TypeError("x"), RuntimeError("x")])

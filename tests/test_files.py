@@ -1,5 +1,6 @@
 """Files written whole, JSON read with its faults named, and home folders."""
 
+import ast
 import json
 import os
 from collections.abc import Iterator
@@ -29,6 +30,29 @@ def test_mode_is_what_the_umask_says_whatever_wrote_the_file(tmp_path: Path, uma
     for name in ("weights", "text"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask
     assert (tmp_path / "text").read_bytes() == "ä".encode()
+
+
+ROOT = Path(__file__).parents[1]
+# Where JSON is read by other hands: what they do of damage.
+READERS = {
+    ("jtl/weights/head.py", ""): "the caller of READERS answers",
+    ("jtl/weights/formats/safetensors_file.py", "_header"): "the library has parsed it before",
+}
+
+
+def test_all_json_is_read_by_the_one_reader_or_where_every_fault_of_it_is_caught() -> None:
+    found = set()
+    for path in sorted((ROOT / "jtl").rglob("*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        inside = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
+        for node in ast.walk(module):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.loads", "json.load"):
+                (name, text), *_ = [
+                    (each.name, ast.unparse(each)) for each in reversed(inside) if node in ast.walk(each)
+                ] or [("", "")]
+                if "RecursionError" not in text and "reading(" not in text:
+                    found.add((str(path.relative_to(ROOT)), name))
+    assert found == READERS.keys()
 
 
 def test_fault_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "names", "runtime", "signals", "output"),
+    ("errors", "heap", "names", "signals", "output"),
     ("files", "faults", "ranges", "memory"),
-    ("owner", "tree", "rng", "metrics"),
+    ("owner", "tree", "rng", "metrics", "runtime"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
@@ -345,7 +345,7 @@ def commands(text: str) -> dict[str, set[str]]:
     }
 
 
-DOCUMENTS = ("docs/faults.md", "docs/export.md", "docs/explain.md")
+DOCUMENTS = tuple(f"docs/{name}.md" for name in ("explain", "export", "faults", "frozen", "speed"))
 
 
 def test_commands_of_the_documents_exist() -> None:

@@ -70,6 +70,15 @@ def test_owner_that_has_no_name_yet_is_an_owner(tmp_path: Path, monkeypatch: pyt
             pass
 
 
+def test_owner_whose_name_is_damaged_is_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "NAME_SECONDS", 0.0)
+    (tmp_path / owner.NAME).write_text("[" * 100_000)
+    with (tmp_path / owner.NAME).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="is in use by another process"), owner.owned(tmp_path, _say):
+            pass
+
+
 def test_what_a_killed_process_left_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / owner.NAME).write_text(json.dumps(OTHER))
     (tmp_path / ".config.json.7-ab.part").write_text("{")

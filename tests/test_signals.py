@@ -1,9 +1,11 @@
 """Signals: raised where nothing is lost, noted where something is, and a watch over code that hears none."""
 
+import gc
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -49,6 +51,77 @@ def test_what_can_be_done_again_is_stopped_in_between(request_heard: StopRequest
 
 def test_no_exception_handler_keeps_it() -> None:
     assert not issubclass(Stopped, Exception)
+
+
+class Fragile:
+    """Is signalled while it is being destroyed, where Python drops what is raised."""
+
+    def __del__(self) -> None:
+        _send()
+        for _ in range(100):
+            pass
+
+
+def _dropped(call: Callable[[], object], stop: StopRequest) -> None:
+    """Make a call in which what a signal raises is dropped, and wait for it to be raised again."""
+    call()
+    assert stop.is_set
+    threading.Event().wait(60)
+
+
+def test_stop_that_a_destructor_dropped_is_raised_again_without_a_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with signals.listening() as stop, pytest.raises(Stopped, match="SIGTERM"):
+        _dropped(Fragile, stop)
+    assert capfd.readouterr().err == ""
+
+
+def test_stop_that_the_garbage_collector_dropped_is_raised_again_without_a_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    sent: list[str] = []
+
+    def collecting(phase: str, info: object) -> None:
+        del info
+        if not sent:
+            sent.append(phase)
+            _send()
+
+    with signals.listening() as stop:
+        gc.callbacks.append(collecting)
+        try:
+            with pytest.raises(Stopped, match="SIGTERM"):
+                _dropped(gc.collect, stop)
+        finally:
+            gc.callbacks.remove(collecting)
+    assert sent
+    assert capfd.readouterr().err == ""
+
+
+def test_stop_that_was_dropped_is_only_noted_where_there_is_something_to_save(
+    request_heard: StopRequest,
+) -> None:
+    Fragile()
+    with request_heard.deferred():
+        request_heard.handle(signal.SIGTERM, None)
+    with pytest.raises(Stopped):
+        request_heard.check()
+
+
+def test_what_else_comes_to_nothing_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(found.exc_value))
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("broken")
+
+    with signals.listening():
+        Broken()
+    assert [str(each) for each in told] == ["broken"]
+    Broken()
+    assert len(told) == 2
 
 
 def test_signal_is_answered_while_other_code_runs(request_heard: StopRequest) -> None:

@@ -18,8 +18,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     found = {name: summary.get(name) for name in FIELDS}
     found["weights"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     found["numbers"] = [_without_time(line) for line in _lines(folder / "metrics.jsonl")]
-    # An older one that was about to be removed when the run was disturbed may be left: it is of no harm.
-    found["checkpoints"] = steps_on_disk(folder)[-1:]
+    found["checkpoints"] = sorted(path.name for path in (folder / "checkpoints").iterdir())
     found["files"] = _files(folder)
     return found
 

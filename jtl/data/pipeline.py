@@ -1,9 +1,9 @@
 """Source → batches. The plan is pure: batch `step` depends on (seed, step) alone, however it is read.
 
 Position p of training is example `order[p]` (by default a fresh permutation every epoch; sampling.py has
-others), varied with a generator keyed by (seed, p); batch `step` is positions `step * batch_size` onward,
-running across the ends of epochs. Grain supplies the permutation, threads and worker processes; each batch is
-built whole by one thread, so none of them changes a bit.
+others), varied with a generator keyed by (seed, p), or where views are fixed, by (seed, view, example); batch
+`step` is positions `step * batch_size` onward, running across the ends of epochs. Grain supplies the
+permutation, threads and worker processes; each batch is built whole by one thread, so none changes a bit.
 """
 
 import itertools
@@ -36,8 +36,10 @@ class Config:
     `threads` decode in parallel (0: one a core) in each of `workers` processes (0: in this one); `prefetch`
     batches are kept ready, and at least one a thread, but no more than fit in `prefetch_bytes`, all processes
     together (one in each always). Evaluation inputs of a split that is read again and again are transformed
-    once and kept if they fit in `cache_bytes`. Where examples differ in length, a batch is padded to the
-    smallest of `buckets` that holds them all, so that few shapes, and few programs, come about.
+    once and kept if they fit in `cache_bytes`. What frozen layers give (`train.cache_features`) takes at most
+    `features_bytes` of the user's cache folder, that of all runs together. Where examples differ in length, a
+    batch is padded to the smallest of `buckets` that holds them all, so that few shapes, and few programs,
+    come about.
     """
 
     threads: Annotated[int, Range(0, 1024)] = 0
@@ -45,6 +47,7 @@ class Config:
     prefetch: Annotated[int, Range(1, 1024)] = 4
     prefetch_bytes: Annotated[int, Range(0, 2**62)] = 2 << 30
     cache_bytes: Annotated[int, Range(0, 2**62)] = 1 << 30
+    features_bytes: Annotated[int, Range(0, 2**62)] = 16 << 30
     buckets: tuple[Width, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     sampling: str = UNIFORM,
+    num_views: int = 0,
     config: Config,
     shard_index: int = 0,
     num_shards: int = 1,
@@ -71,21 +75,22 @@ def train_batches(
 
     A batch is `{"inputs": tree of [rows, …], "label": rows of source.labels(), "id": int64 [rows], "mask":
     bool [rows]}`, all true, without "label" where there are none. `preprocess` is what the kind collates by
-    (None: it needs none). Shard `shard_index` of `num_shards` gets
-    its rows of every batch, in order.
+    (None: it needs none). With `num_views` (0: a new one each time) an example is varied in that many ways,
+    in turn. Shard `shard_index` of `num_shards` gets its rows of every batch, in order.
     """
-    words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    order, key = plan(source, sampling, seed)
     batches = _TrainBatches(
         source=source,
         transform=transform,
         collate=partial(kind.collate, buckets=config.buckets, preprocess=preprocess),
-        order=order_of(source, sampling, int(words[0] >> np.uint64(32))),
-        key=int(words[1]),
+        order=order,
+        key=key,
+        num_views=num_views,
         first_row=start_step * batch_size + _first_row(batch_size, shard_index, num_shards),
         stride=batch_size,
         rows=batch_size // num_shards,
     )
-    return _read(batches, config, _num_bytes(kind, preprocess, batches.rows))
+    return read_ahead(batches, config, _num_bytes(kind, preprocess, batches.rows))
 
 
 def eval_batches(
@@ -165,13 +170,47 @@ class EvalBatches:
 
     def _opened(self) -> Generator[Batch, None, None]:
         batches = _Repeated(self._batches) if self._keeps_workers() else self._batches
-        return _read(batches, self._config, self._num_bytes)
+        return read_ahead(batches, self._config, self._num_bytes)
 
     def _keeps_workers(self) -> bool:
         return self._is_read_again and self._config.workers > 0
 
     def _fits(self, batch: Batch) -> bool:
         return sum(array.nbytes for array in leaves_of(batch)) * len(self) <= self._config.cache_bytes
+
+
+def plan(source: Source, sampling: str, seed: int) -> tuple[Order, int]:
+    """Return which example stands at each position of training, and the key that variation is drawn by."""
+    words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    return order_of(source, sampling, int(words[0] >> np.uint64(32))), int(words[1])
+
+
+def view_batches(
+    source: Source,
+    transform: Transform,
+    kind: Input,
+    *,
+    preprocess: Any = None,
+    view: int,
+    key: int,
+    batch_size: int,
+    config: Config,
+) -> Iterator[Batch]:
+    """Yield one view of every training example, in order, in batches as evaluation has them.
+
+    `transform` is that of training, `key` what `plan` says; it is the view that `train_batches` shows of
+    an example where the number of views is fixed.
+    """
+    collate = partial(kind.collate, buckets=config.buckets, preprocess=preprocess)
+    batches = _EvalBatches(source, transform, collate, batch_size, 0, batch_size, None, (key, view))
+    yield from EvalBatches(
+        batches, config, num_bytes=_num_bytes(kind, preprocess, batch_size), is_read_again=False
+    )
+
+
+def view_of(position: int, num_examples: int, num_views: int) -> int:
+    """Return which of its views an example shows at a position of training: each pass has the next one."""
+    return position // num_examples % num_views
 
 
 def num_cores() -> int:
@@ -193,6 +232,7 @@ class _TrainBatches:
     first_row: int
     stride: int
     rows: int
+    num_views: int = 0
 
     def __len__(self) -> int:
         return (2**62 - self.first_row) // self.stride
@@ -201,10 +241,9 @@ class _TrainBatches:
         examples = []
         start = self.first_row + index * self.stride
         for position in range(start, start + self.rows):
-            # Philox is keyed, not seeded: streams of different positions never overlap, and making one costs
-            # 10 µs.
-            rng = np.random.Generator(np.random.Philox(key=np.array([self.key, position], np.uint64)))
-            examples.append(read(self.source, self.order[position], self.transform, rng))
+            row, count = self.order[position], len(self.source)
+            view = view_of(position, count, self.num_views) * count + row if self.num_views else position
+            examples.append(read(self.source, row, self.transform, _generator(self.key, view)))
         return _batch(examples, self.collate, self.rows)
 
 
@@ -219,6 +258,8 @@ class _EvalBatches:
     first_row: int
     rows: int
     blank: Inputs | None
+    # The key and the number of a view of training, None: as in evaluation.
+    view: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.stride)
@@ -235,7 +276,11 @@ class _EvalBatches:
 
     def _read(self, row: int) -> tuple[Example, str]:
         try:
-            return read(self.source, row, self.transform, cure=CURE if self.blank is None else ""), ""
+            rng = None
+            if self.view is not None:
+                key, view = self.view
+                rng = _generator(key, view * len(self.source) + row)
+            return read(self.source, row, self.transform, rng, cure=CURE if self.blank is None else ""), ""
         except Unreadable as error:
             if self.blank is None:
                 raise
@@ -255,6 +300,14 @@ class _Repeated:
         return self.batches[index % len(self.batches)]
 
 
+def _generator(key: int, number: int) -> np.random.Generator:
+    """Return the generator of a position, or of a view.
+
+    Philox is keyed, not seeded: streams of different numbers never overlap, and making one costs 10 µs.
+    """
+    return np.random.Generator(np.random.Philox(key=np.array([key, number], np.uint64)))
+
+
 def _batch(
     examples: Sequence[Example],
     collate: Callable[[list[Inputs]], Inputs],
@@ -265,17 +318,18 @@ def _batch(
     num_real = len(examples) if num_real is None else num_real
     inputs = collate([each.inputs for each in examples])
     batch = {
-        "inputs": map_leaves(lambda leaf: _padded(leaf[:num_real], rows), inputs),
+        "inputs": map_leaves(lambda leaf: padded(leaf[:num_real], rows), inputs),
         "id": np.full(rows, PADDING_ID, np.int64),
         "mask": np.arange(rows) < num_real,
     }
     batch["id"][:num_real] = [each.id for each in examples[:num_real]]
     if examples[0].label is not None:
-        batch["label"] = _padded(np.stack([each.label for each in examples])[:num_real], rows)
+        batch["label"] = padded(np.stack([each.label for each in examples])[:num_real], rows)
     return batch
 
 
-def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+def padded(array: np.ndarray, rows: int) -> np.ndarray:
+    """Return the rows and as many of zeros behind them as are missing."""
     if len(array) == rows:
         return array
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
@@ -307,8 +361,8 @@ def _ahead(config: Config, num_bytes: int) -> tuple[int, int]:
     return min(threads, max(1, buffered)), max(1, buffered)
 
 
-def _read(batches: Any, config: Config, num_bytes: int) -> Generator[Batch, None, None]:
-    """Yield `batches[0], batches[1], …`, read ahead in threads or worker processes."""
+def read_ahead(batches: Any, config: Config, num_bytes: int = 0) -> Generator[Batch, None, None]:
+    """Yield `batches[0], batches[1], …`, of so many bytes (0: few), read ahead in threads or processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
 
     threads, buffered = _ahead(config, num_bytes)

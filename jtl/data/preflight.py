@@ -1,7 +1,7 @@
 """A look at the data before training: counts, imbalance, what is unreadable, what is in two splits."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +89,22 @@ def inspect(splits: dict[str, Source], config: Config, kind: Input) -> Preflight
     return Preflight(readable, lines, unreadable, duplicates, conflicts, facts)
 
 
+def glance(sources: Sequence[Source], kind: Input) -> tuple[list[Any], list[str]]:
+    """Read examples once, before anything is made of them: their facts, and lines on what is lost in reading.
+
+    Those that cannot be read are left to whoever reads them again. Of many, an even choice is read.
+    """
+    named: list[tuple[str, Any]] = []
+    lines: list[str] = []
+    for source in sources:
+        rows = _rows_to_check(len(source), checks_all=False)
+        _, found = _looked_at(source, rows, kind)
+        named += [(source.describe(row), each.facts) for row, each in found.items()]
+        if len(rows) < len(source):
+            lines.append(f"read {len(rows):,} of {len(source):,} {kind.unit} to check them")
+    return [facts for _, facts in named], [*lines, *kind.told(named)]
+
+
 def check_kind(source: Source, kind: Input) -> None:
     """Raise UserError unless the source's examples are what the kind reads."""
     check_holds(source.info.name, source.info.holds, kind)
@@ -111,6 +127,16 @@ def survey(splits: dict[str, Source], kind: Input, preprocess: Any) -> list[str]
         found = kind.survey(_raws(source, rows), preprocess)
         lines += [f"{split}: {line}" for line in found]
     return lines
+
+
+def sampled(splits: Mapping[str, Source], unit: str) -> list[str]:
+    """Return a line for each split of which `digest` takes a part: the others may change unseen."""
+    return [
+        f"{split}: {MAX_CHECKED:,} of {len(source):,} {unit}, evenly spaced, tell a run that goes on whether "
+        f"they are still the same: a change of the others is not noticed"
+        for split, source in splits.items()
+        if len(source) > MAX_CHECKED
+    ]
 
 
 def digest(source: Source) -> str:

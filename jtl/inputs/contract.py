@@ -77,6 +77,12 @@ def nothing_blended(augment: Any) -> str:
     return ""
 
 
+def nothing_varied(augment: Any) -> str:
+    """Return "": nothing is drawn by chance."""
+    del augment
+    return ""
+
+
 def no_remarks(own: Any, preprocess: Any) -> list[str]:
     """Return []: nothing is to be told of a model and its pre-processing."""
     del own, preprocess
@@ -167,7 +173,8 @@ class Input(NamedTuple):
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
     targets, settings, preprocess)` → ({stream: inputs}, targets) in training, where the first stream is the
     one with the targets; `join(batches)` → one batch of several. `blended(augment)` → which settings blend
-    examples with their targets, for an error ("": none does).
+    examples with their targets, for an error ("": none does). `varied(augment)` → which settings vary an
+    example by chance as it is read, `redrawn(augment)` → which vary a batch anew at every step ("": none).
 
     `converter(before, after)` → a function of the inputs that a model of pre-processing `before` reads to
     those that a model of `after` reads; UserError where there is none.
@@ -198,6 +205,8 @@ class Input(NamedTuple):
     normalise: Callable[[Inputs, Any], Inputs] = as_it_is
     join: Callable[[Sequence[Inputs]], Inputs] = joined
     blended: Callable[[Any], str] = nothing_blended
+    varied: Callable[[Any], str] = nothing_varied
+    redrawn: Callable[[Any], str] = nothing_varied
     converter: Callable[[Any, Any], Callable[[Inputs], Inputs]] = same
     files: Callable[[Any], Mapping[str, Path]] = no_files
     placed: Callable[[Any, Path], Any] = keep

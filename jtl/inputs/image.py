@@ -167,6 +167,27 @@ def blended(augment: Augment) -> str:
     return " and ".join(f"augment.{name} is {value}" for name, value in found.items() if value)
 
 
+def varied(augment: Augment) -> str:
+    """Return which settings draw anew whenever an image is read, "" where none does."""
+    found = {
+        "crop_scale": augment.crop_scale != (1.0, 1.0),
+        "crop_ratio": augment.crop_ratio != (1.0, 1.0),
+        "flip": 0 < augment.flip < 1,
+        "color_jitter": augment.color_jitter > 0,
+        "policy": augment.policy != "none",
+    }
+    return ", ".join(
+        f"augment.{name} {shown(getattr(augment, name))}" for name, is_drawn in found.items() if is_drawn
+    )
+
+
+def redrawn(augment: Augment) -> str:
+    """Return which settings change the images of a batch at every step, "" where none does."""
+    names = ("mixup_alpha", "cutmix_alpha", "erase_probability")
+    found = {name: getattr(augment, name) for name in names}
+    return ", ".join(f"augment.{name} {value}" for name, value in found.items() if value)
+
+
 def converter(before: Preprocess, after: Preprocess) -> Callable[[Inputs], Inputs]:
     """Return what makes of images normalised and sized for one model those for another.
 
@@ -346,6 +367,8 @@ INPUT = Input(
     normalise=normalise,
     augment=augment_batch,
     blended=blended,
+    varied=varied,
+    redrawn=redrawn,
     converter=converter,
     model_options=model_options,
     recognises=formats.is_image,

@@ -248,6 +248,11 @@ def augment(
     return hidden, targets
 
 
+def redrawn(augment: Augment) -> str:
+    """Return which setting hides other tokens at every step, "" where none does."""
+    return f"augment.mask_tokens {augment.mask_tokens}" if augment.mask_tokens else ""
+
+
 def hideable(inputs: Inputs, preprocess: Preprocess) -> Any:
     """Return which tokens [batch, tokens] stand for text: no special ones, and nothing that fills up."""
     import jax.numpy as jnp
@@ -351,6 +356,7 @@ INPUT = Input(
     spec=spec,
     described=Preprocess.described,
     augment=augment,
+    redrawn=redrawn,
     collate=collate,
     remaining=remaining,
     join=join,

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, image, initial, layers
+from jtl.models import head, image, initial, layers, rematerialise
 from jtl.models.contract import Family, Inside, Model
+from jtl.models.max_pool import max_pool
 from jtl.ranges import Depth, Fraction, WidthOr0
 
 Activations: TypeAlias = Float[Array, "batch height width channels"]
@@ -126,7 +127,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     options = {"epsilon": full.norm_epsilon, "has_bias": full.has_conv_bias, "is_v1": full.is_v1}
 
     def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
-        mode = Mode(layers.DTYPES[full.dtype], train, frozen_stats, **options)
+        mode = Mode(layers.compute_dtype(full.dtype), train, frozen_stats, **options)
         return ResNet(full, num_outputs, root, SHORTCUTS[full.shortcut], mode)
 
     return assemble(make_module, full, PREPROCESS[full.size].with_channels(num_channels), root_names)
@@ -246,12 +247,6 @@ def conv_norm(x: Activations, channels: int, size: int, stride: int, name: str, 
     return norm(conv(x, channels, size, stride, f"conv{name}", has_bias=mode.has_bias), mode, f"bn{name}")
 
 
-def max_pool(x: Activations, padding_px: int = 1) -> Transformed:
-    """Return the largest of each 3x3, with stride 2; padding is never the largest."""
-    padding = ((0, 0), *[(padding_px, padding_px)] * 2, (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
-
-
 class _Stage(nn.Module):
     """Units at one resolution; gives their outputs by name, in order."""
 
@@ -264,7 +259,7 @@ class _Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Activations) -> dict[str, Array]:
         unit_type = UNITS[self.config.unit]
-        unit_type = nn.remat(unit_type) if self.config.remat else unit_type
+        unit_type = rematerialise.of_blocks(unit_type, self.config.remat)
         outputs = {}
         for index in range(self.num_units):
             stride = 2 if self.stage > 0 and index == 0 else 1

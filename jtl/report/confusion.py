@@ -42,8 +42,10 @@ def draw(matrix: Int[np.ndarray, "classes classes"], label_names: Sequence[str])
     image = axis.imshow(shares, cmap="Blues", norm=scale, interpolation="nearest")
     bar = figure.colorbar(image, ax=axis, shrink=0.8, aspect=30, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.set_label("share of the true class")
-    axis.set_xticks(names.places, names.texts, fontsize=names.points, rotation=90 if names.is_narrow else 0)
-    axis.set_yticks(names.places, names.texts, fontsize=names.points)
+    # Dollars in names of classes are no formulas, which a fault of would end the report.
+    plain = {"fontsize": names.points, "parse_math": False}
+    axis.set_xticks(names.places, names.texts, rotation=90 if names.is_narrow else 0, **plain)
+    axis.set_yticks(names.places, names.texts, **plain)
     if num_classes <= MAX_COUNTED:
         _write_counts(axis, matrix, shares)
     axis.set_xlabel("predicted")

@@ -24,6 +24,7 @@ from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
     TRAIN,
+    Compared,
     Context,
     Group,
     Moment,
@@ -76,7 +77,7 @@ def build(config: Config, context: Context) -> Strategy:
         groups=lambda names: dict.fromkeys(names, Group()),
         extra=extra,
         penalty=partial(_penalty, config),
-        compares_examples=True,
+        compares=Compared(least=2),
     )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jtl.errors import UserError
 from jtl.ranges import Count, NotNegative, check
-from jtl.strategies.contract import TRAIN, Context, Group, Moment, Penalty, Strategy, StrategyKind
+from jtl.strategies.contract import TRAIN, Compared, Context, Group, Moment, Penalty, Strategy, StrategyKind
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,21 @@ class Config:
 
 
 def build(config: Config, context: Context) -> Strategy:
-    """Build the strategy that trains everything."""
-    del context
+    """Build the strategy that trains everything.
+
+    Raises:
+        UserError: the model has fewer features than singular values are asked for.
+    """
+    width = context.outputs().features.shape[-1]
+    if config.num_singular > width:
+        raise UserError(
+            f"strategy.num_singular is {config.num_singular}; the model has {width} features, and as many "
+            f"singular values: lower it"
+        )
     return Strategy(
         groups=lambda names: dict.fromkeys(names, Group()),
         penalty=partial(_penalty, config),
-        compares_examples=True,
+        compares=Compared(config.num_singular, "lower strategy.num_singular"),
     )
 
 

@@ -98,6 +98,13 @@ def check_classes(name: str, context: Context) -> None:
         )
 
 
+class Compared(NamedTuple):
+    """How a penalty compares the examples of a slice: how few it can, and another way out than more."""
+
+    least: int = 1
+    cure: str = ""
+
+
 def no_extra(key: Array, params: Any, model_state: Any) -> dict[str, Any]:
     """Add nothing to the model."""
     return {}
@@ -138,6 +145,25 @@ class Moment(NamedTuple):
     key: Key[Array, ""]
 
 
+class Cell(NamedTuple):
+    """One of several heads that train side by side; None, () and "" mean as the run's settings have it.
+
+    It reads those `layers` of `model.features`, pooled by `pool`.
+    """
+
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    layers: tuple[str, ...] = ()
+    pool: str = ""
+
+
+class Solver(NamedTuple):
+    """How a linear head is solved for: the `strengths` of its penalty to choose from over so many `folds`."""
+
+    strengths: tuple[float, ...]
+    folds: int
+
+
 class Strategy(NamedTuple):
     """A built strategy: pure functions, each with a default.
 
@@ -149,9 +175,12 @@ class Strategy(NamedTuple):
     `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing. `merged(params)`
     → the parameters to write and serve, where what was added is folded into the model's own.
 
-    For what is said before a run: `compares_examples` is whether the penalty compares the examples of a batch
-    with each other, `holds_start` whether it draws the model to where it starts; `remarks` are lines of its
-    own.
+    `heads` train side by side, and validation chooses one; `solver` solves for the head in place of training
+    it; both on what the frozen layers give alone, and `needs_features` names the setting that asks for it.
+
+    For what is checked and said before a run: `compares` is how the penalty compares the examples of a batch
+    with each other (None: it does not), `holds_start` whether it draws the model to where it starts;
+    `remarks` are lines of its own.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
@@ -161,8 +190,11 @@ class Strategy(NamedTuple):
     merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
     streams: tuple[str, ...] = ()
     prepare: Callable[..., dict[str, Any]] | None = None
-    compares_examples: bool = False
+    compares: Compared | None = None
     holds_start: bool = False
+    heads: tuple[Cell, ...] = ()
+    solver: Solver | None = None
+    needs_features: str = ""
     remarks: tuple[str, ...] = ()
 
 

@@ -17,7 +17,17 @@ from jaxtyping import Array, Bool, Float
 from jtl.errors import UserError, nearest, shown
 from jtl.models import Outputs
 from jtl.ranges import NotNegative, Range, check
-from jtl.strategies.contract import TARGET, TRAIN, Context, Group, Moment, Penalty, Strategy, StrategyKind
+from jtl.strategies.contract import (
+    TARGET,
+    TRAIN,
+    Compared,
+    Context,
+    Group,
+    Moment,
+    Penalty,
+    Strategy,
+    StrategyKind,
+)
 
 MIN_ROWS = 2
 # Of 2: a bandwidth beyond has no float32.
@@ -55,11 +65,12 @@ class Config:
 def build(config: Config, context: Context) -> Strategy:
     """Build the strategy that trains everything."""
     del context
+    least = MIN_ROWS if config.is_unbiased else 1
     return Strategy(
         groups=lambda names: dict.fromkeys(names, Group()),
         penalty=partial(_penalty, config),
         streams=(TARGET,),
-        compares_examples=True,
+        compares=Compared(least, "set strategy.is_unbiased=false"),
     )
 
 

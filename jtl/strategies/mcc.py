@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jtl.ranges import NotNegative, Positive, check
 from jtl.strategies.contract import (
     TARGET,
+    Compared,
     Context,
     Group,
     Moment,
@@ -47,7 +48,7 @@ def build(config: Config, context: Context) -> Strategy:
         groups=lambda names: dict.fromkeys(names, Group()),
         penalty=partial(_penalty, config),
         streams=(TARGET,),
-        compares_examples=True,
+        compares=Compared(),
     )
 
 

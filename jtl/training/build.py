@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from jtl.ranges import INT32_MAX
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
-from jtl.training import optim, seen, sharding
+from jtl.training import optim, precision, seen, sharding
 from jtl.training import state as states
 from jtl.training.config import Config, from_dict, input_of
 from jtl.training.state import State
@@ -140,7 +140,8 @@ def check_streams(config: Config, parts: Parts, streams: Mapping[str, Source]) -
     Raises:
         UserError: it has not, or training examples alone are blended, or targets that cannot be.
     """
-    strategy, blended = parts.strategy, parts.input.blended(config.augment)
+    strategy = parts.strategy
+    blended = "" if parts.augment is None else parts.input.blended(parts.augment)
     if blended and not parts.task.can_blend:
         raise UserError(
             f"{blended}, which blends targets; task {config.task.name!r} has none that can be: set it to 0"
@@ -220,10 +221,12 @@ def batch_remarks(config: Config, num_examples: int) -> list[str]:
     ]
 
 
-def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> Assembled:
+def assembled(
+    config: Config, stats: LabelStats, *, has_head: bool = True, model_of: Callable[..., Any] | None = None
+) -> Assembled:
     """Return the model with its values, its task and its pre-processing: all that is needed but to train.
 
-    Without `has_head` the model ends in its features, whatever the task.
+    Without `has_head` the model ends in its features. `model_of` makes it (None: `_model`).
 
     Raises:
         UserError: the model has no head of the kind that the task needs.
@@ -231,17 +234,17 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     kind = TASKS[config.task.name]
     drawn = _as_drawn(config, stats)
     head = kind.head(config.task, drawn) if has_head else Head(0)
-    model, params, model_state, loaded = _model(config, head, stats.label_names)
+    model, params, model_state, loaded = (model_of or _model)(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
-    preprocess = source.settled(model.preprocess, brought, seen.fetched_changes(config))
+    preprocess = seen.settled(source, model.preprocess, brought, config)
     task = kind.build(config.task, drawn, preprocess) if has_head else None
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
 
 
-def build(config: Config, stats: LabelStats, steps: int) -> Built:
-    """Build everything a run of that many steps needs beside its data."""
-    found = assembled(config, stats)
+def build(config: Config, stats: LabelStats, steps: int, model_of: Callable[..., Any] | None = None) -> Built:
+    """Build everything a run of that many steps needs beside its data; `model_of` is as in `assembled`."""
+    found = assembled(config, stats, model_of=model_of)
     assert found.task is not None, "a run has a task"
     _check_batch_fits(config, found)
     strategy_kind = STRATEGIES[config.strategy.name]
@@ -270,7 +273,7 @@ def build(config: Config, stats: LabelStats, steps: int) -> Built:
         groups=groups,
         input=found.input,
         preprocess=found.preprocess,
-        augment=config.augment,
+        augment=config.augment if config.train.is_augmented else None,
         num_steps=steps,
         seed=config.train.seed,
         adapts_frozen_stats=config.train.batch_stats == "adapt",
@@ -311,7 +314,9 @@ def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]
     def create(params: Any, model_state: Any) -> State:
         parts = built.parts
         has_ema = optim.has_average(config.optim)
-        return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=has_ema)
+        narrow = partial(precision.narrowed, dtype=precision.frozen_dtype(config))
+        optimizer = parts.optimizer
+        return states.create(params, model_state, parts.groups, optimizer, has_ema=has_ema, narrow=narrow)
 
     shapes = jax.eval_shape(create, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)

@@ -1,9 +1,9 @@
 """Checkpoints: Orbax behind one file, with a digest per leaf that is verified after every restore.
 
 Orbax (0.12) restores a flipped bit without a word and never falls back by itself; here a damaged checkpoint
-is named, set aside and the one before it used. What is not damage (`faults`) moves nothing. On disk:
-`checkpoints/STEP/{state,meta}`; the newest two and the best are kept. Which is the best follows from the
-run's own evaluations, which every checkpoint's sealed meta has: nothing unsealed decides what is deleted.
+is named, set aside and the one before it used. What is not damage (`checkpoint_faults`) moves nothing. On
+disk: `checkpoints/STEP/{state,meta}`; the newest two and the best are kept. Which is the best follows from
+the run's own evaluations, which every checkpoint's sealed meta has: nothing unsealed decides what is deleted.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jtl.errors import UserError
-from jtl.training import digests, faults, progress
-from jtl.training.faults import Damage, Diverged
+from jtl.training import checkpoint_faults, digests, progress
+from jtl.training.checkpoint_faults import Damage, Diverged
 from jtl.training.state import State
 
 NUM_LATEST = 2
@@ -96,7 +96,7 @@ class Checkpoints:
             "history": history,
             "digests": sound.digests,
             "kinds": digests.kinds(state),
-            "made_with": faults.made_with(),
+            "made_with": checkpoint_faults.made_with(),
         }
         self._history = history
         self._num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -153,7 +153,7 @@ class Checkpoints:
                 args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True),
             )
         except Exception as error:
-            raise faults.explained(error, path, meta) from error
+            raise checkpoint_faults.explained(error, path, meta) from error
         _check_digests(meta, digests.on_host(found))
         return found
 
@@ -165,6 +165,19 @@ class Checkpoints:
         """Wait until the last save is on disk; faults of saving in the background surface here."""
         with self._saving():
             self._manager.wait_until_finished()
+
+    def tidy(self, history: progress.History) -> None:
+        """Remove what no save would have left: a process that was killed had no time to remove it.
+
+        `history` are the run's evaluations, of which one is the best.
+        """
+        self._history = history
+        steps = self.steps()
+        kept = {*steps[-NUM_LATEST:], self._best_of(steps)}
+        with self._saving():
+            for step in steps:
+                if step not in kept:
+                    self._manager.delete(step)
 
     def close(self) -> None:
         """Wait for the last save and release the manager."""
@@ -197,7 +210,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            raise faults.unsaved(error, self._folder, self._num_bytes) from error
+            raise checkpoint_faults.unsaved(error, self._folder, self._num_bytes) from error
 
     def _best_of(self, steps: Sequence[int]) -> int | None:
         """Return the step that `progress.best` picks; Orbax's own BestN keeps another one of equals."""
@@ -214,13 +227,13 @@ class Checkpoints:
         """
         path = self._folder / str(step)
         meta = self._sound_meta(step)
-        faults.check_kinds(path, meta, like)
+        checkpoint_faults.check_kinds(path, meta, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         try:
             state = self._manager.restore(step, args=items)["state"]
             found, _ = jax.device_get(self._examine(state))
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, …
-            raise faults.explained(error, path, meta) from error
+            raise checkpoint_faults.explained(error, path, meta) from error
         _check_digests(meta, digests.as_text(state, found))
         if int(state.step) != step:
             raise Damage(f"it is a copy of step {int(state.step)}")
@@ -228,9 +241,9 @@ class Checkpoints:
 
     def _sound_meta(self, step: int) -> dict[str, Any]:
         path = self._folder / str(step)
-        faults.check_readable(path)
+        checkpoint_faults.check_readable(path)
         try:
-            meta = json.loads(faults.read(path, META_FILE))
+            meta = json.loads(checkpoint_faults.read(path, META_FILE))
         except (ValueError, RecursionError) as error:
             raise Damage(f"its meta is no JSON: {error}") from error
         if not isinstance(meta, dict) or _sealed(meta)["seal"] != meta.get("seal"):

@@ -17,7 +17,7 @@ from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
 from jtl.errors import UserError, nearest, shown
 from jtl.inputs import INPUTS, Input
-from jtl.models import MODELS, layers
+from jtl.models import MODELS, layers, rematerialise
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
 from jtl.training import config_file, reading
@@ -78,6 +78,7 @@ RESUMABLE = (
     "inputs.prefetch",
     "inputs.prefetch_bytes",
     "inputs.cache_bytes",
+    "inputs.features_bytes",
     "train.log_every",
     "weights.cache_dir",
     "sharding.devices",
@@ -167,9 +168,13 @@ def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the values of a run folder that was saved before, as they are written now.
 
     Before there was `weights.entry`, False and 0 of some settings of a model meant "as the size has it". When
-    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say".
+    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say". `model.remat` was true
+    or false.
     """
     weights, model = values.get("weights"), values.get("model")
+    if isinstance(model, Mapping):
+        model = rematerialise.as_now_written(model)
+        values = {**values, "model": model}
     if isinstance(weights, Mapping) and isinstance(model, Mapping) and weights.keys() >= SAVED_BEFORE:
         values = values if "entry" in weights else {**values, "model": layers.as_now_written(model)}
     if "input" not in values:
@@ -230,7 +235,10 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += _differences(ours, theirs, f"{name}.")
         elif (
-            _plain(ours) != _plain(theirs) and name not in RESUMABLE and not _is_one_path(name, ours, theirs)
+            _plain(ours) != _plain(theirs)
+            and name not in RESUMABLE
+            and not _is_one_path(name, ours, theirs)
+            and not _is_one_dtype(name, ours, theirs)
         ):
             found.append(f"{name}: {shown(theirs)} -> {shown(ours)}")
     return found
@@ -239,6 +247,14 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
 def _is_one_path(name: str, ours: Any, theirs: Any) -> bool:
     are_paths = name in PATHS and isinstance(ours, str) and isinstance(theirs, str) and ours and theirs
     return bool(are_paths) and os.path.abspath(ours) == os.path.abspath(theirs)
+
+
+def _is_one_dtype(name: str, ours: Any, theirs: Any) -> bool:
+    """Return whether both are the dtype that the model computes in here: a run once said float32 for auto."""
+    known = (layers.AUTO, *layers.DTYPES)
+    if name != "model.dtype" or ours not in known or theirs not in known:
+        return False
+    return layers.compute_dtype(ours) == layers.compute_dtype(theirs)
 
 
 def text(config: Config) -> str:

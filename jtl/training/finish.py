@@ -8,10 +8,10 @@ import numpy as np
 from jtl import files, tree
 from jtl.report import summary, tables
 from jtl.report.writer import FINAL, Writer
-from jtl.training import adaptation, evaluate, loop, meta, progress
+from jtl.training import adaptation, evaluate, loop, meta, precision, progress
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
-from jtl.training.faults import Damage
+from jtl.training.checkpoint_faults import Damage
 from jtl.training.ready import FINISHED, Ended, Run
 from jtl.training.state import State
 from jtl.weights.run_folder import write_run_weights
@@ -30,7 +30,14 @@ NOT_YET = Outcome({}, "")
 def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> Outcome:
     """Measure the best step on every split that is not for training; write weights, tables and plots."""
     state = _best_state(ready, ended, checkpoints)
-    params = jax.device_get(states.params_for_evaluation(state))
+    if ready.settled is not None:
+        settled = ready.settled(state, ended.history)
+        for name, values in settled.files.items():
+            summary.write_json(ready.plan.folder / name, values)
+        for line in settled.lines:
+            say(ready, line)
+        ready, state = settled.ready, settled.state
+    params = _as_loaded(ready, states.params_for_evaluation(state))
     merged = ready.plan.built.parts.strategy.merged(params)
     model_sha256 = write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
     scores: dict[str, Any] = {"step": int(state.step)}
@@ -69,9 +76,9 @@ def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET)
     )
 
 
-def digest(state: State) -> str:
+def digest(ready: Run, state: State) -> str:
     """Return the sha256 over the parameters: equal runs show equal ones."""
-    return tree.sha256(jax.device_get(tree.merge(state.trainable, state.frozen)))
+    return tree.sha256(_as_loaded(ready, tree.merge(state.trainable, state.frozen)))
 
 
 def say(ready: Run, text: str) -> None:
@@ -108,6 +115,11 @@ def _best_state(ready: Run, ended: Ended, checkpoints: Checkpoints) -> State:
         leaf.delete()
     number = jax.device_put(np.int32(best["step"]), state.step.sharding)
     return state._replace(step=number, **jax.device_put(values, places))
+
+
+def _as_loaded(ready: Run, params: Any) -> Any:
+    """Return parameters on the host, frozen ones in the precision they were loaded in."""
+    return precision.widened(jax.device_get(params), ready.plan.built.params)
 
 
 def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:

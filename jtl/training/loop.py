@@ -17,15 +17,14 @@ from jtl import signals
 from jtl.data import pipeline
 from jtl.data.sampling import UNIFORM
 from jtl.errors import at_end
-from jtl.metrics import Summary
+from jtl.metrics import GRID_PREFIX, Summary
 from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
 from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
-from jtl.training.checkpoint import Checkpoints
+from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.config import Config
-from jtl.training.faults import Diverged, Unsaved
-from jtl.training.ready import Ended, Run
+from jtl.training.ready import Ended, Run, Saves
 from jtl.training.state import State
 
 VALIDATION = "val"
@@ -39,7 +38,7 @@ def run(
     ready: Run,
     state: State,
     history: progress.History,
-    checkpoints: Checkpoints,
+    checkpoints: Saves,
     writer: Writer,
     stop: StopRequest,
 ) -> Ended:
@@ -53,9 +52,9 @@ def run(
         Unsaved: a checkpoint could not be saved.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
-    compiled, reader = _CompiledSteps(ready, stop), _Reader(ready, writer, history)
+    compiled, reader = CompiledSteps(ready, stop), _Reader(ready, writer, history)
     status, saved, measured = "finished", start, None
-    batches = _batches(ready, start)
+    batches = device_batches(ready, start)
     # The live line ends whatever happens, so that an error starts on a line of its own.
     with stop.deferred(), at_end(batches.close), at_end(ready.reporter.live.finish):
         try:
@@ -107,7 +106,7 @@ def _rescue(
     state: State,
     saved: int,
     history: progress.History,
-    checkpoints: Checkpoints,
+    checkpoints: Saves,
     reader: "_Reader",
     error: Exception,
 ) -> None:
@@ -143,7 +142,7 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
         )
 
 
-class _CompiledSteps:
+class CompiledSteps:
     """The compiled step of each phase and each shape of a batch, made when the first such batch comes."""
 
     def __init__(self, ready: Run, stop: StopRequest) -> None:
@@ -261,26 +260,12 @@ class _Reader:
         )
 
 
-def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
+def device_batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
     """Yield device batches of all streams from the step `start` on; only training examples bring labels."""
-    settings, parts = ready.plan.settings, ready.plan.built.parts
     fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
-    fields |= dict.fromkeys(parts.strategy.streams, step.UNLABELLED_FIELDS)
+    fields |= dict.fromkeys(ready.plan.built.parts.strategy.streams, step.UNLABELLED_FIELDS)
     with ExitStack() as stack:
-        readers = {
-            name: pipeline.train_batches(
-                ready.feed.streams[name],
-                parts.input.transform(parts.preprocess, settings.augment),
-                parts.input,
-                preprocess=parts.preprocess,
-                batch_size=settings.train.batch_size,
-                seed=_stream_seed(settings.train.seed, name),
-                start_step=start,
-                sampling=settings.train.sampling if name == TRAIN else UNIFORM,
-                config=settings.inputs,
-            )
-            for name in fields
-        }
+        readers = {name: _reader(ready, name, start) for name in fields}
         for reader in readers.values():
             stack.enter_context(at_end(reader.close))
         while True:
@@ -288,6 +273,25 @@ def _batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
             yield sharding.put_batch(
                 {name: evaluate.fields_of(host[name], fields[name]) for name in host}, ready.programs.mesh
             )
+
+
+def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None, None]:
+    """Return the batches of a stream on the host from the step `start` on."""
+    settings, parts = ready.plan.settings, ready.plan.built.parts
+    if name in ready.feed.kept:
+        return ready.feed.kept[name](start)
+    return pipeline.train_batches(
+        ready.feed.streams[name],
+        parts.input.transform(parts.preprocess, parts.augment),
+        parts.input,
+        preprocess=parts.preprocess,
+        batch_size=settings.train.batch_size,
+        seed=_stream_seed(settings.train.seed, name),
+        start_step=start,
+        sampling=settings.train.sampling if name == TRAIN else UNIFORM,
+        num_views=settings.train.views if parts.augment is not None else 0,
+        config=settings.inputs,
+    )
 
 
 def _stream_seed(seed: int, stream: str) -> int:
@@ -322,7 +326,7 @@ def _measured(
     stop.check()
     numbers = adaptation.scalars(entry)
     writer.scalars(number, numbers)
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items() if GRID_PREFIX not in name)
     ready.reporter.live.log(f"step {number}: {shown}")
     return [*history, entry], found
 

@@ -12,19 +12,21 @@ import jax
 import numpy as np
 
 from jtl import __version__, files, tree
-from jtl.data import Source, preflight
+from jtl.data import Source, pipeline, preflight
 from jtl.errors import UserError, shown
 from jtl.models import MODELS
 from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import LabelStats
-from jtl.training import optim, step
+from jtl.training import optim, precision, step
 from jtl.training.build import Built, Target
 from jtl.training.config import Config
-from jtl.weights.run_folder import UNSET
+from jtl.weights.run_folder import CHECKPOINTS_NAME, UNSET
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+# How the notes begin that a run which goes on keeps of the one before.
+CHECKPOINT, RESUMED = "checkpoint ", "resumed "
 
 
 def describe(
@@ -43,6 +45,7 @@ def describe(
     about = of_model(config, built.parts, stats)
     about["data"] = {name: _fingerprinted(source) for name, source in splits.items()}
     about |= {"notes": list(notes), "weights": source(built), "parameters": parameters(built)}
+    about["compute"] = precision.described(config)
     return about | ({} if target is None else {"target": _examples(target)})
 
 
@@ -99,10 +102,44 @@ def of_model(config: Config, parts: Any, stats: LabelStats) -> dict[str, Any]:
         "label_names": list(stats.label_names),
         "labels": stats._asdict(),
         "preprocess": asdict(parts.preprocess),
+        **machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the last bits of a run's numbers hang on: versions, devices, and on CPU the cores.
+
+    XLA cuts a sum in as many parts as there are threads.
+    """
+    return {
         "versions": {"jtl": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "num_cores": pipeline.num_cores(),
     }
+
+
+def moved(folder: Path) -> list[str]:
+    """Return a line where a run goes on that began with other versions, devices or cores, else nothing."""
+    if not ((folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists()):
+        return []
+    begun = files.read_record(folder / "meta.json")
+    # What a folder does not say, as those of older releases, is not asked.
+    before = {
+        **begun.get("versions", files.OBJECT, {}),
+        "device": begun.get("device", files.TEXT, ""),
+        "num_cores": begun.get("num_cores", files.COUNT, 0),
+    }
+    now = {name: value for name, value in machine().items() if name != "versions"} | machine()["versions"]
+    if jax.default_backend() != "cpu":
+        del now["num_cores"]
+    changed = [name for name, value in now.items() if before.get(name) and before[name] != value]
+    if not changed:
+        return []
+    said = ", ".join(f"{name} {shown(before[name])}, now {shown(now[name])}" for name in changed)
+    return [
+        f"{RESUMED}elsewhere ({said}): what follows equals an undisturbed run to rounding, not bit for bit"
+    ]
 
 
 def source(built: Built) -> dict[str, str]:

@@ -1,22 +1,26 @@
 """What a run is made of once it is ready to go, and how its loop ended: records of what changes together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
 from jtl import metrics
 from jtl.data import Source, pipeline
+from jtl.data.kept import KeptEvalBatches
 from jtl.metrics import Summary
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import progress, step
 from jtl.training.build import Built, Target
+from jtl.training.checkpoint import Sound
 from jtl.training.config import Config
+from jtl.training.frozen import Frozen
 from jtl.training.state import State
 
+EvalBatches = pipeline.EvalBatches | KeptEvalBatches
 FINISHED = ("finished", "stopped_early")
 
 
@@ -36,13 +40,18 @@ class Plan(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """What a run reads: the splits, the streams of a step, another domain, and the batches to measure on."""
+    """What a run reads: the splits, the streams of a step, another domain, and the batches to measure on.
+
+    `kept` gives the batches from a step on of a stream whose examples were gone through before (see
+    `frozen`).
+    """
 
     splits: dict[str, Source]
     streams: dict[str, Source]
     target: Target | None
-    eval_batches: dict[str, pipeline.EvalBatches]
-    target_batches: pipeline.EvalBatches | None
+    eval_batches: Mapping[str, EvalBatches]
+    target_batches: EvalBatches | None
+    kept: Mapping[str, Callable[[int], Generator[pipeline.Batch, None, None]]] = {}
 
     def close(self) -> None:
         """End what waits for another evaluation."""
@@ -68,12 +77,44 @@ class Reporter(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run that is ready to go."""
+    """A run that is ready to go.
+
+    `frozen` is what of the model runs once for every example (see `features.begun`). `settled(state,
+    history)` → what is measured and written at the end; None: this run, with the state as it is.
+    """
 
     plan: Plan
     feed: Feed
     programs: Programs
     reporter: Reporter
+    frozen: Frozen = Frozen()
+    settled: Callable[[State, progress.History], "Settled"] | None = None
+
+
+class Settled(NamedTuple):
+    """What is measured and written at the end of a run, what is said of it, and a file of it by name."""
+
+    ready: Run
+    state: State
+    lines: list[str]
+    files: Mapping[str, Any]
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """Where the loop leaves its states: the checkpoints of a run folder, or what keeps none of them."""
+
+    def sound(self, state: State) -> Sound:
+        """Return a state as `save` takes it."""
+        ...
+
+    def save(self, sound: Sound, history: progress.History) -> None:
+        """Save a state, and the evaluations so far."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the last one is saved."""
+        ...
 
 
 class Ended(NamedTuple):

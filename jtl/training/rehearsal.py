@@ -10,7 +10,7 @@ import numpy as np
 from jtl.data import Source
 from jtl.data.contract import read
 from jtl.strategies.contract import TARGET, TRAIN
-from jtl.training import build, sharding
+from jtl.training import build, sharding, slices
 from jtl.training.build import Target
 from jtl.training.config import Config
 from jtl.training.step import Parts
@@ -27,6 +27,7 @@ def check(settings: Config, splits: dict[str, Source], target: Target | None) ->
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+    slices.check(settings, built.parts)
 
 
 def first_examples(parts: Parts, streams: Mapping[str, Source], splits: Mapping[str, Source]) -> None:

@@ -64,7 +64,12 @@ def of_run(config: Config, built: Built, splits: Mapping[str, Source], monitor: 
 def _length(config: Config, built: Built, num_examples: int) -> list[str]:
     size, unit, steps = config.train.batch_size, built.parts.input.unit, built.parts.num_steps
     found = []
-    if not config.train.steps:
+    if built.parts.strategy.solver is not None:
+        found.append(
+            "strategy.solver solves for the head in one step: train.epochs, train.steps and the optimizer's "
+            "rates have no effect"
+        )
+    elif not config.train.steps:
         found.append(
             f"train.epochs {config.train.epochs:g} of {num_examples:,} {unit} are {steps:,} steps of {size:,}"
         )
@@ -96,7 +101,7 @@ def _slices(config: Config, built: Built) -> list[str]:
     reasons = []
     if learning:
         reasons.append(f"{len(learning)} batch normalisations take the statistics of a slice")
-    if parts.strategy.compares_examples:
+    if parts.strategy.compares is not None:
         reasons.append(f"strategy {config.strategy.name!r} compares the {parts.input.unit} of a slice")
     return [
         f"optim.accumulate is {count}: {each}, {size} {parts.input.unit}, and not of the batch of "

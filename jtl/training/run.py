@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import files, owner, signals
+from jtl import files, owner, runtime, signals
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
@@ -26,15 +26,21 @@ from jtl.training import (
     choice,
     config,
     evaluate,
+    features,
     finish,
+    frozen,
+    grid,
     loop,
     lost,
     meta,
+    precision,
     progress,
     rehearsal,
     remarks,
     seen,
     sharding,
+    slices,
+    solve,
     step,
 )
 from jtl.training.build import Built, Target
@@ -43,9 +49,11 @@ from jtl.training.config import Config
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import CHECKPOINTS_NAME, write_input_files
+from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
 
 TARGET_TEST = "target_test"
+# How lines begin that the process says which finds them, and that stay.
+SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID)
 # What a run's length is made of.
 LENGTHS = ("train.epochs:", "train.steps:")
 
@@ -98,7 +106,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     """Return the summary of a finished run of this configuration, None where there is none yet.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or the weights are no longer those it wrote.
     """
     if not (folder / config.NAME).exists():
         if folder.exists() and (not folder.is_dir() or not owner.is_free(folder)):
@@ -122,6 +130,7 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
         )
     if result is None or not is_finished:
         return None
+    verified(folder)
     live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
     return result
 
@@ -136,9 +145,9 @@ def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, note
     described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         meta.check_same(folder, described)
-        # What was found of its checkpoints is said once, by the process that found it.
+        # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
         said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
-        described["notes"] += [text for text in said if text.startswith("checkpoint ")]
+        described["notes"] += [text for text in said if text.startswith(SAID)]
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))
@@ -149,18 +158,20 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = _prepare(settings, folder, live, phases)
+        ready, state, checkpoints = prepare(settings, folder, live, phases)
     listening = signals.listening() if asked is None else nullcontext(asked)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
+            ready, state = features.begun(ready, state)
         writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
             with listening as stop, stop.deferred():
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
-                digest = finish.digest(ended.state)
+                    checkpoints.tidy(ended.history)
+                digest = finish.digest(ready, ended.state)
                 if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
@@ -195,7 +206,7 @@ class _Opened(NamedTuple):
     facts: list[Any]
 
 
-def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
@@ -206,15 +217,24 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     opened = _open(settings, live)
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
-    built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
+    built = solve.planned(build.build(settings, stats, build.num_steps(settings, len(splits["train"]))))
     built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+    slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
     notes = [*opened.notes, *_explained(built, splits, live, settings.preprocess)]
     monitor = choice.monitor(settings, built, splits, target)
-    decided = [*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)]
+    solve.check(settings, built)
+    grid.check(settings, built, list(splits))
+    cut = frozen.decided(settings, built, len(splits["train"]))
+    decided = [
+        *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
+        *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
+        *(*cut.lines, *meta.moved(folder)),
+        *(*precision.remarks(settings, built.parts.groups), *runtime.remarks()),
+    ]
     for line in decided:
         live.log(line)
     notes += decided
@@ -228,10 +248,10 @@ def _prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tupl
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
-    state, state_sharding = build.initial_state(plan.built, settings, mesh)
+    state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
     parts = plan.built.parts
     programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
-    return Run(plan, feed, programs, Reporter(live, phases)), state, checkpoints
+    return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
@@ -299,11 +319,8 @@ def _open(settings: Config, live: Live) -> _Opened:
     splits = build.open_splits(settings)
     about = next(iter(splits.values())).info
     target = build.open_target(settings, about.label_names, about.reading)
-    others = {} if target is None else {TARGET: target.stream, TARGET_TEST: target.evaluation}
-    if target is not None and target.evaluation is target.stream:
-        del others[TARGET_TEST]
     kind = config.input_of(settings.model)
-    checked = preflight.inspect({**splits, **others}, settings.data, kind)
+    checked = preflight.inspect({**splits, **_of_target(target)}, settings.data, kind)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
@@ -316,6 +333,13 @@ def _open(settings: Config, live: Live) -> _Opened:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
     return _Opened(found, target, notes, checked.facts)
+
+
+def _of_target(target: Target | None) -> dict[str, Source]:
+    if target is None:
+        return {}
+    is_one = target.evaluation is target.stream
+    return {TARGET: target.stream} | ({} if is_one else {TARGET_TEST: target.evaluation})
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:

@@ -1,12 +1,15 @@
 """How a model sees its examples: whose pre-processing that is, for people, and its files on this machine."""
 
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from jtl.inputs import Input
 from jtl.training.config import Config
 from jtl.weights.contract import Loaded
 from jtl.weights.hub import resolve as hub
+from jtl.weights.hub.download import clearing
 
 # Changes of the pre-processing that are about the examples at hand, whatever the weights bring.
 OF_EXAMPLES = ("white_level", "background")
@@ -16,6 +19,20 @@ def preprocess_text(kind: Input, preprocess: Any, loaded: Loaded | None, changes
     """Return the pre-processing in one line, and whose it is; `changes` are the user's own."""
     whose = _whose_preprocess(kind, loaded, changes or kind.Changes())
     return f"pre-processing: {kind.described(preprocess)} ({whose})"
+
+
+def settled(kind: Input, own: Any, brought: Any | None, config: Config) -> Any:
+    """Return the pre-processing as `Input.settled` does, with the user's changes and what they name fetched.
+
+    Raises:
+        UserError: it cannot be; of a file that was downloaded it says how to clear it.
+    """
+    changes = fetched_changes(config)
+    with ExitStack() as stack:
+        for name, value in vars(config.preprocess).items():
+            if (found := getattr(changes, name)) != value:
+                stack.enter_context(clearing(Path(found)))
+        return kind.settled(own, brought, changes)
 
 
 def fetched_changes(config: Config) -> Any:

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from jtl.data.sampling import UNIFORM, check_name
-from jtl.errors import UserError, shown
-from jtl.ranges import Count, CountOr0, NotNegative, ReadIf, check
+from jtl.errors import UserError, nearest, shown
+from jtl.models import layers
+from jtl.ranges import Count, CountOr0, NotNegative, Range, ReadIf, check
+
+AUTO, ON, OFF = "auto", "on", "off"
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,13 @@ class Train:
     only with evaluation). `monitor` names the metric that picks the best step and drives early stopping
     ("": the task's own); training stops after `patience` evaluations without a gain above `min_gain` (0:
     never). `sampling` draws training examples "uniform" (each once an epoch), "class_balanced" (all
-    classes in turn) or "square_root" (in the ratio of the roots of their numbers). `batch_stats` says
-    what frozen normalisation layers do with their statistics: "frozen" or "adapt". `log_every` is in
-    steps.
+    classes in turn) or "square_root" (in the ratio of the roots of their numbers). They are varied as
+    `augment` says if `is_augmented`, else read as in evaluation: anew each time, or with `views` (0: anew) in
+    that many fixed ways in turn. What the frozen layers below all that trains make of them is computed once
+    and kept where it can be (`cache_features` "auto"), or at every step ("off"); "on" refuses a run that
+    cannot. `batch_stats` says what frozen normalisation layers do with their statistics: "frozen" or "adapt".
+    `frozen_dtype` is what frozen matrices are kept in on the devices ("auto": what the model computes in);
+    the run folder has them as they were loaded. `log_every` is in steps.
     """
 
     epochs: NotNegative = 10.0
@@ -34,7 +41,11 @@ class Train:
     patience: CountOr0 = 0
     min_gain: Annotated[NotNegative, ReadIf("patience")] = 0.0
     sampling: str = UNIFORM
+    is_augmented: bool = True
+    views: Annotated[int, Range(0, 1024), ReadIf("is_augmented")] = 0
+    cache_features: str = AUTO
     batch_stats: str = "frozen"
+    frozen_dtype: str = layers.AUTO
     log_every: Count = 10
 
     def __post_init__(self) -> None:
@@ -44,5 +55,11 @@ class Train:
                 f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
             )
         check_name(self.sampling)
+        layers.check_choice("train.frozen_dtype", self.frozen_dtype, (layers.AUTO, *layers.DTYPES))
+        if self.cache_features not in (AUTO, ON, OFF):
+            raise UserError(
+                f"train.cache_features is {shown(self.cache_features)}; expected one of "
+                f"{nearest(self.cache_features, (AUTO, ON, OFF), 3)}"
+            )
         if self.batch_stats not in ("frozen", "adapt"):
             raise UserError(f"train.batch_stats is {shown(self.batch_stats)}; expected 'frozen' or 'adapt'")

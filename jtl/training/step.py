@@ -30,7 +30,8 @@ FIELDS, UNLABELLED_FIELDS = ("inputs", "label", "mask", "id"), ("inputs", "mask"
 class Parts(NamedTuple):
     """What a step is made of; static for the whole run.
 
-    `groups` name how each leaf trains, `adapts_frozen_stats` whether normalisation layers of frozen parts
+    `augment` is None where nothing is varied. `groups` name how each leaf trains, `adapts_frozen_stats`
+    whether normalisation layers of frozen parts
     keep learning their statistics, `seed` feeds every random key.
     """
 
@@ -170,6 +171,8 @@ def _with_targets(parts: Any, stream: Batch, key: Key[Array, ""]) -> dict[str, A
 def _augmented(parts: Parts, batch: Batch, step: Int[Array, ""]) -> dict[str, Any]:
     """Return the streams, normalised, varied as the input kind does it, that of training with targets."""
     train = _with_targets(parts, batch[TRAIN], rng.key(parts.seed, "targets", step))
+    if parts.augment is None:
+        return {**batch, TRAIN: train}
     streams = {TRAIN: train["inputs"], **{name: batch[name]["inputs"] for name in parts.strategy.streams}}
     key = rng.key(parts.seed, "augment", step)
     streams, targets = parts.input.augment(key, streams, train["target"], parts.augment, parts.preprocess)

@@ -1,6 +1,7 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import bench, evaluate, explain, export, features, predict, train, weights
+from jtl.verbs import estimate, evaluate, explain, export, features, predict, train, weights
+from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
 from jtl.verbs.fuse import fuse
@@ -16,4 +17,5 @@ VERBS: dict[str, Verb] = {
     "fuse": fuse.VERB,
     "weights": weights.VERB,
     "bench": bench.VERB,
+    "estimate": estimate.VERB,
 }

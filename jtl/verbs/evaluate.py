@@ -70,8 +70,8 @@ def run(
     for line in checked.lines:
         sys.stderr.write(f"{line}\n")
     opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
-    notes = "\n".join([*lines, predictor.described(opened)])
-    sys.stderr.write(notes + "\n")
+    said = "\n".join([*lines, predictor.described(opened)])
+    sys.stderr.write(said + "\n")
     found = predictor.measure(opened, source, batch_size)
     names = opened.stats.label_names
     sys.stderr.write(tables.final_table(found, names) + "\n")
@@ -83,7 +83,7 @@ def run(
         "metrics": found.scalars,
         "per_class": {name: values.tolist() for name, values in found.per_class.items()},
         "label_names": list(names),
-        "notes": notes.splitlines(),
+        "notes": [*checked.lines, *said.splitlines()],
     }
     if out:
         evaluate.write(Path(out), result, found, names)

@@ -79,9 +79,8 @@ def run(
     has_head = bool(run_folder) and TASKS[settings.task.name].label_kind != NO_LABELS
     opened = predictor.open(found._replace(settings=settings), has_head=has_head)
     opened, lines = predictor.fitted(opened, checked.facts)
-    for line in lines:
-        sys.stderr.write(f"{line}\n")
-    sys.stderr.write(predictor.described(opened) + "\n")
+    said = "\n".join([*lines, predictor.described(opened)])
+    sys.stderr.write(f"{said}\n")
     layers = layers or (OWN,)
     check_layers(opened, layers, pool)
     step = _make_step(opened, layers, pool)
@@ -94,7 +93,8 @@ def run(
     write(columns, names)
     shapes = {name: list(columns[name].shape) for name in layers}
     sys.stderr.write(f"{out}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n")
-    return {"out": out, "num_examples": len(columns["path"]), "features": shapes}
+    notes = [*checked.lines, *said.splitlines()]
+    return {"out": out, "num_examples": len(columns["path"]), "features": shapes, "notes": notes}
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

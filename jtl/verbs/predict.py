@@ -93,7 +93,8 @@ def run(
     kind = config.input_of(settings.model)
     given_sources = sources(settings, inputs, texts)
     opened = ready or predictor.open(found._replace(settings=settings))
-    notes = predictor.described(opened)
+    opened, lines = _fitted(opened, given_sources)
+    notes = "\n".join([*lines, predictor.described(opened)])
     sys.stderr.write(notes + "\n")
     rows: list[dict[str, Any]] = []
     with written.writing(out, columns(given_sources)) as write:
@@ -203,6 +204,25 @@ def sources(
         for note in source.info.notes:
             sys.stderr.write(f"{note}\n")
     return sources
+
+
+def _fitted(
+    opened: "jtl.predictor.Predictor", sources: "Sequence[jtl.data.Source]"
+) -> "tuple[jtl.predictor.Predictor, list[str]]":
+    """Return the model reading the inputs as `jtl evaluate` would, and lines on what is lost in that.
+
+    Inputs that do not fit what it was trained with are told in a line, and those that cannot be read so have
+    an error each.
+    """
+    from jtl import predictor
+    from jtl.data import preflight
+
+    facts, lines = preflight.glance(sources, opened.input)
+    try:
+        opened, more = predictor.fitted(opened, facts)
+    except UserError as error:
+        more = [str(error)]
+    return opened, [*lines, *more]
 
 
 def _check_endings(kind: "jtl.inputs.Input", paths: Sequence[str]) -> None:

@@ -153,9 +153,9 @@ def _read_file(path: Path) -> Mapping[str, int | str]:
         raise UserError(f"weights.label_map {str(path)!r} is no file; expected one of {', '.join(READERS)}")
     try:
         entries = reader(path.read_text(encoding="utf-8"))
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"weights.label_map {str(path)!r} cannot be read: {error}") from error
-    if not isinstance(entries, dict) or not all(isinstance(value, int | str) for value in entries.values()):
+    if not isinstance(entries, dict) or not all(type(value) in (int, str) for value in entries.values()):
         raise UserError(f"weights.label_map {str(path)!r} is no map from new classes to source classes")
     return entries
 

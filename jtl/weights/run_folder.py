@@ -12,7 +12,7 @@ from jtl import files, tree
 from jtl.errors import UserError
 from jtl.files import replaced
 from jtl.inputs import INPUTS
-from jtl.models import MODELS, layers
+from jtl.models import MODELS, layers, rematerialise
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
 from jtl.weights.hub.download import sha256_of
@@ -52,7 +52,7 @@ def open_run(folder: Path) -> TensorFile:
     Raises:
         UserError: its meta.json does not say what is needed, or the weights are not those it wrote.
     """
-    notes = _verified(folder)
+    notes = verified(folder)
     record = files.read_record(folder / META_NAME)
     family = record.get("family", files.TEXT)
     if family not in MODELS:
@@ -61,6 +61,7 @@ def open_run(folder: Path) -> TensorFile:
     model = record.below("model")
     if UNSET not in record.values:
         model = files.Record(record.path, layers.as_now_written(model.values), "model")
+    model = files.Record(record.path, rematerialise.as_now_written(model.values), "model")
     fields = model.fields_of(MODELS[family].Config)
     preprocess = kind.Preprocess(**record.below("preprocess").fields_of(kind.Preprocess))
     return open_safetensors(folder / WEIGHTS_NAME)._replace(
@@ -73,13 +74,15 @@ def open_run(folder: Path) -> TensorFile:
     )
 
 
-def _verified(folder: Path) -> tuple[str, ...]:
+def verified(folder: Path) -> tuple[str, ...]:
     """Return nothing where a folder's weights are those that were written, a note where nothing tells.
 
     Raises:
-        UserError: they are others.
+        UserError: they are others, or not there.
     """
     path, told = folder / WEIGHTS_NAME, folder / SUMMARY_NAME
+    if not path.is_file():
+        raise UserError(f"{str(path)!r} is not there; put it back, or make it again: {_cure(folder)}")
     expected = files.read_record(told).get(DIGEST_KEY, files.TEXT, "") if told.is_file() else ""
     if not expected:
         return (f"{str(path)!r} could not be verified: no {SUMMARY_NAME} beside it says its sha256",)
@@ -93,6 +96,6 @@ def _verified(folder: Path) -> tuple[str, ...]:
 
 
 def _cure(folder: Path) -> str:
-    if (folder / CHECKPOINTS_NAME).is_dir():
+    if any(path.name.isdecimal() for path in (folder / CHECKPOINTS_NAME).glob("*")):
         return f"remove {SUMMARY_NAME} and repeat the command of the run, which writes it from a checkpoint"
     return "repeat the command that made it with another folder"

@@ -22,6 +22,7 @@ from jtl.weights import text_towers
 from jtl.weights.contract import Config, Loaded
 from jtl.weights.hub import catalogue
 from jtl.weights.hub import resolve as hub
+from jtl.weights.hub.download import clearing
 from jtl.weights.report import NEW
 
 HEAD, PLACE = "zero_shot", "{}"
@@ -54,7 +55,9 @@ def head(
     settings, templates = settings or Config(), templates or TEMPLATES
     check(class_names, templates)
     loaded = text_towers.load(spec, replace(settings, head="new", label_map={}))
-    tokenizer = prompts.open_tokenizer(_tokenizer_path(spec, loaded.path, settings), loaded.model.num_tokens)
+    path = _tokenizer_path(spec, loaded.path, settings)
+    with clearing(path):
+        tokenizer = prompts.open_tokenizer(path, loaded.model.num_tokens)
     scale, bias = loaded.model.similarity(loaded.params)
     return leaves(class_embeddings(embedder(loaded, tokenizer), class_names, templates), scale, bias)
 

@@ -40,7 +40,7 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
     "status": lambda folder: _change_summary(folder, status="preempted"),
     "weights": lambda folder: (folder / "model.safetensors").write_bytes(b"other"),
     "numbers": lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n'),
-    "checkpoints": lambda folder: (folder / "checkpoints" / "13").mkdir(),
+    "checkpoints": lambda folder: (folder / "checkpoints" / "11").mkdir(),
     "files": lambda folder: (folder / ".left.part").write_text(""),
     "unreadable": lambda folder: (folder / "summary.json").unlink(),
 }

@@ -246,6 +246,23 @@ def test_a_large_split_is_sampled_and_says_so(tmp_path: Path, monkeypatch: pytes
     assert len(inspect(splits, config, image.INPUT).unreadable) == 1
 
 
+def test_of_a_large_split_a_part_tells_whether_it_changed_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "MAX_CHECKED", 4)
+    folder(tmp_path, {"train/ant": 8, "train/bee": 1, "val/ant": 2, "val/bee": 1})
+    splits, _ = open_folder(tmp_path)
+    assert preflight.sampled(splits, "images") == [
+        "train: 4 of 9 images, evenly spaced, tell a run that goes on whether they are still the same: a "
+        "change of the others is not noticed"
+    ]
+    before = preflight.digest(splits["train"])
+    (tmp_path / "train/ant/1.png").write_bytes(png(pixels(99)))
+    assert preflight.digest(open_folder(tmp_path)[0]["train"]) == before
+    (tmp_path / "train/ant/0.png").write_bytes(png(pixels(98)))
+    assert preflight.digest(open_folder(tmp_path)[0]["train"]) != before
+
+
 def test_real_photos_pass(real_path: Any) -> None:
     splits, config = open_folder(real_path("images/hymenoptera"))
     found = inspect(splits, config, image.INPUT)

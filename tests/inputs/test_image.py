@@ -13,7 +13,7 @@ from jtl.errors import UserError
 from jtl.inputs import image
 from jtl.inputs.image import Augment, to_channels, transform
 from jtl.inputs.pixels import decode
-from jtl.inputs.preprocess import INTERPOLATIONS, Preprocess
+from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
 from tests.data.conftest import pixels
 
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -175,6 +175,26 @@ def test_decoding_smaller_never_enlarges_the_smallest_crop() -> None:
 def test_an_augmentation_out_of_range_is_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Augment(**settings)
+
+
+@pytest.mark.parametrize(
+    ("resize_px", "found"),
+    [
+        (4, r"preprocess.resize_px is 4, expected 0 or at least the shorter side of the crop, \(32, 48\)"),
+        (31, r"preprocess.resize_px is 31, expected 0 or at least"),
+        (32, 32),
+        (0, 0),
+        (-1, r"preprocess.resize_px is -1; expected 0 <= value <= 65536"),
+        (65_537, r"preprocess.resize_px is 65537; expected 0 <= value <= 65536"),
+    ],
+)
+def test_a_resize_smaller_than_the_crop_or_out_of_range_is_refused(resize_px: Any, found: int | str) -> None:
+    own = Preprocess((32, 48), resize_px=40)
+    if isinstance(found, int):
+        assert settled(own, None, Changes(resize_px=resize_px)).resize_px == found
+        return
+    with pytest.raises(UserError, match=found):
+        settled(own, None, Changes(resize_px=resize_px))
 
 
 def test_a_preprocessing_that_cannot_be_done_is_an_error() -> None:

@@ -71,6 +71,13 @@ def test_counts_stand_where_they_belong_and_many_classes_have_none() -> None:
     assert not drawn(confusion.draw(matrix(21), [str(index) for index in range(21)])).texts
 
 
+@pytest.mark.parametrize("name", ["a$_{$", r"$\frac$ of $10", "$", r"\$5"])
+def test_dollars_in_names_of_classes_are_no_formulas(tmp_path: Path, name: str) -> None:
+    figure = confusion.draw(np.eye(2, dtype=np.int64), (name, "other"))
+    figure.savefig(tmp_path / "confusion.png")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [name, "other"]
+
+
 def test_matrix_and_names_of_different_length_are_refused() -> None:
     with pytest.raises(AssertionError, match="1 names for 2 classes"):
         confusion.draw(np.eye(2, dtype=np.int64), ["ants"])

@@ -12,7 +12,7 @@ import pytest
 from jtl.errors import UserError
 from jtl.training import progress, sharding
 from jtl.training.checkpoint import Checkpoints, set_aside
-from jtl.training.faults import Damage
+from jtl.training.checkpoint_faults import Damage
 from jtl.training.state import State
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
@@ -108,6 +108,20 @@ def test_restored_state_is_bit_equal_on_any_number_of_devices(saved: Checkpoints
 def test_no_checkpoint_restores_as_none(folder: Path) -> None:
     with closing(_open(folder)) as checkpoints:
         assert checkpoints.restore(_like(_state(0)), pytest.fail) is None
+
+
+def test_what_a_killed_process_had_no_time_to_remove_is_removed(folder: Path) -> None:
+    values = {1: 0.9, 2: 0.5, 3: 0.1, 4: 0.7, 5: 0.2}
+    with closing(_open(folder)) as checkpoints:
+        for step in (1, 4, 5):
+            _save(checkpoints, step, values)
+        checkpoints.wait()
+    shutil.copytree(folder / "4", folder / "2")
+    shutil.copytree(folder / "4", folder / "3")
+    with closing(_open(folder)) as checkpoints:
+        checkpoints.tidy(_history(5, values))
+        assert checkpoints.steps() == [1, 4, 5]
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "4", "5"]
 
 
 def test_best_and_the_newest_two_are_kept(folder: Path) -> None:

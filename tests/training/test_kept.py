@@ -1,16 +1,19 @@
 """What a run folder keeps of its settings and its data, and what a run that goes on compares."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jtl import owner
+from jtl import files, owner
+from jtl.data import preflight
 from jtl.errors import UserError
 from jtl.report import summary
+from jtl.report.console import Live
 from jtl.tasks import LabelStats
-from jtl.training import build, config, config_file, meta, sharding
+from jtl.training import build, config, config_file, meta, rehearsal, sharding
 from jtl.training import run as train
 
 
@@ -67,7 +70,7 @@ def test_config_file_that_fails_is_named_with_its_line(tmp_path: Path, text: str
         config_file.read(str(tmp_path / "mine.py"))
 
 
-def _finished_folder(folder: Path, settings: config.Config) -> None:
+def _finished_folder(folder: Path, settings: config.Config, model_sha256: str = "") -> None:
     folder.mkdir()
     summary.write_json(folder / "config.json", config.kept(settings))
     result = summary.build(
@@ -82,6 +85,7 @@ def _finished_folder(folder: Path, settings: config.Config) -> None:
         weights={"source": "none", "sha256": ""},
         digest="",
         peak_memory_bytes=0,
+        model_sha256=model_sha256,
     )
     summary.write_json(folder / "summary.json", result)
 
@@ -97,6 +101,23 @@ def test_finished_run_that_is_asked_for_more_says_how(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"config.json", "summary.json"}
 
 
+def test_finished_run_whose_weights_are_gone_or_others_says_so(tmp_path: Path) -> None:
+    folder, settings = tmp_path / "run", _settings()
+    _finished_folder(folder, settings, hashlib.sha256(b"as written").hexdigest())
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"safetensors' is not there; .* command that made it with another"):
+        train.run(settings, folder)
+    (folder / "checkpoints/9").mkdir()
+    with pytest.raises(UserError, match=r"safetensors' is not there; .* remove summary.json and repeat the"):
+        train.run(settings, folder)
+    (folder / "checkpoints/9").rmdir()
+    (folder / "model.safetensors").write_bytes(b"as written")
+    assert train.run(settings, folder)["status"] == "finished"
+    (folder / "model.safetensors").write_bytes(b"as changed")
+    with pytest.raises(UserError, match=r"safetensors' has changed since it was written"):
+        train.run(settings, folder)
+
+
 def test_examples_that_are_others_are_refused_by_split(tmp_path: Path) -> None:
     splits = build.open_splits(_settings())
     stats = build.label_stats(_settings(), splits["train"])
@@ -109,6 +130,47 @@ def test_examples_that_are_others_are_refused_by_split(tmp_path: Path) -> None:
         meta.check_same(tmp_path, {**described, "data": other})
     with pytest.raises(UserError, match="the training data changed since run"):
         meta.check_same(tmp_path, {**described, "labels": {**stats._asdict(), "num_examples": 3}})
+
+
+def test_that_a_part_tells_for_a_large_split_is_kept_in_the_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "MAX_CHECKED", 1000)
+    ready, *_ = train.prepare(_settings(), tmp_path / "run", Live(), summary.Phases())
+    ready.feed.close()
+    line = "train: 1,000 of 1,438 images, evenly spaced, tell a run that goes on whether they are still the"
+    notes = files.read_record(tmp_path / "run/meta.json").get("notes", files.TEXTS)
+    assert [note for note in notes if note.startswith(line)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"strategy__name": "bss", "strategy__num_singular": "9", "train__batch_size": "8"},
+            r"'bss' compares 9 or more images with each other, and a slice has 8 \(train.batch_size 8 / "
+            r"optim.accumulate 1\): raise train.batch_size, or lower strategy.num_singular$",
+        ),
+        (
+            {"strategy__name": "bi_tuning", "train__batch_size": "4", "optim__accumulate": "4"},
+            r"'bi_tuning' compares 2 or more images .* a slice has 1 .*, or lower optim.accumulate$",
+        ),
+        (
+            {"strategy__name": "dan", "train__batch_size": "1", "data__target": "digits"},
+            r"'dan' compares 2 or more images .*, or set strategy.is_unbiased=false$",
+        ),
+        ({"strategy__name": "bss", "strategy__num_singular": "33"}, "the model has 32 features, and as many"),
+    ],
+)
+def test_a_slice_with_too_few_to_compare_is_refused_before_anything_is_traced(
+    changes: dict[str, str], message: str
+) -> None:
+    target = changes.pop("data__target", "")
+    settings = _settings(sharding__devices="1", **changes)
+    splits = build.open_splits(settings)
+    beside = build.Target(splits["val"], splits["val"], is_labelled=True) if target else None
+    with pytest.raises(UserError, match=message):
+        rehearsal.check(settings, splits, beside)
 
 
 def test_folder_that_says_nothing_of_its_data_is_not_asked(tmp_path: Path) -> None:

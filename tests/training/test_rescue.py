@@ -38,8 +38,8 @@ def test_error_inside_the_loop_saves_its_last_whole_state_and_the_repeat_ends_in
 
     with monkeypatch.context() as patch:
         if place == "data":
-            really = loop._batches
-            patch.setattr(loop, "_batches", lambda *given: _ending(really(*given), step + 1, fail))
+            really = loop.device_batches
+            patch.setattr(loop, "device_batches", lambda *given: _ending(really(*given), step + 1, fail))
         else:
             really = loop.evaluated
             patch.setattr(

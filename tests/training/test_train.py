@@ -17,7 +17,7 @@ from jtl.report import curves
 from jtl.signals import Stopped
 from jtl.training import config, finish, loop
 from jtl.training import run as train
-from jtl.training.faults import Damage
+from jtl.training.checkpoint_faults import Damage
 from jtl.verbs import evaluate
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.

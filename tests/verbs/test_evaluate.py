@@ -1,4 +1,4 @@
-"""`jtl evaluate` and `jtl bench`: which head, which data, and what is timed."""
+"""`jtl evaluate`: which head, and which data."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from jtl import predictor
 from jtl.errors import UserError
 from jtl.training import build, config
 from jtl.training import run as train
-from jtl.verbs import bench, evaluate
+from jtl.verbs import evaluate
 
 SMALL = {
     "model.image_px": "8",
@@ -62,19 +62,3 @@ def test_values_are_put_on_the_devices_once(source: Path) -> None:
 def test_unknown_split_is_named(source: Path) -> None:
     with pytest.raises(UserError, match="--split 'vla' is not in the data; nearest: 'val'"):
         evaluate.run(run_folder=str(source), split="vla")
-
-
-def test_bench_times_a_step_on_inputs_of_the_models_size() -> None:
-    settings = [*SMALL.items(), ("train.batch_size", "4")]
-    found = bench.run(config="configs/smoke.py", num_steps=1, overrides=settings)
-    assert found["batch_size"] == 4
-    assert found["step_seconds"] > 0
-    assert found["images_per_second"] > 0
-    with pytest.raises(UserError, match="--steps is 0; expected 1 or more"):
-        bench.run(config="configs/smoke.py", num_steps=0)
-
-
-def test_bench_times_a_recipe_whose_data_is_not_given() -> None:
-    small = {**SMALL, "model.weights": "none", "model.size": "mini", "model.heads": "2"}
-    found = bench.run(config="configs/vit_ft.py:ti16", overrides=list(small.items()), num_steps=1)
-    assert found["model"] == "vit mini"

@@ -104,7 +104,7 @@ def test_wrong_checksum_keeps_nothing(server: Server, tmp_path: Path) -> None:
 def test_damaged_cache_is_named_and_not_used(server: Server, tmp_path: Path) -> None:
     found = download(f"{server.base}/ok.bin", tmp_path)
     found.path.write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match=r"is damaged \(sha256 .*\); delete it and repeat"):
+    with pytest.raises(UserError, match=r"is damaged \(sha256 .*\); it is the copy of a download: `rm -r "):
         download(f"{server.base}/ok.bin", tmp_path)
 
 
@@ -199,11 +199,11 @@ def test_what_is_no_address_is_one_line(tmp_path: Path, url: str) -> None:
 def test_unreadable_download_says_what_to_delete(server: Server, tmp_path: Path, name: str) -> None:
     server.answers[f"/{name}"] = {"body": b"this is none of it"}
     with pytest.raises(
-        UserError, match=r"this is the copy of a download: delete '.*' to get it again"
+        UserError, match=r"it is the copy of a download: `rm -r .*` clears it, to get it again"
     ) as caught:
         recognise(f"{server.base}/{name}", Config(cache_dir=str(tmp_path)))
     kept = cache_path(f"{server.base}/{name}", tmp_path)
-    assert repr(str(kept)) in str(caught.value)
+    assert f"`rm -r {kept}`" in str(caught.value)
     kept.unlink()
     content = Path(writing.save_npz(tmp_path / "y.npz", {"a": np.ones(1)})).read_bytes()
     server.answers[f"/{name}"] = {"body": content}

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save
 
 from jtl.errors import UserError
-from jtl.inputs import tokens
+from jtl.inputs import INPUTS, tokens
 from jtl.training import config, seen
 from jtl.weights import Config
 from jtl.weights.hub import beside
@@ -188,7 +188,7 @@ def test_wrong_checksum_is_refused(hugging_face: Server, tmp_path: Path) -> None
 def test_file_that_is_not_what_the_hub_says_is_refused(hugging_face: Server, tmp_path: Path) -> None:
     serving.publish(hugging_face, {"model.safetensors": WEIGHTS})
     serving.move(hugging_face, "model.safetensors", "/stored/at", etag="f" * 64)
-    assert f"the hub says {'f' * 64}); delete it and repeat" in refusal(tmp_path)
+    assert f"the hub says {'f' * 64}); it is the copy of a download: `rm -r " in refusal(tmp_path)
 
 
 def test_cache_that_was_damaged_is_refused(hugging_face: Server, tmp_path: Path) -> None:
@@ -359,10 +359,20 @@ def test_tokenizer_of_the_settings_may_be_of_a_hub(hugging_face: Server, tmp_pat
 
 def test_unreadable_file_of_a_repository_says_what_to_delete(hugging_face: Server, tmp_path: Path) -> None:
     serving.publish(hugging_face, {"model.safetensors": b"none of it"})
-    with pytest.raises(UserError, match=r"delete '.*models--org--name' to get it again"):
+    with pytest.raises(UserError, match=r"`rm -r .*models--org--name` clears it, to get it again"):
         recognise("hf://org/name", Config(cache_dir=str(tmp_path)))
-    with pytest.raises(UserError, match=r"delete '.*models--org--name/blobs/.*' to get it again"):
+    with pytest.raises(UserError, match=r"`rm -r .*models--org--name/blobs/.*` clears it, to get it again"):
         recognise("hf://org/name/model.safetensors", Config(cache_dir=str(tmp_path)))
+
+
+def test_what_lies_damaged_beside_weights_says_how_to_clear_it(hugging_face: Server, tmp_path: Path) -> None:
+    serving.publish(hugging_face, {"model.safetensors": WEIGHTS, "config.json": b"{cut"})
+    assert re.search(r"`rm -r .*models--org--name` clears it, to get it again$", refusal(tmp_path))
+    serving.publish(hugging_face, {"tokenizer.json": b"{cut"})
+    values = {"model": {"name": "bert"}, "weights": {"cache_dir": str(tmp_path / "other")}}
+    settings = config.from_dict({**values, "preprocess": {"tokenizer": "hf://org/name"}})
+    with pytest.raises(UserError, match=r"tokenizer .* `rm -r .*/blobs/.*` clears it, to get it again$"):
+        seen.settled(INPUTS["tokens"], tokens.Preprocess(), None, settings)
 
 
 def test_busy_hub_is_called_so(hugging_face: Server, tmp_path: Path) -> None:

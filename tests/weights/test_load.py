@@ -13,7 +13,7 @@ import pytest
 from jtl import tree
 from jtl.errors import UserError
 from jtl.models import MODELS
-from jtl.weights import FAMILIES, Config, Loaded
+from jtl.weights import FAMILIES, Config, Loaded, head
 from jtl.weights.head import PREFIX
 from jtl.weights.load import load
 from jtl.weights.recognise import recognise
@@ -215,6 +215,20 @@ def test_label_map_errors_name_the_class(tmp_path: Path, label_map: Any, message
     spec = writing.save_safetensors(tmp_path / "x", writing.named(TIMM, writing.leaves_of("vit")))
     with pytest.raises(UserError, match=message):
         load_into(spec, settings=Config(head="map", label_map=label_map), label_names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "cannot be read: maximum recursion depth"),
+        ('{"a": true}', "is no map from new classes to source classes"),
+        ('{"a": 1', "cannot be read: Expecting"),
+    ],
+)
+def test_label_map_that_is_damaged_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "map.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        head.read_label_map(str(tmp_path / "map.json"), ("a",), 1, None, 3)
 
 
 def changed(arrays: dict[str, np.ndarray], **changes: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -72,6 +72,9 @@ def test_cure_of_changed_weights_is_the_runs_own_command_where_it_has_checkpoint
     with pytest.raises(UserError, match="repeat the command that made it with another folder"):
         open_path(run)
     (run / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="repeat the command that made it with another folder"):
+        open_path(run)
+    (run / "checkpoints/12").mkdir()
     with pytest.raises(UserError, match=r"remove summary\.json and repeat the command of the run"):
         open_path(run)
 

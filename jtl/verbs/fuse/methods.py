@@ -67,20 +67,17 @@ def _greedy(
 ) -> dict[str, Any]:
     judge = make_judge(members[0], batch_size=batch_size, statistics_of=statistics_of)
     _check_validation("greedy", judge)
-    scores = _scores(judge, members)
     is_maximized = judge.is_maximized
     sign = 1 if is_maximized else -1
-    _check_monitor(judge, {name: value for name, value in scores[0].items() if name != "run"})
-    places = [{**entry, "step": place} for place, entry in enumerate(scores)]
-    ranking = [entry["step"] for entry in progress.ranked(places, judge.monitor, is_maximized=is_maximized)]
-
     made: dict[tuple[int, ...], _Scored] = {}
+    scores, ranking = _singles(judge, members, made)
 
     def value(places: tuple[int, ...]) -> float:
         # The soup so far may be the last: it and the newest are kept, others cannot be asked for again.
-        for other in made.keys() - {places[:-1]}:
+        for other in made.keys() - {places, places[:-1]}:
             del made[other]
-        made[places] = _scored(judge, _soup(judge, [members[place] for place in places]))
+        if places not in made:
+            made[places] = _scored(judge, _soup(judge, [members[place] for place in places]))
         return sign * made[places].found.scalars[judge.monitor]
 
     chosen, decisions = fusion.greedy(ranking, value)
@@ -168,6 +165,29 @@ def _ensemble(members: Sequence[Member], out: Path, batch_size: int) -> dict[str
     say(f"{out} holds predictions, and no model: members of different shapes are not one")
     summary.write_json(out / FUSION_NAME, record)
     return record
+
+
+def _singles(
+    judge: Judge, members: Sequence[Member], made: dict[tuple[int, ...], _Scored]
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the validation metrics of each run as it is, and the runs' places from the best on.
+
+    The best is left in `made`, where a soup of it alone is just that run: unless it takes statistics of its
+    own, which the runs' scores are not measured with.
+    """
+    scores: list[dict[str, Any]] = []
+    ranking: list[int] = []
+    for place, member in enumerate(members):
+        single = _scored(judge, variables(member))
+        scores.append({"run": member.folder, **single.found.scalars})
+        _check_monitor(judge, scores[0])
+        places = [{**entry, "step": at} for at, entry in enumerate(scores)]
+        ranked = progress.ranked(places, judge.monitor, is_maximized=judge.is_maximized)
+        ranking = [entry["step"] for entry in ranked]
+        if ranking[:1] == [place] and not judge.has_own_moments:
+            made.clear()
+            made[place,] = single
+    return scores, ranking
 
 
 def _check_validation(method: str, judge: Judge) -> None:

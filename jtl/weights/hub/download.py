@@ -8,11 +8,14 @@ import hashlib
 import http.client
 import json
 import re
+import shlex
 import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +86,38 @@ def cache_path(url: str, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name[-MAX_NAME_CHARS:]}"
 
 
+def cure(path: Path) -> str:
+    """Return how to clear a copy that was downloaded, or what the hub's cache keeps of its repository.
+
+    "" for any other file or folder.
+    """
+    repository = next((each for each in path.absolute().parents if _is_of_hub(each)), None)
+    if repository is None and not _checksum(path).is_file():
+        return ""
+    kept = repository if repository is not None and path.is_dir() else path.resolve()
+    return f"it is the copy of a download: `rm -r {shlex.quote(str(kept))}` clears it, to get it again"
+
+
+@contextmanager
+def clearing(path: Path) -> Iterator[None]:
+    """Say behind an error about a file or folder how to clear it, where it was downloaded.
+
+    Raises:
+        UserError: the block did.
+    """
+    try:
+        yield
+    except UserError as error:
+        how = cure(path)
+        if not how or how in str(error):
+            raise
+        raise UserError(f"{error}; {how}") from error
+
+
+def _is_of_hub(folder: Path) -> bool:
+    return (folder / "snapshots").is_dir() and (folder / "blobs").is_dir()
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's bytes, read once while the file stays as it is."""
     stat = path.stat()
@@ -106,8 +141,7 @@ def _verified(path: Path, url: str) -> str:
     expected = _checksum(path).read_text(encoding="utf-8").strip()
     if found != expected:
         raise UserError(
-            f"cached file {str(path)!r} of {url} is damaged (sha256 {found}, was {expected}); delete it and "
-            f"repeat"
+            f"cached file {str(path)!r} of {url} is damaged (sha256 {found}, was {expected}); {cure(path)}"
         )
     return found
 

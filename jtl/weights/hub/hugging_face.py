@@ -16,7 +16,7 @@ from jtl.files import expanded
 from jtl.weights.contract import Config
 from jtl.weights.formats import sharded
 from jtl.weights.hub import beside
-from jtl.weights.hub.download import BUSY, Cached, retry_after, sha256_of
+from jtl.weights.hub.download import BUSY, Cached, clearing, cure, retry_after, sha256_of
 from jtl.weights.open import NAMES, joined_digest
 
 SPEC = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[^@]+))?(@(?P<revision>[\w./-]+))?")
@@ -76,11 +76,13 @@ def _found(rest: str, cache: Path | None, endpoint: str, is_offline: bool) -> _F
         folder = Path(*path.parts[: len(path.parts) - len(Path(name).parts)])
         # All of the same commit, whatever the branch has become meanwhile.
         of_commit = partial(fetch, folder.name)
-        files = _shards(path, name, of_commit)
+        with clearing(path):
+            files = _shards(path, name, of_commit)
         if not named and not missing:
-            for wanted in beside.wanted(folder):
-                unsettled = [each for each in wanted if not _is_settled(repo, folder.name, each, cache)]
-                _fetch_beside(unsettled, of_commit)
+            with clearing(folder):
+                for wanted in beside.wanted(folder):
+                    unsettled = [each for each in wanted if not _is_settled(repo, folder.name, each, cache)]
+                    _fetch_beside(unsettled, of_commit)
         return _Found(path if named else folder, files or (path,), bool(files))
     if missing:
         raise missing[0]
@@ -242,6 +244,6 @@ def _verified(path: Path) -> str:
     if SHA256.fullmatch(expected) and found != expected:
         raise UserError(
             f"cached file {str(path.resolve())!r} is damaged (sha256 {found}, the hub says {expected}); "
-            f"delete it and repeat"
+            f"{cure(path)}"
         )
     return found

@@ -13,7 +13,7 @@ from jtl.files import expanded
 from jtl.inputs.tokenizer import NAME as TOKENIZER_NAME
 from jtl.weights.contract import NO_WEIGHTS, Config, TensorFile
 from jtl.weights.hub import catalogue, hugging_face
-from jtl.weights.hub.download import Cached, download
+from jtl.weights.hub.download import Cached, cure, download
 from jtl.weights.open import digest, open_path
 
 GOOGLE_STORAGE = "https://storage.googleapis.com"
@@ -71,7 +71,7 @@ def resolve(spec: str, settings: Config) -> Resolved:
         raise UserError(
             f"weights {spec!r} have sha256 {found.sha256}; weights.sha256 expects {settings.sha256}"
         )
-    return Resolved(found.path, found.sha256, _cure(found.path) if scheme in DOWNLOADED else "")
+    return Resolved(found.path, found.sha256, cure(found.path) if scheme in DOWNLOADED else "")
 
 
 def tokenizer(spec: str, settings: Config) -> Path:
@@ -87,12 +87,6 @@ def tokenizer(spec: str, settings: Config) -> Path:
     if scheme == "hf" and path.strip("/").count("/") == 1:
         spec = f"hf://{path.strip('/')}/{TOKENIZER_NAME}{at}{revision}"
     return resolve(spec, replace(settings, sha256="")).path
-
-
-def _cure(path: Path) -> str:
-    """Return how to clear a download: its file, or what the hub's cache keeps of a repository."""
-    kept = path.parents[1] if path.is_dir() else path.resolve()
-    return f"this is the copy of a download: delete {str(kept)!r} to get it again"
 
 
 def _local(rest: str, settings: Config) -> Cached:

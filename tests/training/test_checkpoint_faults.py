@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jtl.errors import UserError
-from jtl.training import digests, faults
+from jtl.training import checkpoint_faults, digests
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.state import State
 
@@ -117,7 +117,7 @@ def test_fault_of_the_machine_is_told_and_moves_nothing(
 ) -> None:
     monkeypatch.setattr(ocp.CheckpointManager, "restore", _raising(MACHINE[kind], is_wrapped=is_wrapped))
     shown = _refused(saved, tmp_path)
-    number = faults.number_of(MACHINE[kind])
+    number = checkpoint_faults.number_of(MACHINE[kind])
     assert number is not None
     assert "checkpoints/20' cannot be read just now" in shown
     assert os.strerror(number) in shown
@@ -161,7 +161,7 @@ def test_disk_that_fails_while_a_file_is_read_is_no_damage(
         raise fault
 
     monkeypatch.setattr(ocp.CheckpointManager, "restore", _raising(ValueError("DATA_LOSS"), is_wrapped=False))
-    monkeypatch.setattr(faults, "_read_all", fail)
+    monkeypatch.setattr(checkpoint_faults, "_read_all", fail)
     assert "state/d/1: Input/output error" in _refused(saved, tmp_path)
 
 
@@ -184,15 +184,15 @@ def test_leaves_that_only_one_of_program_and_checkpoint_has_are_told(
     other = _state(0)._replace(trainable={"head": {"bias": jnp.zeros(3)}})
     shown = _refused(saved, tmp_path, _like(other))
     assert "trainable/head/bias: nothing, now float32[3] and 1 more" in shown
-    assert f"was saved by jtl {faults.made_with()['jtl']} with orbax-checkpoint " in shown
+    assert f"was saved by jtl {checkpoint_faults.made_with()['jtl']} with orbax-checkpoint " in shown
 
 
 def test_checkpoint_of_another_orbax_that_cannot_be_read_is_told_and_moves_nothing(
     saved: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = {"jtl": "9.9", "orbax-checkpoint": "9.9.9"}
-    before = faults.made_with()["orbax-checkpoint"]
-    monkeypatch.setattr(faults, "made_with", lambda: now)
+    before = checkpoint_faults.made_with()["orbax-checkpoint"]
+    monkeypatch.setattr(checkpoint_faults, "made_with", lambda: now)
     monkeypatch.setattr(ocp.CheckpointManager, "restore", _raising(KeyError("ocdbt"), is_wrapped=False))
     shown = _refused(saved, tmp_path)
     assert "cannot be read by orbax-checkpoint 9.9.9 ('ocdbt'); nothing was moved" in shown
@@ -221,6 +221,10 @@ def test_damage_that_cannot_be_moved_says_so(
         (ValueError("RESOURCE_EXHAUSTED: 'a' [os_error_code='28']"), "3.0 MB are free there"),
         (OSError(errno.EACCES, "Denied", "run/checkpoints/3"), "'run/checkpoints/3': Permission denied"),
         (ValueError("OUT_OF_RANGE: Failed to write [os_error_code='27']"), "File too large"),
+        (
+            RuntimeError("can't start new thread"),
+            "no more threads or processes may be started; lower inputs.",
+        ),
         (ValueError("something else [tensorstore_spec='{}']"), "something else; mend that"),
     ],
 )
@@ -228,7 +232,7 @@ def test_save_that_failed_is_one_line_with_the_cause_and_the_cure(
     saved: Checkpoints, monkeypatch: pytest.MonkeyPatch, error: Exception, shown: str
 ) -> None:
     monkeypatch.setattr(
-        faults.shutil, "disk_usage", lambda path: os.times_result if False else _Usage(3_000_000)
+        checkpoint_faults.shutil, "disk_usage", lambda path: os.times_result if False else _Usage(3_000_000)
     )
     monkeypatch.setattr(ocp.CheckpointManager, "save", _raising(error, is_wrapped=True))
     with pytest.raises(UserError) as caught:

@@ -17,7 +17,7 @@ import jax
 
 from jtl import __version__
 from jtl.errors import UserError
-from jtl.faults import CURES, causes
+from jtl.faults import CURES, NO_THREAD, causes
 from jtl.training import digests
 
 # A file that is gone, or something else in its place: that is damage. All other numbers are the machine's.
@@ -151,6 +151,8 @@ def number_of(error: BaseException) -> int | None:
     """
     if isinstance(error, OSError):
         return error.errno
+    if NO_THREAD in str(error):
+        return errno.EAGAIN
     found = OS_NUMBER.search(str(error))
     if found:
         return int(found.group(1))
