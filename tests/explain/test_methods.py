@@ -88,7 +88,7 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits() -> None:
 def test_special_tokens_have_no_part_in_integrated_gradients() -> None:
     parts = built("bert")
     inputs = tiny.inputs_of(parts.model, NUM_EXAMPLES)
-    ids = np.asarray(inputs["ids"])
+    ids = np.array(inputs["ids"])
     ids[:, 0] = parts.preprocess.special_ids[0]
     inputs = {**inputs, "ids": jnp.asarray(ids)}
     blank = examples.BLANK["tokens"](inputs, parts.preprocess)
