@@ -57,7 +57,7 @@ def gradient_weighted(
 def rolled(before: Square, layer: Attended) -> Square:
     """Return what the tokens behind a layer are made of, given what those before it are made of."""
     mean = jnp.mean(layer.weights, axis=1)
-    mixed = (mean + jnp.eye(mean.shape[-1])) / 2
+    mixed = (mean + jnp.eye(mean.shape[-1])[None]) / 2
     return (mixed / jnp.sum(mixed, axis=-1, keepdims=True)) @ before
 
 

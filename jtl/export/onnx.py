@@ -33,7 +33,7 @@ def write(job: Job, folder: Path) -> list[str]:
         UserError: the extra is missing, or the converter does not know one of the model's operations.
     """
     try:
-        from jax2onnx import to_onnx
+        from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]  # in an extra
     except ImportError as error:
         raise _missing("jax2onnx") from error
     spec, free = graph.specs(job)
@@ -73,7 +73,7 @@ def open_folder(folder: Path) -> Predictor:
         UserError: the extra is missing.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]  # in an extra
     except ImportError as error:
         raise _missing("onnxruntime") from error
     session = onnxruntime.InferenceSession(folder / NAME, providers=["CPUExecutionProvider"])

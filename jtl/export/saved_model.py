@@ -92,7 +92,7 @@ def _tensorflow() -> tuple[Any, Any]:
         with warnings.catch_warnings():
             # Of TensorFlow's own imports, and of jax2tf, which is to leave jax one day.
             warnings.simplefilter("ignore")
-            import tensorflow
+            import tensorflow  # pyright: ignore[reportMissingImports]  # in an extra
             from jax.experimental import jax2tf
     except ImportError as error:
         raise UserError(

@@ -4,9 +4,8 @@
 (jax 0.10, "Compatibility guarantees"). Batches of any size, texts of any length up to the model's.
 """
 
-import functools
+import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import numpy as np
@@ -36,10 +35,10 @@ def write(job: Job, folder: Path) -> list[str]:
     """
     from safetensors.numpy import save_file
 
-    _flatbuffers()
+    _check_package()
     arrays = graph.arrays_of(job)
     (folder / NAME).write_bytes(traced(job, arrays).serialize())
-    save_file({name: np.ascontiguousarray(each) for name, each in arrays.items()}, folder / WEIGHTS_NAME)
+    save_file({name: np.array(each, order="C") for name, each in arrays.items()}, folder / WEIGHTS_NAME)
     return [f"a program for {', '.join(PLATFORMS)}, by jax {jax.__version__}, and its values beside it"]
 
 
@@ -49,7 +48,7 @@ def open_folder(folder: Path) -> Predictor:
     Raises:
         UserError: it is damaged, or the package that programs are read with is missing.
     """
-    _flatbuffers()
+    _check_package()
     path = folder / NAME
     with reading(repr(str(path)), "export it again"):
         program = export.deserialize(bytearray(path.read_bytes()))
@@ -69,19 +68,16 @@ def traced(job: Job, arrays: Arrays) -> export.Exported:
 
     values = {name: jax.ShapeDtypeStruct(each.shape, each.dtype) for name, each in arrays.items()}
     inputs: Inputs = map_leaves(symbolic, spec)
-    call = jax.jit(functools.partial(graph.call_of(job)))
+    call = jax.jit(graph.call_of(job))
     return export.export(call, platforms=PLATFORMS)(values, inputs)
 
 
-def _flatbuffers() -> ModuleType:
-    try:
-        import flatbuffers
-    except ImportError as error:
+def _check_package() -> None:
+    if importlib.util.find_spec("flatbuffers") is None:
         raise UserError(
             "programs are written and read with the package flatbuffers, which is missing; expected what "
             "`pip install flatbuffers` brings"
-        ) from error
-    return flatbuffers
+        )
 
 
 TARGET = Target(write, open_folder, fixed(USAGE), named("jax"))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 NUM_EXAMPLES = 64
 SPLITS_BY_PREFERENCE = ("val", "test", "train")
 MEBI = 2**20
+# Kernels of one vendor (cuDNN) would be of no use to the others.
+PORTABLE = {"attention": "xla"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +85,7 @@ def run(
     found = predictor.of_run(run_folder) if run_folder else predict.of_weights(weights, "", overrides)
     found = found._replace(settings=config.with_overrides(found.settings, overrides))
     source, called = _source(found, data)
-    opened = predictor.open(found)
+    opened = predictor.open(_portable(found))
     sys.stderr.write(predictor.described(opened) + "\n")
     job = Job(opened, run_folder or weights, is_normalised, is_int8)
     source = write.some_of(source, num_examples)
@@ -94,6 +96,15 @@ def run(
         f"wrote {out} ({done.num_bytes / MEBI:.1f} MiB); it says how it is used: {out}/README.md\n"
     )
     return {"model": run_folder or weights, **write.as_json(done, to)}
+
+
+def _portable(found: "jtl.predictor.Trained") -> "jtl.predictor.Trained":
+    """Return the model computing as every kind of device can, whichever this one is."""
+    from dataclasses import replace
+
+    model = found.settings.model
+    fields = {name: value for name, value in PORTABLE.items() if hasattr(model, name)}
+    return found._replace(settings=replace(found.settings, model=replace(model, **fields)))
 
 
 def _source(found: "jtl.predictor.Trained", data: str) -> "tuple[jtl.data.Source, str]":

@@ -88,7 +88,7 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits() -> None:
 def test_special_tokens_have_no_part_in_integrated_gradients() -> None:
     parts = built("bert")
     inputs = tiny.inputs_of(parts.model, NUM_EXAMPLES)
-    ids = np.asarray(inputs["ids"])
+    ids = np.array(inputs["ids"])
     ids[:, 0] = parts.preprocess.special_ids[0]
     inputs = {**inputs, "ids": jnp.asarray(ids)}
     blank = examples.BLANK["tokens"](inputs, parts.preprocess)
@@ -164,13 +164,8 @@ def test_maps_equal_those_of_pytorch(case: str) -> None:
     path = Path(__file__).parents[1] / "goldens" / "explain.npz"
     with np.load(path) as file:
         parts = golden_parts(case.split("_")[0])
-        found = CASES[case](
-            parts,
-            parts.values,
-            jnp.asarray(file["images"]),
-            jnp.asarray(file["images"]),
-            jnp.asarray(file["classes"]),
-        )
+        images, classes = map(jnp.asarray, explained_models.images())
+        found = CASES[case](parts, parts.values, images, images, classes)
         expected = file[case]
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
