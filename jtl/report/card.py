@@ -202,7 +202,7 @@ def _base_model(found: Folder) -> str:
 
 
 def _source(found: Folder) -> str:
-    source = str((found.summary.get("weights") or {}).get("source", "none"))
+    source = sections.source(found)
     return source if "://" in source else Path(source).name
 
 

@@ -97,7 +97,7 @@ def head(found: Folder) -> Markup:
         " by ",
         element("b", _named(config.get("strategy"), "name")),
         " from ",
-        element("b", str(_of(found.summary, "weights").get("source", "random weights"))),
+        element("b", source(found)),
         " on ",
         element("b", str(_of(config, "data").get("path") or _of(config, "data").get("name", ""))),
     ]
@@ -112,6 +112,12 @@ def head(found: Folder) -> Markup:
         element("p", *lead, class_="lead"),
         element("p", f"{len(names):,} classes: {shown}", class_="note") if names else None,
     )
+
+
+def source(found: Folder) -> str:
+    """Return what the weights it started from are called."""
+    named = str(_of(found.summary, "weights").get("source", "none"))
+    return "random weights" if named == "none" else named
 
 
 def tiles(found: Folder) -> Markup:
