@@ -50,7 +50,13 @@ HEAVY = {
 }
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "manager", "misc", "common"}
 REGISTRIES = ("MODELS", "TASKS", "STRATEGIES", "SOURCES")
-DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "absl": "absl-py",
+    "cv2": "opencv-python-headless",
+    "orbax": "orbax-checkpoint",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+}
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|opt|tmp)/\w")
 REGISTRY_HOST = re.compile(r"pypi\.|pythonhosted|npmjs|artifactory|jfrog|file:///|--(?:extra-)?index-url")
@@ -228,7 +234,7 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot", "heif"))
+    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot", "heif", "fast"))
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
     return {name.lower().replace("_", "-") for name in names}
