@@ -37,8 +37,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
+# What runs keep between them stays out of the user's folder.
+_kept = tempfile.TemporaryDirectory(prefix="jtl-kept-")
+os.environ["JTL_CACHE"] = _kept.name
+
+
 def pytest_unconfigure() -> None:
-    """Remove what was compiled."""
+    """Remove what was compiled, and what was kept."""
+    _kept.cleanup()
     if _compiled is not None:
         _compiled.cleanup()
 
