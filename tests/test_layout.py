@@ -56,7 +56,7 @@ FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "manager", "misc", "com
 REGISTRIES = ("MODELS", "TASKS", "STRATEGIES", "SOURCES")
 DISTRIBUTIONS = {
     **{"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow", "sklearn": "scikit-learn"},
-    **{"tensorflow": "tensorflow-cpu", "yaml": "pyyaml"},
+    **{"cv2": "opencv-python-headless", "tensorflow": "tensorflow-cpu", "yaml": "pyyaml"},
 }
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|opt|tmp)/\w")
@@ -235,7 +235,8 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot", "heif", "onnx", "tf"))
+    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf")
+    extras = (project["optional-dependencies"][name] for name in shipped)
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
     return {name.lower().replace("_", "-") for name in names}

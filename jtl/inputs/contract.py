@@ -24,6 +24,23 @@ class Unreadable(UserError):
     """An example that cannot be read; the message says why, and whoever knows its name puts that in front."""
 
 
+class Storage(NamedTuple):
+    """How a kind keeps its examples read, so that training need not read them anew in every epoch.
+
+    `read(raw)` → the array that is kept, uint8 of three dimensions, which the training transform takes in
+    place of the raw example. `decides` is a text of all that changes it, `described` is for people.
+
+    Where they fit on the devices, they can be varied there: `pack(examples)` → the arrays that lie there, and
+    a function of (key, these arrays, int32 rows, uint32 positions [rows, 2]) to what `collate` gives of them,
+    for inside jit; what it draws for an example depends on key and position alone (None: not on devices).
+    """
+
+    decides: str
+    described: str
+    read: Callable[[Any], np.ndarray]
+    pack: Callable[[Sequence[np.ndarray]], tuple[Any, Callable[..., Any]]] | None = None
+
+
 def map_leaves(function: Callable[..., Any], first: Inputs, *others: Inputs) -> Inputs:
     """Return the tree of what the function makes of the leaves of trees that are alike.
 
@@ -132,6 +149,11 @@ def no_free_dims(preprocess: Any) -> dict[str, int]:
     return {}
 
 
+def nothing_stored(preprocess: Any, augment: Any) -> None:
+    """Return None: reading an example costs no more than keeping it would."""
+    del preprocess, augment
+
+
 def no_options(changes: Any) -> dict[str, Any]:
     """Return {}: what the user changes of the pre-processing does not change the model."""
     del changes
@@ -186,6 +208,7 @@ class Input(NamedTuple):
     for evaluation where `augment` is None; it raises `Unreadable`. `collate(examples, buckets, preprocess)`
     → the batch: examples that differ in length are padded to the smallest of `buckets` that holds them all.
     `spec(preprocess)` → shapes and dtypes of one example, in a length that the model can read.
+    `storage(preprocess, augment)` → how training examples are kept read between epochs (None: they are not).
 
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
     targets, settings, preprocess)` → ({stream: inputs}, targets) in training, where the first stream is the
@@ -241,3 +264,4 @@ class Input(NamedTuple):
     free_dims: Callable[[Any], Mapping[str, int]] = no_free_dims
     glimpse: Callable[..., Glimpse] = no_glimpse
     views: Mapping[str, Callable[[Inputs], Inputs]] = {}
+    storage: Callable[[Any, Any], Storage | None] = nothing_stored

@@ -19,7 +19,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageCms, ImageOps
 
 from jtl.errors import UserError, shortened
-from jtl.inputs import formats
+from jtl.inputs import formats, quick
 from jtl.inputs.contract import Unreadable
 from jtl.inputs.preprocess import Changes, Preprocess
 
@@ -58,13 +58,15 @@ def decode(
     white_level: float = 0.0,
     background: int | None = None,
     is_checked: bool = False,
+    is_quick: bool = False,
 ) -> UInt8[np.ndarray, "height width channels"]:
     """Decode an image file's first picture, turned upright, as 1 (grey) or 3 (RGB) channels.
 
     With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under
     `min_px`. `white_level` is the value of white in pictures of more than 8 bits (0: 65,535 where a picture
     goes beyond the half of it). Transparent pixels are laid on the grey `background`; None: their alpha is
-    dropped. The structure of the file is looked at, which takes 3 % of the time, unless it `is_checked`.
+    dropped. The structure of the file is looked at, which takes 3 % of the time, unless it `is_checked`. With
+    `is_quick` OpenCV decodes JPEG files where it is installed: the pixels are the same (see `quick`).
 
     Raises:
         Unreadable: the bytes are damaged, of another format, over `MAX_PIXELS`, or brighter than white.
@@ -72,8 +74,12 @@ def decode(
     if not is_checked:
         formats.check(data)
     with _opened(data) as opened:
+        whole_size = opened.size
         if min_px:
             opened.draft(None, (min_px, min_px))
+        quickly = quick.decoded(data, opened, whole_size) if is_quick else None
+        if quickly is not None:
+            return quickly
         is_deep_colour, is_inverted = _is_deep_colour(opened), _is_inverted(opened)
         upright = _upright(opened)
         if is_deep_colour:

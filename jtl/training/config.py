@@ -78,6 +78,8 @@ RESUMABLE = (
     "inputs.prefetch",
     "inputs.prefetch_bytes",
     "inputs.cache_bytes",
+    "inputs.store_bytes",
+    "inputs.device_share",
     "inputs.features_bytes",
     "train.log_every",
     "weights.cache_dir",

@@ -38,6 +38,7 @@ from jtl.training import (
     progress,
     rehearsal,
     remarks,
+    routes,
     seen,
     sharding,
     slices,
@@ -48,6 +49,7 @@ from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
+from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
@@ -136,7 +138,9 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     return result
 
 
-def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str]) -> None:
+def _claim(
+    plan: Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str], route: str
+) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
@@ -144,6 +148,7 @@ def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, note
     """
     folder = plan.folder
     described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
+    described[routes.KEY] = route
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         meta.check_same(folder, described)
         # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
@@ -243,10 +248,22 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
-    feed = _feed(plan, mesh, splits, streams, target)
     rehearsal.first_examples(built.parts, streams, splits)
+    begun = routes.begun_with(folder)
+    routed = routes.opened(
+        settings,
+        built.parts,
+        streams,
+        mesh,
+        begun=begun,
+        say=live.log,
+        is_passed_once=cut.cut is not None,
+    )
+    for line in routed.lines():
+        live.log(line)
+    feed = _feed(plan, mesh, splits, routed, target)
     lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
-    _claim(plan, splits, target, notes)
+    _claim(plan, splits, target, [*notes, *routed.lines()], routed.name)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
@@ -287,7 +304,7 @@ def _feed(
     plan: Plan,
     mesh: Mesh,
     splits: dict[str, Source],
-    streams: dict[str, Source],
+    routed: Routed,
     target: Target | None,
 ) -> Feed:
     settings, parts = plan.settings, plan.built.parts
@@ -303,7 +320,8 @@ def _feed(
     )
     return Feed(
         splits=splits,
-        streams=streams,
+        streams=routed.streams,
+        residents=routed.residents,
         target=target,
         eval_batches={
             # The loop measures on validation at every evaluation, on others the report alone.
