@@ -22,12 +22,12 @@ TOP = -1
 
 
 class Explained(NamedTuple):
-    """One example: its index in its source, its inputs as the model is given them, and what came of it.
+    """One example: its row in its source, its inputs as the model is given them, and what came of it.
 
     `relevance` is [rows, columns] of a picture or [tokens] of a text; `fault` says why it could not be read.
     """
 
-    index: int
+    row: int
     inputs: Inputs
     predictions: np.ndarray
     output: int

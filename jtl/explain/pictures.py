@@ -38,7 +38,7 @@ def overlaid(
     weight = OPACITY * heat[..., None] ** 0.5
     # Grey underneath: colour is the map's alone.
     grey = np.asarray(Image.fromarray(as_rgb(pixels)).convert("L"), np.float64)[..., None]
-    return np.uint8(np.clip(grey * (1 - weight) + colours * weight, 0, 255))
+    return np.clip(grey * (1 - weight) + colours * weight, 0, 255).astype(np.uint8)
 
 
 def scaled(relevance: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "height width"]:

@@ -161,7 +161,9 @@ def _token(preprocess: Any, number: int) -> str:
     """Return how a tokenizer writes an id."""
     import tokenizers
 
-    return tokenizers.Tokenizer.from_file(preprocess.tokenizer).id_to_token(number)
+    token = tokenizers.Tokenizer.from_file(preprocess.tokenizer).id_to_token(number)
+    assert token is not None, "the pre-processing has ids of its own tokenizer"
+    return token
 
 
 def _library(folder: Path) -> str:

@@ -21,9 +21,13 @@ Pooled: TypeAlias = Float[Array, "batch new_height new_width channels"]
 Places: TypeAlias = Int8[Array, "batch new_height new_width channels"]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Activations, padding_px: int = 1) -> Pooled:
     """Return the largest of each window; padding is never the largest."""
+    return _max_pool(x, padding_px)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: Activations, padding_px: int) -> Pooled:
     padding = ((0, 0), *[(padding_px, padding_px)] * 2, (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, SIZE, SIZE, 1), (1, 2, 2, 1), padding)
 
@@ -74,4 +78,4 @@ def _backward(padding_px: int, kept: tuple[Places, tuple[int, int]], grad: Poole
     return (whole[:, padding_px : padding_px + height, padding_px : padding_px + width],)
 
 
-max_pool.defvjp(_forward, _backward)
+_max_pool.defvjp(_forward, _backward)

@@ -54,7 +54,7 @@ def described(config: Config) -> dict[str, str]:
     return {
         "dtype": np.dtype(layers.compute_dtype(config.model.dtype)).name,
         "frozen_dtype": np.dtype(frozen_dtype(config)).name,
-        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
+        "matmul_precision": str(jax.config.read("jax_default_matmul_precision") or "default"),
     }
 
 
@@ -100,7 +100,7 @@ def _is_cast(traced: Any, variable: Any, dtype: Any) -> bool:
         if name in SHAPING:
             is_cast = all(_is_cast(traced, each, dtype) for each in operation.outvars)
         else:
-            inner = getattr(inner, "jaxpr", inner)
+            inner: Any = getattr(inner, "jaxpr", inner)
             is_cast = inner is not None and len(inner.invars) == len(operation.invars)
             is_cast = is_cast and all(_is_cast(inner, inner.invars[place], dtype) for place in places)
         if not is_cast:

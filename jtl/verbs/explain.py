@@ -88,7 +88,7 @@ def run(
     with sink(out, opened, METHODS[chosen]) as write:
         for source in given:
             for each in examples.explained(opened, source, batch_size, chosen, output):
-                named = predict.NAMED[source.info.holds](source, each.index)
+                named = predict.NAMED[source.info.holds](source, each.row)
                 row = {**named, "error": each.fault} if each.fault else {**named, **_told(opened, each)}
                 rows.append(row | ({} if each.fault else write(row, each)))
     return {"model": run_folder or weights, "method": chosen, "notes": notes, kind.unit: rows}

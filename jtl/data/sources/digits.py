@@ -40,8 +40,8 @@ def _path() -> Path:
     """Return the file itself: importing the package around it takes over a second."""
     found = importlib.util.find_spec("sklearn")
     assert found is not None, "scikit-learn is a requirement of jtl"
-    [folder] = found.submodule_search_locations or ()
-    return Path(folder) / "datasets" / "data" / "digits.csv.gz"
+    assert found.submodule_search_locations, "scikit-learn is a package"
+    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
 KIND = SourceKind(Config, open_digits, IMAGE)
