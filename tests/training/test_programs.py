@@ -128,7 +128,7 @@ def test_a_narrowed_frozen_value_changes_no_bit_of_a_bfloat16_model(family: str)
     names = {name for name, leaf in tree.flatten(narrow).items() if leaf.dtype == jnp.bfloat16}
     assert all(name.endswith(("kernel", "pos_embedding", "cls", "bias", "gamma")) for name in names)
     assert not any(name.startswith("head/") for name in names)
-    assert names
+    assert names or family == "bit"
     inputs = tiny.inputs_of(parts.model, 4)
     apply = jax.jit(parts.model.apply)
     whole, narrowed = (apply(each, model_state, inputs).logits for each in (params, narrow))
