@@ -94,15 +94,20 @@ def _is_cast(traced: Any, variable: Any, dtype: Any) -> bool:
         return False
     for operation in traced.eqns:
         places = [place for place, each in enumerate(operation.invars) if each is variable]
-        name, inner = operation.primitive.name, operation.params.get("jaxpr")
+        name, inner = operation.primitive.name, _inner(operation)
         if not places or (name == "convert_element_type" and operation.params["new_dtype"] == dtype):
             continue
         if name in SHAPING:
             is_cast = all(_is_cast(traced, each, dtype) for each in operation.outvars)
         else:
-            inner: Any = getattr(inner, "jaxpr", inner)
             is_cast = inner is not None and len(inner.invars) == len(operation.invars)
             is_cast = is_cast and all(_is_cast(inner, inner.invars[place], dtype) for place in places)
         if not is_cast:
             return False
     return True
+
+
+def _inner(operation: Any) -> Any:
+    """Return the program that an operation runs, None where it runs none."""
+    found = operation.params.get("jaxpr")
+    return getattr(found, "jaxpr", found)
