@@ -100,8 +100,11 @@ def _is_cast(traced: Any, variable: Any, dtype: Any) -> bool:
         if name in SHAPING:
             is_cast = all(_is_cast(traced, each, dtype) for each in operation.outvars)
         else:
-            is_cast = inner is not None and len(inner.invars) == len(operation.invars)
-            is_cast = is_cast and all(_is_cast(inner, inner.invars[place], dtype) for place in places)
+            is_cast = (
+                inner is not None
+                and len(inner.invars) == len(operation.invars)
+                and all(_is_cast(inner, inner.invars[place], dtype) for place in places)
+            )
         if not is_cast:
             return False
     return True
