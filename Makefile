@@ -34,7 +34,7 @@ format: $(STAMP)  ## mend what `check` can mend by itself
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(STAMP)  ## time the training step of CONFIG from random weights
+bench: $(STAMP)  ## measure feed, step and loop of CONFIG, from random weights; FLAGS="--out bench.json" keeps a record
 	@$(BIN)/python -m jtl bench --config $(CONFIG) --config.model.weights=none $(FLAGS)
 
 env: $(STAMP)  ## the environment alone

@@ -3,6 +3,7 @@
     python -m jtl.main --config configs/vit_probe.py
     python -m jtl.main --config configs/vit_probe.py:ti16 --config.data.path=/path/to/folder
 
+The frozen layers once for each image, not at every step: --config.train.is_augmented=False, or train.views=4.
 An MLP head: --config.model.head_widths="(512,)" --config.model.head_dropout=0.2
 """
 

@@ -56,7 +56,7 @@ def _run(given: list[str]) -> int:
     import argparse
     import traceback
 
-    from jtl import errors, faults, memory, runtime
+    from jtl import errors, faults, heap, memory, runtime
     from jtl.verbs import VERBS
 
     words, overrides = split_overrides(given)
@@ -64,6 +64,7 @@ def _run(given: list[str]) -> int:
     try:
         args = argparse.Namespace(**{name: _at_home(value) for name, value in vars(args).items()})
         memory.check_room()
+        heap.keep()
         runtime.prepare()
         return VERBS[args.verb].command(args, overrides)
     except Exception as error:

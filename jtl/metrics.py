@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 Sums = dict[str, Array]
 Totals = dict[str, np.ndarray]
 MAX_CONFUSION_CLASSES = 1000
+# What stands beside the sums of a batch, is added to nothing, and has a row an example.
+LOGITS = "logits"
 # What the numbers of another domain are called by in a history.
 TARGET_PREFIX = "target_"
 # What the numbers of each of several heads are called by.
@@ -25,12 +27,15 @@ class Summary(NamedTuple):
 
     `scalars` by name; `per_class` vectors [C] by name, of which the first is the one that is worst where it
     is smallest; `confusion` [true, predicted] counts, or None where
-    the task has none or has more than `MAX_CONFUSION_CLASSES` classes.
+    the task has none or has more than `MAX_CONFUSION_CLASSES` classes. `logits` [examples, outputs] and
+    `labels` [examples, …] are of every example in its order, None where they were not kept.
     """
 
     scalars: dict[str, float]
     per_class: dict[str, np.ndarray]
     confusion: np.ndarray | None
+    logits: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
 
 def confusion_sums(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -19,11 +20,11 @@ from jtl import files, metrics
 from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
-from jtl.models import Model, Outputs
+from jtl.models import Model, Outputs, layers
 from jtl.models.shapes import output_shapes
 from jtl.strategies import STRATEGIES, Strategy
 from jtl.tasks import TASKS, LabelStats, Task
-from jtl.training import build, config, evaluate, seen, sharding, step
+from jtl.training import build, config, evaluate, precision, seen, sharding, step
 from jtl.training.config import Config
 from jtl.training.step import Batch
 from jtl.weights import Config as Weights
@@ -198,7 +199,9 @@ def described(predictor: Predictor) -> str:
     loaded, changes = predictor.loaded, predictor.settings.preprocess
     remarks = [] if loaded is None else loaded.report.remarks()
     text = seen.preprocess_text(predictor.input, predictor.preprocess, loaded, changes)
-    return "\n".join([*remarks, text])
+    is_exact = layers.compute_dtype(predictor.settings.model.dtype) == jnp.float32
+    computes = [] if is_exact else precision.remarks(predictor.settings, {})
+    return "\n".join([*remarks, text, *computes])
 
 
 def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
@@ -209,11 +212,36 @@ def forward(predictor: Predictor, values: Values, inputs: Inputs) -> Outputs:
     return step.forward(predictor, values["params"], values["model_state"], inputs)
 
 
-def make_eval_step(predictor: Predictor) -> Callable[[Values, Batch], metrics.Sums]:
-    """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
+def make_eval_step(
+    predictor: Predictor, views: Sequence[str] = ()
+) -> Callable[[Values, Batch], metrics.Sums]:
+    """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true.
+
+    Predictions are averaged over the examples as they are and as the `views` of the kind of input show them.
+
+    Raises:
+        UserError: the kind of input has no such view.
+    """
+    known = predictor.input.views
+    for name in views:
+        if name not in known:
+            raise UserError(
+                f"{name!r} is no view of {predictor.input.unit}; expected one of: "
+                f"{', '.join(known) or 'none'}"
+            )
 
     def eval_step(values: Values, batch: Batch) -> metrics.Sums:
-        return step.measured(predictor, values["params"], values["model_state"], batch)
+        if not views:
+            return step.measured(predictor, values["params"], values["model_state"], batch)
+        task, seen = predictor.task, step.with_targets(predictor, batch)
+        assert task is not None, "a model without a head has no metrics"
+        inputs = [seen["inputs"], *(known[name](seen["inputs"]) for name in views)]
+        logits = [
+            step.forward_normalised(predictor, values["params"], values["model_state"], each).logits
+            for each in inputs
+        ]
+        averaged = task.averaged(jnp.stack(logits))
+        return step.with_logits(task.metrics(averaged, seen), averaged)
 
     return jax.jit(eval_step)
 
@@ -256,11 +284,13 @@ def batches(
     )
 
 
-def measure(predictor: Predictor, source: Source, batch_size: int) -> metrics.Summary:
-    """Return the task's metrics over the examples."""
+def measure(
+    predictor: Predictor, source: Source, batch_size: int, views: Sequence[str] = ()
+) -> metrics.Summary:
+    """Return the task's metrics over the examples, of predictions averaged over them and their `views`."""
     assert predictor.task is not None, "a model without a head has no metrics"
     return evaluate.measure(
-        make_eval_step(predictor),
+        make_eval_step(predictor, views),
         predictor.values,
         batches(predictor, source, batch_size),
         mesh=predictor.mesh,

@@ -26,21 +26,25 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # Programs of tests run for milliseconds and compile for seconds: JAX's own suite compiles them so, too.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # What one test compiles, the next loads, whichever process runs it: workers inherit the folder of the process
 # that starts them. Each session starts empty, so that nothing hangs on older results or another processor;
 # loaded programs give equal bits, FLOPs and memory.
-_compiled = None
+_compiled, _cache = None, None
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="jtl-compiled-")
+    # What runs keep between them is kept here, too, and not in the user's own folder.
+    _cache = tempfile.TemporaryDirectory(prefix="jtl-cache-")
+    os.environ["JTL_CACHE"] = _cache.name
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 def pytest_unconfigure() -> None:
-    """Remove what was compiled."""
-    if _compiled is not None:
-        _compiled.cleanup()
+    """Remove what was compiled and kept."""
+    for folder in (_compiled, _cache):
+        if folder is not None:
+            folder.cleanup()
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +72,12 @@ def real_path(real_data: Path) -> Any:
 
 
 def _without_pictures() -> Iterator[None]:
-    """Leave out what takes a third of a small run, and has tests of its own."""
+    """Leave out what takes a third of a small run, and has tests of its own: pictures, reports, intervals."""
+    from jtl.report.bootstrap import Settings
+
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("jtl.report.curves.plot", "jtl.report.confusion.plot"):
+        patch.setattr("jtl.training.account.SETTINGS", Settings(resamples=0))
+        for name in ("jtl.report.curves.plot", "jtl.report.confusion.plot", "jtl.training.account.write"):
             patch.setattr(name, lambda *_: None)
         yield
 

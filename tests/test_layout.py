@@ -22,14 +22,16 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "names", "runtime", "signals", "output"),
+    ("errors", "heap", "names", "signals", "output"),
     ("files", "ranges", "memory"),
-    ("owner", "faults", "tree", "rng", "metrics"),
+    ("owner", "faults", "tree", "rng", "metrics", "runtime"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
     ("training",),
     ("predictor",),
+    # What is made of a model and what is seen in one: rooms, as `jtl serve` and reports stand on them too.
+    ("export", "explain"),
     ("verbs",),
     ("cli",),
     ("main", "__main__"),
@@ -38,7 +40,9 @@ ROW = {unit: row for row, units in enumerate(ORDER) for unit in units}
 HEAVY = {
     "h5py",
     "huggingface_hub",
+    "jax2onnx",
     "matplotlib",
+    "onnxruntime",
     "pyarrow",
     "sentencepiece",
     "sklearn",
@@ -50,7 +54,10 @@ HEAVY = {
 }
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "manager", "misc", "common"}
 REGISTRIES = ("MODELS", "TASKS", "STRATEGIES", "SOURCES")
-DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    **{"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow", "sklearn": "scikit-learn"},
+    **{"cv2": "opencv-python-headless", "tensorflow": "tensorflow-cpu", "yaml": "pyyaml"},
+}
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|opt|tmp)/\w")
 REGISTRY_HOST = re.compile(r"pypi\.|pythonhosted|npmjs|artifactory|jfrog|file:///|--(?:extra-)?index-url")
@@ -228,7 +235,8 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    extras = (project["optional-dependencies"][name] for name in ("keras", "zero-shot", "heif"))
+    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf")
+    extras = (project["optional-dependencies"][name] for name in shipped)
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
     return {name.lower().replace("_", "-") for name in names}
@@ -338,11 +346,16 @@ def commands(text: str) -> dict[str, set[str]]:
     }
 
 
+DOCUMENTS = tuple(
+    f"docs/{name}.md" for name in ("evaluate", "explain", "export", "faults", "frozen", "report", "speed")
+)
+
+
 def test_commands_of_the_documents_exist() -> None:
     from jtl.verbs import VERBS
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in ("README.md", "CHANGELOG.md", "Makefile", "docs/faults.md"):
+    for document in ("README.md", "CHANGELOG.md", "Makefile", *DOCUMENTS):
         told = commands((ROOT / document).read_text())
         assert told["verb"], f"{document} shows no command"
         assert told["verb"] <= VERBS.keys()

@@ -12,10 +12,11 @@ from jtl import rng, tree
 from jtl.inputs import INPUTS
 from jtl.models import MODELS, Model, Outputs
 from jtl.models import contract as models
+from jtl.predictor import Predictor
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import TRAIN, Moment
-from jtl.tasks import TASKS
-from jtl.training import optim, sharding, step
+from jtl.tasks import TASKS, LabelStats
+from jtl.training import config, optim, sharding, step
 from jtl.training import state as states
 from jtl.training.state import State
 
@@ -108,6 +109,31 @@ def make_parts(
         adapts_frozen_stats=adapts_frozen_stats,
     )
     return parts, params, model_state
+
+
+def make_predictor(family: str, **changes: Any) -> Predictor:
+    """Return a tiny model of three classes with values away from those it begins with, ready to predict."""
+    given, default = MODELS[family].tiny(), MODELS[family].Config()
+    own = {name: value for name, value in vars(given).items() if value != getattr(default, name)}
+    settings = config.from_dict({"model": {"name": family, **own, **changes}})
+    model = MODELS[family].build(settings.model, NUM_CLASSES)
+    preprocess, stats = settled(model), LabelStats(("ant", "bee", "cow"), NUM_CLASSES, (1,) * NUM_CLASSES)
+    params, model_state = model.init(jax.random.key(0))
+    random = np.random.default_rng(0)
+    params = tree.map_named(
+        lambda _, leaf: leaf + 0.2 * random.normal(size=leaf.shape).astype(leaf.dtype), params
+    )
+    return Predictor(
+        settings=settings,
+        stats=stats,
+        input=INPUTS[MODELS[family].input],
+        preprocess=preprocess,
+        model=model,
+        task=TASKS["multiclass"].build(settings.task, stats, preprocess),
+        values={"params": params, "model_state": model_state},
+        loaded=None,
+        mesh=sharding.mesh(sharding.Config(devices=1)),
+    )
 
 
 def make_context(model: Model, params: Any, model_state: Any, num_steps: int) -> Context:

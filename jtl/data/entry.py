@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,10 +34,11 @@ class TooLarge(Exception):
 class Entry:
     """An open entry: `arrays` by name, read-only and mapped into memory, kept from removal until `close`.
 
-    Pickled, it is opened again where it is unpickled (in a worker process, while its parent holds it).
+    `held` is the descriptor of a file that is locked as long as it is open. Pickled, an entry is opened again
+    where it is unpickled (in a worker process, while its parent holds it).
     """
 
-    def __init__(self, folder: Path, arrays: Mapping[str, np.ndarray], held: IO[bytes] | None) -> None:
+    def __init__(self, folder: Path, arrays: Mapping[str, np.ndarray], held: int | None) -> None:
         self.folder, self.arrays, self._held = folder, arrays, held
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -51,7 +52,7 @@ class Entry:
     def close(self) -> None:
         """Let the entry be removed when room is needed; what still maps its arrays keeps them."""
         if self._held is not None:
-            self._held.close()
+            os.close(self._held)
             self._held = None
 
     def __del__(self) -> None:
@@ -92,7 +93,7 @@ def write_header(folder: Path, header: dict[str, Any]) -> None:
     files.replace_text(folder / HEADER, f"{zlib.crc32(text.encode()):08x}{text}")
 
 
-def mapped(folder: Path, held: IO[bytes] | None = None) -> Entry:
+def mapped(folder: Path) -> Entry:
     """Return the arrays of an entry as they lie on the disk, not verified."""
     arrays = {}
     for name, about in _header(folder)["arrays"].items():
@@ -105,7 +106,7 @@ def mapped(folder: Path, held: IO[bytes] | None = None) -> Entry:
         if found != expected:
             raise Damaged(f"{path.name} has {found} bytes, expected {expected}")
         arrays[name] = np.memmap(path, dtype, "r", shape=shape) if expected else np.empty(shape, dtype)
-    return Entry(folder, arrays, held)
+    return Entry(folder, arrays, None)
 
 
 def verify(folder: Path) -> None:

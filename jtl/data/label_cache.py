@@ -35,9 +35,9 @@ def kept(folder: str, words: tuple[str, ...], count: int, make: Callable[[], lis
 
 
 def _path(folder: str, words: tuple[str, ...]) -> Path:
-    root = Path(os.environ.get("JTL_CACHE") or "~/.cache/jtl")
-    with suppress(RuntimeError):  # no home folder: a path that is not there
-        root = root.expanduser()
+    root = Path("~/.cache/jtl")
+    with suppress(UserError):  # no home folder: a path that is not there
+        root = files.cache_folder()
     about = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in os.scandir(folder)]
     told = json.dumps([os.path.realpath(folder), words, sorted(about)])
     return root / FOLDER / f"{hashlib.sha256(told.encode(errors='surrogateescape')).hexdigest()}.json"

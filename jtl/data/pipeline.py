@@ -19,14 +19,17 @@ import numpy as np
 from jtl.data import workers
 from jtl.data.contract import CURE, Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
-from jtl.errors import UserError, shown
+from jtl.data.workers import num_cores
+from jtl.errors import UserError, nearest, shown
 from jtl.inputs import Input, Inputs, Transform, Unreadable
 from jtl.inputs.contract import leaves_of, map_leaves
-from jtl.ranges import Range, Width, check
+from jtl.ranges import Range, Share, Width, check
 
 Batch = dict[str, Any]
 
 PADDING_ID = -1
+AUTO, STREAM, CACHE, DEVICE = "auto", "stream", "cache", "device"
+ROUTES = (AUTO, STREAM, CACHE, DEVICE)
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,29 @@ class Config:
     `features_bytes` of the user's cache folder, that of all runs together. Where examples differ in length, a
     batch is padded to the smallest of `buckets` that holds them all, so that few shapes, and few programs,
     come about.
+
+    `route` is how training reads its examples: "stream" (from their files, every time), "cache" (read once,
+    and kept in the user's cache folder, of which `store_bytes` are the most), "device" (read once and varied
+    on the devices, of whose memory `device_share` is the most), or "auto": what pays and fits.
     """
 
+    route: str = AUTO
     threads: Annotated[int, Range(0, 1024)] = 0
     workers: Annotated[int, Range(0, 1024)] = 0
     prefetch: Annotated[int, Range(1, 1024)] = 4
     prefetch_bytes: Annotated[int, Range(0, 2**62)] = 2 << 30
     cache_bytes: Annotated[int, Range(0, 2**62)] = 1 << 30
+    store_bytes: Annotated[int, Range(0, 2**62)] = 16 << 30
+    device_share: Share = 0.5
     features_bytes: Annotated[int, Range(0, 2**62)] = 16 << 30
     buckets: tuple[Width, ...] = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
     def __post_init__(self) -> None:
         check(self, "inputs")
+        if self.route not in ROUTES:
+            raise UserError(
+                f"inputs.route {shown(self.route)} is unknown; nearest: {nearest(self.route, ROUTES)}"
+            )
         if not self.buckets or list(self.buckets) != sorted(set(self.buckets)):
             raise UserError(f"inputs.buckets is {shown(self.buckets)}, expected lengths from short to long")
 
@@ -86,7 +100,7 @@ def train_batches(
         order=order,
         key=key,
         num_views=num_views,
-        first_row=start_step * batch_size + _first_row(batch_size, shard_index, num_shards),
+        first_row=start_step * batch_size + first_row(batch_size, shard_index, num_shards),
         stride=batch_size,
         rows=batch_size // num_shards,
     )
@@ -114,9 +128,9 @@ def eval_batches(
     (see `EvalBatches`).
     """
     rows = batch_size // num_shards
-    first_row = _first_row(batch_size, shard_index, num_shards)
+    first = first_row(batch_size, shard_index, num_shards)
     collate = partial(kind.collate, buckets=config.buckets, preprocess=preprocess)
-    batches = _EvalBatches(source, transform, collate, batch_size, first_row, rows, blank)
+    batches = _EvalBatches(source, transform, collate, batch_size, first, rows, blank)
     num_bytes = _num_bytes(kind, preprocess, rows)
     return EvalBatches(batches, config, num_bytes=num_bytes, is_read_again=is_read_again)
 
@@ -211,13 +225,6 @@ def view_batches(
 def view_of(position: int, num_examples: int, num_views: int) -> int:
     """Return which of its views an example shows at a position of training: each pass has the next one."""
     return position // num_examples % num_views
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -335,7 +342,12 @@ def padded(array: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
 
 
-def _first_row(batch_size: int, shard_index: int, num_shards: int) -> int:
+def first_row(batch_size: int, shard_index: int, num_shards: int) -> int:
+    """Return the first row of a batch that is a shard's.
+
+    Raises:
+        UserError: the shards cannot share a batch evenly.
+    """
     if batch_size < 1 or batch_size % num_shards:
         raise UserError(
             f"batch size is {batch_size}, expected a positive multiple of {num_shards} (the processes)"

@@ -83,19 +83,16 @@ def opened(store: Store, key: str) -> Entry | None:
         held = (folder / HEADER).open("rb")
     except FileNotFoundError:
         return None
-    try:
+    with held:
         # It may be going, to make room.
         if not _lock(held, exclusive=False) or not _is_there(held, folder / HEADER):
-            held.close()
             return None
-        entry = mapped(folder, held)
+        arrays = mapped(folder).arrays
         verify(folder)
         with suppress(OSError):  # of a cache that others own: it is as old as it is
             os.utime(folder / HEADER)
-    except BaseException:
-        held.close()
-        raise
-    return entry
+        # The lock is of the open file, whichever descriptor keeps it open.
+        return Entry(folder, arrays, os.dup(held.fileno()))
 
 
 def make_room(store: Store, num_bytes: int, key: str = "") -> bool:

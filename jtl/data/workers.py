@@ -21,6 +21,13 @@ OUT_OF_MEMORY = {signal.Signals(9): "the memory", signal.Signals(7): "the shared
 LEFT_SHARED_MEMORY = "ignore:resource_tracker"
 
 
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def first_of_workers(iterator: Iterator[Any]) -> Iterator[Any]:
     """Yield the first batch: it starts the workers, which inherit that the terminal's signals are not theirs.
 

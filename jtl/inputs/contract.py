@@ -24,6 +24,23 @@ class Unreadable(UserError):
     """An example that cannot be read; the message says why, and whoever knows its name puts that in front."""
 
 
+class Storage(NamedTuple):
+    """How a kind keeps its examples read, so that training need not read them anew in every epoch.
+
+    `read(raw)` → the array that is kept, uint8 of three dimensions, which the training transform takes in
+    place of the raw example. `decides` is a text of all that changes it, `described` is for people.
+
+    Where they fit on the devices, they can be varied there: `pack(examples)` → the arrays that lie there, and
+    a function of (key, these arrays, int32 rows, uint32 positions [rows, 2]) to what `collate` gives of them,
+    for inside jit; what it draws for an example depends on key and position alone (None: not on devices).
+    """
+
+    decides: str
+    described: str
+    read: Callable[[Any], np.ndarray]
+    pack: Callable[[Sequence[np.ndarray]], tuple[Any, Callable[..., Any]]] | None = None
+
+
 def map_leaves(function: Callable[..., Any], first: Inputs, *others: Inputs) -> Inputs:
     """Return the tree of what the function makes of the leaves of trees that are alike.
 
@@ -126,6 +143,17 @@ def all_of_them(changes: Any) -> Any:
     return changes
 
 
+def no_free_dims(preprocess: Any) -> dict[str, int]:
+    """Return {}: all examples are of one shape."""
+    del preprocess
+    return {}
+
+
+def nothing_stored(preprocess: Any, augment: Any) -> None:
+    """Return None: reading an example costs no more than keeping it would."""
+    del preprocess, augment
+
+
 def no_options(changes: Any) -> dict[str, Any]:
     """Return {}: what the user changes of the pre-processing does not change the model."""
     del changes
@@ -141,6 +169,23 @@ def same(before: Any, after: Any) -> Callable[[Inputs], Inputs]:
     if before != after:
         raise UserError(f"one model reads {before} and the other {after}; expected two that read the same")
     return lambda inputs: inputs
+
+
+class Glimpse(NamedTuple):
+    """What a report shows of a raw example: the bytes of a small JPEG or a text, and how large it is.
+
+    `size` is of the raw example, by what is counted: width and height of a picture, letters of a text.
+    """
+
+    picture: bytes = b""
+    text: str = ""
+    size: Mapping[str, int] = {}
+
+
+def no_glimpse(raw: Any, *, is_shown: bool = True) -> Glimpse:
+    """Return nothing: examples of this kind cannot be shown."""
+    del raw, is_shown
+    return Glimpse()
 
 
 class Input(NamedTuple):
@@ -163,6 +208,7 @@ class Input(NamedTuple):
     for evaluation where `augment` is None; it raises `Unreadable`. `collate(examples, buckets, preprocess)`
     → the batch: examples that differ in length are padded to the smallest of `buckets` that holds them all.
     `spec(preprocess)` → shapes and dtypes of one example, in a length that the model can read.
+    `storage(preprocess, augment)` → how training examples are kept read between epochs (None: they are not).
 
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
     targets, settings, preprocess)` → ({stream: inputs}, targets) in training, where the first stream is the
@@ -179,6 +225,12 @@ class Input(NamedTuple):
     examples of a split. `described(preprocess)` → the pre-processing in one line. `model_options(changes)` →
     what a change of the pre-processing asks of `Family.build`. `remaining(changes)` → those of a run's
     changes that must be made again when it is opened, though its own pre-processing has them all.
+    `free_dims(preprocess)` → the leading dims of an example's leaves in which examples differ, by name, and
+    the most that each may be.
+
+    `glimpse(raw, is_shown=…)` → what a report shows of a raw example, its size alone unless it `is_shown`; it
+    raises `Unreadable`. `views` are other looks at the same examples by name, for averaging at test time: a
+    function, for use inside jit, of what the model reads.
     """
 
     Preprocess: type
@@ -209,3 +261,7 @@ class Input(NamedTuple):
     recognises: Callable[[bytes], bool] = nothing_recognised
     told: Callable[[Sequence[tuple[str, Any]]], list[str]] = nothing_told
     fitted: Callable[..., tuple[Any, list[str]]] = nothing_fitted
+    free_dims: Callable[[Any], Mapping[str, int]] = no_free_dims
+    glimpse: Callable[..., Glimpse] = no_glimpse
+    views: Mapping[str, Callable[[Inputs], Inputs]] = {}
+    storage: Callable[[Any, Any], Storage | None] = nothing_stored

@@ -19,7 +19,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageCms, ImageOps
 
 from jtl.errors import UserError, counted, shortened
-from jtl.inputs import formats
+from jtl.inputs import formats, quick
 from jtl.inputs.contract import Unreadable
 from jtl.inputs.preprocess import Changes, Preprocess
 
@@ -37,6 +37,8 @@ CMYK = "are CMYK: converted to RGB without a colour profile; convert to sRGB whe
 _NAMED = 3
 _REDUCED = 1
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC = 254, 262
+# EXIF's orientation, and the first of its values that turn a picture by a quarter.
+_ORIENTATION, _ON_ITS_SIDE = 274, 5
 
 
 class Facts(NamedTuple):
@@ -54,13 +56,15 @@ def decode(
     white_level: float = 0.0,
     background: int | None = None,
     is_checked: bool = False,
+    is_quick: bool = False,
 ) -> UInt8[np.ndarray, "height width channels"]:
     """Decode an image file's first picture, turned upright, as 1 (grey) or 3 (RGB) channels.
 
     With `min_px`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls under
     `min_px`. `white_level` is the value of white in pictures of more than 8 bits (0: 65,535 where a picture
     goes beyond the half of it). Transparent pixels are laid on the grey `background`; None: their alpha is
-    dropped. The structure of the file is looked at, which takes 3 % of the time, unless it `is_checked`.
+    dropped. The structure of the file is looked at, which takes 3 % of the time, unless it `is_checked`. With
+    `is_quick` OpenCV decodes JPEG files where it is installed: the pixels are the same (see `quick`).
 
     Raises:
         Unreadable: the bytes are damaged, of another format, over `MAX_PIXELS`, or brighter than white.
@@ -68,8 +72,12 @@ def decode(
     if not is_checked:
         formats.check(data)
     with _opened(data) as opened:
+        whole_size = opened.size
         if min_px:
             opened.draft(None, (min_px, min_px))
+        quickly = quick.decoded(data, opened, whole_size) if is_quick else None
+        if quickly is not None:
+            return quickly
         is_deep_colour, is_inverted = _is_deep_colour(opened), _is_inverted(opened)
         upright = _upright(opened)
         if is_deep_colour:
@@ -107,6 +115,17 @@ def examine(data: bytes) -> Facts:
             values = values[..., :3].astype(np.uint32) * 256 + 255
         _check_range(values)
         return Facts(tuple(remarks), float(values.max()), bool(values.dtype.kind == "f"))
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of an image file's first picture, turned upright; no pixel is decoded.
+
+    Raises:
+        Unreadable: the bytes are of another format, or over `MAX_PIXELS`.
+    """
+    with _opened(data) as opened:
+        width, height = opened.size
+        return (height, width) if opened.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE else (width, height)
 
 
 def checked(raw: Any) -> np.ndarray:

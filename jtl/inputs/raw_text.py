@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from jtl.inputs.contract import Unreadable
+from jtl.inputs.contract import Glimpse, Unreadable
 
 BYTE_ORDER_MARK = "\ufeff"
+# What a report shows of a text.
+MAX_SHOWN = 600
 
 
 def texts_of(raw: Any) -> tuple[str, ...]:
@@ -25,6 +27,21 @@ def texts_of(raw: Any) -> tuple[str, ...]:
     if isinstance(raw, tuple | list) and len(raw) == 2 and all(isinstance(each, str) for each in raw):
         return (_checked(raw[0]), _checked(raw[1]))
     raise Unreadable(f"expected a text or a pair of texts, found {_kind(raw)}")
+
+
+def glimpse(raw: Any, *, is_shown: bool = True) -> Glimpse:
+    """Return the beginning of a text, of a pair of texts both, and how many letters it has.
+
+    >>> glimpse(("one", "two"))
+    Glimpse(picture=b'', text='one | two', size={'letters': 6})
+
+    Raises:
+        Unreadable: it is no text.
+    """
+    texts = texts_of(raw)
+    shown = " | ".join(texts)
+    shown = shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…"
+    return Glimpse(text=shown if is_shown else "", size={"letters": sum(map(len, texts))})
 
 
 def _decoded(raw: bytes) -> str:

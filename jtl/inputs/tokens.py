@@ -17,7 +17,7 @@ from jtl.errors import UserError
 from jtl.files import expanded
 from jtl.inputs import tokenizer
 from jtl.inputs.contract import Input, Inputs, Transform, Unreadable, map_leaves
-from jtl.inputs.raw_text import texts_of
+from jtl.inputs.raw_text import glimpse, texts_of
 from jtl.ranges import Fraction, WidthOr0
 from jtl.ranges import check as check_ranges
 
@@ -284,6 +284,11 @@ def placed(preprocess: Preprocess, folder: Path) -> Preprocess:
     return replace(preprocess, tokenizer=str(folder / tokenizer.NAME)) if preprocess.tokenizer else preprocess
 
 
+def free_dims(preprocess: Preprocess) -> dict[str, int]:
+    """Return the length of a text, which may be up to `max_tokens`."""
+    return {"tokens": preprocess.max_tokens}
+
+
 def survey(raws: Iterable[Any], preprocess: Preprocess) -> list[str]:
     """Return a line on the lengths of texts, in tokens before any is cut; unreadable ones do not count."""
     readable = [texts for texts in map(_texts_or_none, raws) if texts is not None]
@@ -360,4 +365,6 @@ INPUT = Input(
     placed=placed,
     remarks=remarks,
     survey=survey,
+    free_dims=free_dims,
+    glimpse=glimpse,
 )

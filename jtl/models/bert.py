@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.tokens import Preprocess
-from jtl.models import bert_layers, head, initial, layers, linen, vit_layers
+from jtl.models import attending, bert_layers, head, initial, layers, linen, rematerialise, vit_layers
+from jtl.models.attention import AUTO, IMPLEMENTATIONS
 from jtl.models.bert_layers import Mask, Tokens
 from jtl.models.contract import FEATURES, VOCABULARY, Family, Model
 from jtl.ranges import CountOr0, Depth, Fraction, ReadIf, WidthOr0
@@ -86,7 +87,8 @@ class Config(head.Settings):
     on embeddings and both residual branches, `attention_dropout` on attention's weights, both as published;
     `drop_path` is the last block's rate of stochastic depth, growing linearly from 0 at the first.
     `num_prompts` and `has_deep_prompts` are as in `vit.Config`: learned tokens behind the others in the
-    blocks, which the strategy vpt trains alone.
+    blocks, which the strategy vpt trains alone. So is `attention`; cuDNN drops none of its weights, so that
+    training by it wants `attention_dropout` 0.
     """
 
     name: str = "bert"
@@ -105,12 +107,14 @@ class Config(head.Settings):
     layer_norm_epsilon: Fraction = 0.0
     num_prompts: WidthOr0 = 0
     has_deep_prompts: Annotated[bool, ReadIf("num_prompts")] = True
+    attention: str = AUTO
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
     drop_path: Fraction = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
+        layers.check_choice("model.attention", self.attention, IMPLEMENTATIONS)
         choices = {"pool": POOLS, "pooler": bert_layers.POOLERS, "gelu": layers.GELUS}
         for name, known in choices.items():
             if getattr(self, name):
@@ -175,6 +179,7 @@ def build(config: Config, num_outputs: int, reads: str = FEATURES) -> Model:
         preprocess=Preprocess(
             max_tokens=max_tokens, vocabulary=full.vocabulary, pad_id=max((full.position_offset or 0) - 1, 0)
         ),
+        inside=attending.of_bert(full) if reads == FEATURES else linen.NOTHING,
     )
 
 
@@ -256,7 +261,7 @@ class _Layers(nn.Module):
     ) -> dict[str, Array]:
         config, num_tokens, outputs = self.config, x.shape[1], {}
         seen = jnp.pad(mask, ((0, 0), (0, config.num_prompts)), constant_values=True)
-        block_type = nn.remat(bert_layers.Block) if config.remat else bert_layers.Block
+        block_type = rematerialise.of_blocks(bert_layers.Block, config.remat)
         for index in range(config.depth):
             drop_path = config.drop_path * index / max(config.depth - 1, 1)
             if index < len(prompts):

@@ -10,7 +10,6 @@ shape, for which XLA's products and sums add in another order, exact zeros among
 moved by at most 7e-7 of the largest (float32, 3 blocks, 1 to 11 tokens of padding).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jtl.models import layers
+from jtl.models.attention import attention
 
 Tokens: TypeAlias = Float[Array, "batch tokens dim"]
 Wide: TypeAlias = Float[Array, "batch tokens width"]
@@ -114,20 +114,18 @@ class _SelfAttention(nn.Module):
         config, dim = self.config, x.shape[-1]
         head_dim = dim // config.heads
         query, key, value = (
-            nn.DenseGeneral(
-                (config.heads, head_dim),
-                kernel_init=layers.declared,
-                bias_init=layers.declared,
-                dtype=x.dtype,
-                name=name,
-            )(x)
+            layers.dense_general((config.heads, head_dim), dtype=x.dtype, name=name)(x)
             for name in ("query", "key", "value")
         )
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask[:, None, None, :], scores / math.sqrt(head_dim), LOWEST)
-        weights = jax.nn.softmax(scores, axis=-1)
-        weights = nn.Dropout(config.attention_dropout, deterministic=not self.train)(weights)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(x.dtype), value)
+        is_dropped = self.train and config.attention_dropout > 0
+        mixed = attention(
+            query,
+            key,
+            value,
+            mask=mask,
+            drop=nn.Dropout(config.attention_dropout, deterministic=False) if is_dropped else None,
+            implementation=config.attention,
+        )
         return mixed.reshape(x.shape)
 
 
@@ -180,14 +178,13 @@ class _Decoder(nn.Module):
 
 
 def _norm(config: Any) -> nn.LayerNorm:
-    return nn.LayerNorm(config.layer_norm_epsilon, layers.DTYPES[config.dtype], name="LayerNorm")
+    return nn.LayerNorm(config.layer_norm_epsilon, layers.compute_dtype(config.dtype), name="LayerNorm")
 
 
 def _embed(config: Any, num_rows: int, name: str) -> nn.Embed:
-    dtype = layers.DTYPES[config.dtype]
-    return nn.Embed(num_rows, config.dim, dtype=dtype, embedding_init=layers.declared, name=name)
+    # Float32 in any compute dtype: thousands of tokens add to the gradient of one row, and in bfloat16 a sum
+    # of ones ends at 256.
+    return nn.Embed(num_rows, config.dim, dtype=jnp.float32, embedding_init=layers.declared, name=name)
 
 
-# A score of which the softmax leaves nothing; in an example of padding alone all tokens have it.
-LOWEST = -1e30
 POOLERS: dict[str, Callable[..., Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}

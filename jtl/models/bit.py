@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, image, initial, layers, resnet
+from jtl.models import head, image, initial, layers, rematerialise, resnet
 from jtl.models.contract import Family, Model
+from jtl.models.max_pool import max_pool
 from jtl.models.resnet import Activations, Transformed
 from jtl.ranges import Depth, Width, WidthOr0
 
@@ -79,7 +80,8 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     units = resnet.unit_names(full.units)
     names = (("conv_root",), *((unit,) for unit in units[:-1]), (units[-1], "gn_final"), ("head",))
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return image.as_model(make_module, RULES, names, preprocess)
+    inside = resnet.last_map(full.units, full)
+    return image.as_model(make_module, RULES, names, preprocess, inside=inside)
 
 
 def tiny() -> Config:
@@ -100,10 +102,10 @@ class _BiT(nn.Module):
     ) -> tuple[Float32[Array, "batch dim"], Float32[Array, "batch outputs"], dict[str, Array]]:
         """Return features, logits, and the output of root, units ("block1/unit1") and stages ("stage1")."""
         config = self.config
-        x = images.astype(layers.DTYPES[config.dtype])
+        x = images.astype(layers.compute_dtype(config.dtype))
         x = _StdConv(config.width, 7, 2, name="conv_root")(x)
         # The border is 0, not -inf: BiT pads before it pools.
-        x = resnet.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), padding_px=0)
+        x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), padding_px=0)
         intermediates = {"root": x}
         for stage, num_units in enumerate(config.units):
             name = f"block{stage + 1}"
@@ -124,7 +126,7 @@ class _Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Activations) -> dict[str, Array]:
-        unit_type = nn.remat(_Unit) if self.config.remat else _Unit
+        unit_type = rematerialise.of_blocks(_Unit, self.config.remat)
         outputs = {}
         for index in range(self.num_units):
             stride = 2 if self.stage > 0 and index == 0 else 1

@@ -53,7 +53,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     full = resolve(config)
 
     def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
-        mode = resnet.Mode(layers.DTYPES[full.dtype], train, frozen_stats)
+        mode = resnet.Mode(layers.compute_dtype(full.dtype), train, frozen_stats)
         return resnet.ResNet(full, num_outputs, _root, _padded, mode)
 
     return resnet.assemble(make_module, full, PREPROCESS.with_channels(num_channels), resnet.ROOT_NAMES)

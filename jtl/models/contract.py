@@ -35,6 +35,43 @@ class TokenGrid(NamedTuple):
     columns: int
 
 
+class AttentionLayer(NamedTuple):
+    """Names of an attention's linear layers: query, key and value by three, `out` takes what they find."""
+
+    query: str
+    key: str
+    value: str
+    out: str
+
+
+class Attending(NamedTuple):
+    """How the tokens of a transformer attend to each other, and which of them its features are made of.
+
+    `layers` are from first to last. `seen(inputs)` → which tokens [batch, tokens] are there, and are no
+    padding; `read(seen)` → the share of each [batch, tokens] in the features, of sum 1. Where there is
+    `pooling`, a learned query attends to the tokens behind the grid's prefix instead. `grid` is how the
+    tokens lie, None for those of a text.
+    """
+
+    layers: tuple[AttentionLayer, ...]
+    seen: Callable[[Any], Array]
+    read: Callable[[Array], Array]
+    grid: TokenGrid | None = None
+    pooling: AttentionLayer | None = None
+
+
+class Inside(NamedTuple):
+    """Where the inside of a model can be looked at, by names of its layers; "" and None where it cannot.
+
+    `feature_map` gives the last map [batch, rows, columns, channels] that the features are made of,
+    `embedding` the embeddings [batch, tokens, dim] of a text's tokens.
+    """
+
+    feature_map: str = ""
+    attention: Attending | None = None
+    embedding: str = ""
+
+
 class Model(NamedTuple):
     """A built model: pure functions over plain nested dicts.
 
@@ -54,6 +91,7 @@ class Model(NamedTuple):
     parameters from input to output, for layer-wise decay and gradual unfreezing; every parameter is under
     exactly one prefix, and the last group is the head: ("head",). `spec` are shapes and dtypes of the inputs
     of one example, in a length that the model can read; `preprocess` is what the model expects of its input.
+    `inside` is what explanations may look at.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -65,6 +103,7 @@ class Model(NamedTuple):
     layers: tuple[tuple[str, ...], ...]
     spec: Any
     preprocess: Any
+    inside: Inside = Inside()
 
 
 class Family(NamedTuple):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import depthwise, head, image, initial, layers, resnet
+from jtl.models import depthwise, head, image, initial, layers, rematerialise, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Transformed
 from jtl.ranges import Depth, Epsilon, Fraction, Range, Width
@@ -126,7 +126,8 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     groups[-1].append("norm_final")
     names = (("conv_root", "norm_root"), *map(tuple, groups), ("head",))
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return image.as_model(make_module, RULES, names, preprocess)
+    inside = resnet.last_map(full.units, full)
+    return image.as_model(make_module, RULES, names, preprocess, inside=inside)
 
 
 def tiny() -> Config:
@@ -147,7 +148,9 @@ class _ConvNeXt(nn.Module):
     ) -> tuple[Float32[Array, "batch dim"], Float32[Array, "batch outputs"], dict[str, Array]]:
         """Return features, logits, and the output of root, units ("block1/unit1") and stages ("stage1")."""
         config = self.config
-        x = _patches(images.astype(layers.DTYPES[config.dtype]), config.widths[0], ROOT_PX, "conv_root")
+        x = _patches(
+            images.astype(layers.compute_dtype(config.dtype)), config.widths[0], ROOT_PX, "conv_root"
+        )
         x = _LayerNorm(config.norm_epsilon, name="norm_root")(x)
         intermediates = {"root": x}
         for stage in range(len(config.units)):
@@ -173,7 +176,7 @@ class _Stage(nn.Module):
         if self.stage > 0:
             x = _LayerNorm(config.norm_epsilon, name="norm_down")(x)
             x = _patches(x, config.widths[self.stage], 2, "conv_down")
-        unit_type = nn.remat(_Unit) if config.remat else _Unit
+        unit_type = rematerialise.of_blocks(_Unit, config.remat)
         first, last = sum(config.units[: self.stage]), max(sum(config.units) - 1, 1)
         outputs = {}
         for index in range(config.units[self.stage]):

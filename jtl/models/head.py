@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from jtl import ranges
 from jtl.errors import UserError, nearest
-from jtl.models import initial, layers
+from jtl.models import initial, layers, rematerialise
 from jtl.models.contract import TokenGrid
 from jtl.ranges import Fraction, ReadIf, Width
 
@@ -34,9 +34,10 @@ class Settings:
     model's own. Of tokens, `feature_pool` "mean" averages those of a grid, or those of a text that are no
     padding, "cls" takes the first token, "cls_mean" both. `adapter` puts new layers on each of `features`:
     "mlp" (dense on what is pooled) or "conv" (3x3 convolution before pooling), of `adapter_width` outputs.
-    `head_widths` are the hidden layers of the head. `dtype` is what it computes in; parameters, running
-    statistics, features and logits stay float32. With `remat` the backward pass recomputes each block instead
-    of keeping its activations.
+    `head_widths` are the hidden layers of the head. `dtype` is what it computes in ("auto": bfloat16 on GPU
+    and TPU, float32 on CPU); parameters, running statistics, features and logits stay float32. `remat` says
+    what of a block the backward pass computes again instead of keeping it: nothing ("none"), all but the
+    results of matrix products and convolutions ("dots"), or all ("full").
     """
 
     name: str = ""
@@ -49,14 +50,15 @@ class Settings:
     head_widths: tuple[Width, ...] = ()
     head_dropout: Fraction = 0.0
     head_activation: Annotated[str, ReadIf("head_widths"), ReadIf("adapter", ("mlp", "conv"))] = "gelu"
-    dtype: str = "float32"
-    remat: bool = False
+    dtype: str = layers.AUTO
+    remat: str = rematerialise.NONE
 
 
 def check(config: Any) -> None:
     """Raise UserError unless the settings are in range, and those every family has fit together."""
     ranges.check(config, "model")
-    layers.check_choice("model.dtype", config.dtype, layers.DTYPES)
+    layers.check_choice("model.dtype", config.dtype, (layers.AUTO, *layers.DTYPES))
+    layers.check_choice("model.remat", config.remat, rematerialise.POLICIES)
     layers.check_choice("model.head_activation", config.head_activation, layers.ACTIVATIONS)
     layers.check_choice("model.feature_pool", config.feature_pool, TOKEN_POOLS)
     layers.check_choice("model.adapter", config.adapter, (NO_ADAPTER, *ADAPTERS))

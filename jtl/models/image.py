@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
 from jtl.models import head, initial, layers, linen
-from jtl.models.contract import Model, TokenGrid
+from jtl.models.contract import Inside, Model, TokenGrid
 from jtl.ranges import Range
 
 INPUT = "image"
@@ -48,6 +48,7 @@ def as_model(
     groups: tuple[tuple[str, ...], ...],
     preprocess: Preprocess,
     grid: TokenGrid | None = None,
+    inside: Inside = linen.NOTHING,
 ) -> Model:
     """Return the Model of `make_module(train, frozen_stats)` over images [batch, height, width, channels].
 
@@ -67,5 +68,12 @@ def as_model(
 
     spec = jax.ShapeDtypeStruct(shape, jnp.float32)
     return linen.as_model(
-        make_module, rules, groups, spec=spec, check=check_shape, pool=pool, preprocess=preprocess
+        make_module,
+        rules,
+        groups,
+        spec=spec,
+        check=check_shape,
+        pool=pool,
+        preprocess=preprocess,
+        inside=inside,
     )

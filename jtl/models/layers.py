@@ -1,5 +1,6 @@
 """What the families share: checks of settings, order of layers, batch normalisation, drop path."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from functools import partial
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, nearest, shown
+from jtl.models.product import dot_general
 
 ConfigT = TypeVar("ConfigT", bound=Any)
 
@@ -35,7 +37,8 @@ GELUS: dict[str, Callable[..., Array]] = {"exact": gelu, "tanh": gelu_tanh, "qui
 ACTIVATIONS: dict[str, Callable[..., Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 # Modules declare shapes alone; `initial.draw` fills them. Zeros cost nothing to trace.
 declared = nn.initializers.zeros
-dense = partial(nn.Dense, kernel_init=declared, bias_init=declared)
+dense = partial(nn.Dense, kernel_init=declared, bias_init=declared, dot_general=dot_general)
+dense_general = partial(nn.DenseGeneral, kernel_init=declared, bias_init=declared, dot_general=dot_general)
 # How settings that are None where they are unset were saved before: one could not choose these values then.
 ONCE_UNSET: Mapping[str, Any] = {
     **dict.fromkeys(("has_pre_norm", "is_v1", "has_conv_bias", "has_fixed_ends"), False),
@@ -44,6 +47,26 @@ ONCE_UNSET: Mapping[str, Any] = {
 }
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+AUTO = "auto"
+# The first GPUs whose matrix units take bfloat16 are NVIDIA's Ampere.
+LEAST_CAPABILITY = 8.0
+
+
+def auto_dtype() -> tuple[str, str]:
+    """Return the name of the dtype that a model computes in where nobody says which, and why that one."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return "float32", "a CPU multiplies it fastest"
+    # AMD's are called otherwise ("gfx942"), and take it.
+    capability = str(getattr(device, "compute_capability", ""))
+    if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < LEAST_CAPABILITY:
+        return "float32", f"a GPU of compute capability {capability} has no units for bfloat16"
+    return "bfloat16", f"a {device.platform.upper()} multiplies it several times as fast as float32"
+
+
+def compute_dtype(name: str) -> Any:
+    """Return the dtype that a model of this `model.dtype` computes in."""
+    return DTYPES[auto_dtype()[0] if name == AUTO else name]
 
 
 def layer_of(name: str, layers: tuple[tuple[str, ...], ...]) -> int:

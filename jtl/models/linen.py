@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool
 
 from jtl import tree
 from jtl.models import contract, initial, low_rank, rescale, statistics
-from jtl.models.contract import Model, Outputs
+from jtl.models.contract import Inside, Model, Outputs
 
 NUM_KEPT = 64
+NOTHING = Inside()
 
 
 def as_model(
@@ -27,6 +28,7 @@ def as_model(
     check: Callable[[Any], None],
     pool: Callable[[Array, Any, str], Array],
     preprocess: Any,
+    inside: Inside = NOTHING,
 ) -> Model:
     """Return the Model of `make_module(train, frozen_stats)`, which gives (features, logits, intermediates).
 
@@ -71,7 +73,7 @@ def as_model(
         return low_rank.shapes(make_module(False, frozenset()), example)
 
     moments = partial(_moments, make_module)
-    return Model(init, apply, shapes, linear, moments, pool, layers, spec, preprocess)
+    return Model(init, apply, shapes, linear, moments, pool, layers, spec, preprocess, inside)
 
 
 def module_names(model_state: Mapping[str, Any]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float32
 
 from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import depthwise, head, image, layers, resnet
+from jtl.models import depthwise, head, image, layers, rematerialise, resnet
 from jtl.models.contract import Family, Model
 from jtl.models.resnet import Activations, Mode, Transformed
 from jtl.ranges import Depth, Epsilon, Fraction, Range, WidthOr0
@@ -108,7 +108,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     full = resolve(config)
 
     def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
-        dtype = layers.DTYPES[full.dtype]
+        dtype = layers.compute_dtype(full.dtype)
         mode = Mode(dtype, train, frozen_stats, full.norm_epsilon, full.norm_momentum)
         return _MobileNet(full, num_outputs, mode)
 
@@ -119,7 +119,8 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         ("head",),
     )
     preprocess = PREPROCESS.with_channels(num_channels).at(layers.pair(full.image_px))
-    return image.as_model(make_module, RULES, names, preprocess)
+    inside = resnet.last_map(full.units, full)
+    return image.as_model(make_module, RULES, names, preprocess, inside=inside)
 
 
 def tiny() -> Config:
@@ -166,7 +167,7 @@ class _Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Activations) -> dict[str, Array]:
         config, stage = self.config, self.stage
-        unit_type = nn.remat(_Unit) if config.remat else _Unit
+        unit_type = rematerialise.of_blocks(_Unit, config.remat)
         width, padding = channels(config)[stage + 1], PADDINGS[config.padding]
         outputs = {}
         for index in range(config.units[stage]):

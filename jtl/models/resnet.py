@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError, shown
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, image, initial, layers
-from jtl.models.contract import Family, Model
+from jtl.models import head, image, initial, layers, rematerialise
+from jtl.models.contract import Family, Inside, Model
+from jtl.models.max_pool import max_pool
 from jtl.ranges import Depth, Fraction, WidthOr0
 
 Activations: TypeAlias = Float[Array, "batch height width channels"]
@@ -126,7 +127,7 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
     options = {"epsilon": full.norm_epsilon, "has_bias": full.has_conv_bias, "is_v1": full.is_v1}
 
     def make_module(train: bool, frozen_stats: frozenset[str]) -> nn.Module:
-        mode = Mode(layers.DTYPES[full.dtype], train, frozen_stats, **options)
+        mode = Mode(layers.compute_dtype(full.dtype), train, frozen_stats, **options)
         return ResNet(full, num_outputs, root, SHORTCUTS[full.shortcut], mode)
 
     return assemble(make_module, full, PREPROCESS[full.size].with_channels(num_channels), root_names)
@@ -140,7 +141,22 @@ def assemble(
 ) -> Model:
     """Return the Model around a ResNet module of a resolved config; `root_names` are before its units."""
     names = (root_names, *((unit,) for unit in unit_names(config.units)), ("head",))
-    return image.as_model(make_module, RULES, names, preprocess.at(config.image_px))
+    return image.as_model(
+        make_module, RULES, names, preprocess.at(config.image_px), inside=last_map(config.units, config)
+    )
+
+
+def last_map(units: tuple[int, ...], config: Any) -> Inside:
+    """Return the unit whose output is the last map that the features are made of.
+
+    >>> last_map((1, 2), Config(features=("stage1",))).feature_map
+    'block1/unit1'
+    """
+    names = unit_names(units)
+    stages = {f"stage{stage + 1}": names[sum(units[: stage + 1]) - 1] for stage in range(len(units))}
+    known = {**stages, **{name: name for name in names}}
+    read = [known[name] for name in config.features if name in known]
+    return Inside(max(read, key=names.index) if read else "" if config.features else names[-1])
 
 
 def unit_names(units: tuple[int, ...]) -> list[str]:
@@ -231,12 +247,6 @@ def conv_norm(x: Activations, channels: int, size: int, stride: int, name: str, 
     return norm(conv(x, channels, size, stride, f"conv{name}", has_bias=mode.has_bias), mode, f"bn{name}")
 
 
-def max_pool(x: Activations, padding_px: int = 1) -> Transformed:
-    """Return the largest of each 3x3, with stride 2; padding is never the largest."""
-    padding = ((0, 0), *[(padding_px, padding_px)] * 2, (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
-
-
 class _Stage(nn.Module):
     """Units at one resolution; gives their outputs by name, in order."""
 
@@ -249,7 +259,7 @@ class _Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Activations) -> dict[str, Array]:
         unit_type = UNITS[self.config.unit]
-        unit_type = nn.remat(unit_type) if self.config.remat else unit_type
+        unit_type = rematerialise.of_blocks(unit_type, self.config.remat)
         outputs = {}
         for index in range(self.num_units):
             stride = 2 if self.stage > 0 and index == 0 else 1

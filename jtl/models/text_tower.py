@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from jtl.errors import UserError
 from jtl.models import initial, layers, vit_layers
+from jtl.models.attention import AUTO
 from jtl.ranges import CountOr0, Depth, Fraction, WidthOr0, check
 
 Ids = Int[Array, "batch tokens"]
@@ -191,6 +192,7 @@ class _BlockSettings(NamedTuple):
     has_layer_scale: bool = False
     dropout: float = 0.0
     dtype: str = "float32"
+    attention: str = AUTO
 
 
 class _TextTower(nn.Module):

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Float32
 
 from jtl.errors import UserError
 from jtl.inputs.preprocess import Preprocess
-from jtl.models import head, image, initial, layers, vit_layers
+from jtl.models import attending, head, image, initial, layers, rematerialise, vit_layers
+from jtl.models.attention import AUTO, IMPLEMENTATIONS
 from jtl.models.contract import Family, Model, TokenGrid
 from jtl.models.vit_layers import Tokens
 from jtl.ranges import Depth, Fraction, ReadIf, WidthOr0
@@ -108,7 +109,8 @@ class Config(image.Settings):
     every residual branch by learned factors; `has_pre_norm` normalises before the first block. `num_prompts`
     learned tokens stand behind the others in the blocks (Jia et al. 2022): in each block its own in place of
     what the one before made of them (eq. 5), or where not `has_deep_prompts` the same that entered the first
-    (eq. 4). No weights bring any; the strategy vpt trains them alone.
+    (eq. 4). No weights bring any; the strategy vpt trains them alone. `attention` is the code it is computed
+    by: "xla", "cudnn" (NVIDIA's fused kernels) or "auto" (cuDNN's where they take it).
     """
 
     name: str = "vit"
@@ -136,12 +138,14 @@ class Config(image.Settings):
     projection_dim: WidthOr0 = 0
     has_unit_features: bool = False
     layer_norm_epsilon: Fraction = 0.0
+    attention: str = AUTO
     dropout: Fraction = 0.0
     drop_path: Fraction = 0.0
 
     def __post_init__(self) -> None:
         layers.check_choice("model.size", self.size, SIZES)
         layers.check_choice("model.feature_norm", self.feature_norm, FEATURE_NORMS)
+        layers.check_choice("model.attention", self.attention, IMPLEMENTATIONS)
         for name, known in {"pool": POOLS, "gelu": layers.GELUS, "mlp": vit_layers.MLPS}.items():
             if getattr(self, name):
                 layers.check_choice(f"model.{name}", getattr(self, name), known)
@@ -219,7 +223,8 @@ def build(config: Config, num_outputs: int, num_channels: int = 3) -> Model:
         ("head",),
     )
     preprocess = PREPROCESS[full.size].at(layers.pair(full.image_px)).with_channels(num_channels)
-    return image.as_model(make_module, RULES, names, preprocess, _token_grid(full))
+    lie = _token_grid(full)
+    return image.as_model(make_module, RULES, names, preprocess, lie, attending.of_vit(full, lie))
 
 
 def tiny() -> Config:
@@ -239,7 +244,7 @@ class _ViT(nn.Module):
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float32[Array, "batch features"], Float32[Array, "batch outputs"], dict[str, Array]]:
         config = self.config
-        patch_px, dtype = layers.pair(config.patch_px), layers.DTYPES[config.dtype]
+        patch_px, dtype = layers.pair(config.patch_px), layers.compute_dtype(config.dtype)
         embed = vit_layers.PatchEmbedding(
             config.dim, patch_px, bool(config.has_patch_bias), dtype, name="embedding"
         )
@@ -284,7 +289,7 @@ class _Encoder(nn.Module):
         if config.has_pre_norm:
             x = vit_layers.layer_norm(config, "pre_norm")(x)
         intermediates, num_tokens, prompts = {"embedding": x}, x.shape[1], self._prompts()
-        block_type = nn.remat(vit_layers.Block) if config.remat else vit_layers.Block
+        block_type = rematerialise.of_blocks(vit_layers.Block, config.remat)
         for index in range(config.depth):
             drop_path = config.drop_path * index / max(config.depth - 1, 1)
             if index < len(prompts):

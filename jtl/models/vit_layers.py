@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jtl.models import layers
+from jtl.models.attention import AUTO, attention
+from jtl.models.product import product
 
 Tokens: TypeAlias = Float[Array, "batch tokens dim"]
 
@@ -35,9 +37,9 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", layers.declared, shape, jnp.float32)
         batch, height, width, _ = images.shape
         patches = images.reshape(batch, height // rows_px, rows_px, width // columns_px, columns_px, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, rows_px * columns_px * channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows_px * columns_px * channels)
         matrix = kernel.reshape(-1, self.dim).astype(self.dtype)
-        tokens = patches.astype(self.dtype) @ matrix
+        tokens = product(patches.astype(self.dtype), matrix).reshape(batch, -1, self.dim)
         if not self.has_bias:
             return tokens
         bias = self.param("bias", layers.declared, (self.dim,), jnp.float32)
@@ -67,10 +69,14 @@ class Block(nn.Module):
         """Return the tokens after attention and MLP, each a residual branch."""
         config = self.config
         y = layer_norm(config, "LayerNorm_0")(x)
-        attention = Attention(
-            config.heads, config.has_qkv_bias, self.is_causal, name="MultiHeadDotProductAttention_1"
+        attend = Attention(
+            config.heads,
+            config.has_qkv_bias,
+            self.is_causal,
+            config.attention,
+            name="MultiHeadDotProductAttention_1",
         )
-        y = attention(y, y)
+        y = attend(y, y)
         y = nn.Dropout(config.dropout, deterministic=not self.train)(y)
         x = x + self._branch(y, "LayerScale_1")
         y = layer_norm(config, "LayerNorm_2")(x)
@@ -86,23 +92,23 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of `queries` to `values`; the softmax is float32 in any compute dtype.
 
-    Where `is_causal`, a token attends to itself and to those before it.
+    Where `is_causal`, a token attends to itself and to those before it. `implementation` is as `attention`
+    has it.
     """
 
     heads: int
     has_bias: bool
     is_causal: bool = False
+    implementation: str = AUTO
 
     @nn.compact
     def __call__(self, queries: Tokens, values: Float[Array, "batch sources dim"]) -> Tokens:
         """Return what each query gathers, projected."""
         dim, dtype = queries.shape[-1], queries.dtype
         project = partial(
-            nn.DenseGeneral,
+            layers.dense_general,
             features=(self.heads, dim // self.heads),
             use_bias=self.has_bias,
-            kernel_init=layers.declared,
-            bias_init=layers.declared,
             dtype=dtype,
         )
         query, key, value = (
@@ -110,7 +116,7 @@ class Attention(nn.Module):
             project(name="key")(values),
             project(name="value")(values),
         )
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.is_causal)
+        mixed = attention(query, key, value, is_causal=self.is_causal, implementation=self.implementation)
         return project(features=dim, axis=(-2, -1), use_bias=True, name="out")(mixed)
 
 
@@ -169,8 +175,13 @@ class AttentionPool(nn.Module):
         """Return one vector for each example."""
         config = self.config
         probe = self.param("probe", layers.declared, (1, 1, config.dim), jnp.float32)
-        attention = Attention(config.heads, config.has_qkv_bias, name="MultiHeadDotProductAttention_0")
-        pooled = attention(tiled(probe, x), x)
+        attend = Attention(
+            config.heads,
+            config.has_qkv_bias,
+            implementation=config.attention,
+            name="MultiHeadDotProductAttention_0",
+        )
+        pooled = attend(tiled(probe, x), x)
         y = layer_norm(config, "LayerNorm_0")(pooled)
         y = Mlp(config.mlp_dim, config.gelu, 0.0, False, name="MlpBlock_0")(y)
         return (pooled + y)[:, 0]
@@ -178,7 +189,7 @@ class AttentionPool(nn.Module):
 
 def layer_norm(config: Any, name: str) -> nn.LayerNorm:
     """Return the layer normalisation of that name, with the config's epsilon and dtype."""
-    return nn.LayerNorm(config.layer_norm_epsilon, layers.DTYPES[config.dtype], name=name)
+    return nn.LayerNorm(config.layer_norm_epsilon, layers.compute_dtype(config.dtype), name=name)
 
 
 def tiled(tokens: Float[Array, "1 extra dim"], x: Tokens) -> Float[Array, "batch extra dim"]:

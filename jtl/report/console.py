@@ -39,14 +39,18 @@ class Progress(NamedTuple):
 class Live:
     """One line that is rewritten on a terminal; elsewhere a line every few seconds, and the last one.
 
-    It only ever sees numbers that are already on the host, so it cannot make the device wait.
+    It only ever sees numbers that are already on the host, so it cannot make the device wait. `watch` is
+    called with every update.
     """
 
     def __init__(
-        self, stream: TextIO | TextIOBase | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO | TextIOBase | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        watch: Callable[[Progress], None] | None = None,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._clock = clock
+        self._clock, self._watch = clock, watch
         self._is_terminal = self._stream.isatty()
         self._progress: Progress | None = None
         self._parts: dict[str, str] = {}
@@ -63,6 +67,8 @@ class Live:
         else:
             self._intervals.append(now - self._updated_at)
         self._updated_at = now
+        if self._watch is not None:
+            self._watch(self._progress)
         if now - self._drawn_at >= (REDRAW_SECONDS if self._is_terminal else PLAIN_SECONDS):
             self._draw()
 
@@ -84,7 +90,7 @@ class Live:
     def peak_memory_bytes(self) -> int:
         """Return the most memory that any one device held, or this process where devices do not say (CPU)."""
         peaks = [stats["peak_bytes_in_use"] for stats in _device_stats() if "peak_bytes_in_use" in stats]
-        return max(peaks) if peaks else _peak_process_bytes()
+        return max(peaks) if peaks else peak_process_bytes()
 
     def _draw(self) -> None:
         assert self._progress is not None, "update comes first"
@@ -160,7 +166,7 @@ def memory() -> str:
     """Return how full the fullest local device is, or the most this process held where none says (CPU)."""
     stats = [each for each in _device_stats() if "bytes_in_use" in each]
     if not stats:
-        return f"memory {_peak_process_bytes() / 2**30:.1f} GiB"
+        return f"memory {peak_process_bytes() / 2**30:.1f} GiB"
     fullest = max(stats, key=lambda each: each["bytes_in_use"])
     limit = f"/{fullest['bytes_limit'] / 2**30:.0f}" if "bytes_limit" in fullest else ""
     return f"memory {fullest['bytes_in_use'] / 2**30:.1f}{limit} GiB"
@@ -173,10 +179,11 @@ def _device_stats() -> list[dict[str, int]]:
     return [stats for device in jax.local_devices() if (stats := device.memory_stats())]
 
 
-def _peak_process_bytes() -> int:
+def peak_process_bytes() -> int:
+    """Return the most memory that this process ever held; 0 where that is not known (Windows)."""
     try:
         import resource
-    except ImportError:  # not on Windows, where nothing is known
+    except ImportError:  # not on Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

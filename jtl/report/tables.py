@@ -81,13 +81,22 @@ def freeze_table(rows: Sequence[FreezeRow], width: int | None = None) -> str:
     return aligned(lines, left=(0, 3, shown.index(7) if 7 in shown else 0), width=width)
 
 
-def final_table(found: Summary, label_names: Sequence[str], width: int | None = None) -> str:
+def final_table(
+    found: Summary,
+    label_names: Sequence[str],
+    width: int | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> str:
     """Return the numbers of one evaluation, and a row a class: all of up to 20, or the worst 10 of more.
 
     The first of the task's numbers per class decides which are worst; classes without examples are counted.
+    `intervals` are low and high of some numbers, and stand behind them.
     """
+    known = intervals or {}
     scalars = aligned(
-        [[name, f"{value:.4f}"] for name, value in found.scalars.items()], left=(0,), width=width
+        [[name, f"{value:.4f}", *_bounds(name, known)] for name, value in found.scalars.items()],
+        left=(0, 2),
+        width=width,
     )
     columns = list(found.per_class)
     num_classes = len(found.per_class[columns[0]]) if columns else 0
@@ -168,6 +177,14 @@ def _state(num_trainable: int, num_params: int) -> str:
     if num_trainable == num_params:
         return "trainable"
     return f"{100 * num_trainable / num_params:.3g} % trainable"
+
+
+def _bounds(name: str, intervals: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the cell of a number's interval, none where no number has one."""
+    if not intervals:
+        return []
+    low, high = intervals.get(name, (math.nan, math.nan))
+    return ["" if math.isnan(low) else f"{low:.4f} to {high:.4f}"]
 
 
 def _span(values: tuple[float, float]) -> str:

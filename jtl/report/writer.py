@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import socket
+import struct
 import time
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,16 +32,16 @@ class Writer:
     """
 
     def __init__(self, folder: Path, resume_step: int, measured: Container[int] = ()) -> None:
-        # Not SummaryWriter: its thread dies on a full disk unheard, and closing would wait for it.
-        from tensorboardX.event_file_writer import EventsWriter
-
         self._path, self._events_path = folder / FILE_NAME, folder / EVENTS_FOLDER
         if self._path.exists():
             replace_text(self._path, kept_lines(self._path, resume_step, measured))
         # Line-buffered: whatever ends the process, the lines written before are whole.
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
         self._events_path.mkdir(exist_ok=True)
-        self._events = EventsWriter(str(self._events_path / "events"), f".{os.getpid()}")
+        # Not tensorboardX's writers: the thread of one dies on a full disk unheard, and the other waits until
+        # the disk has each report (14 ms).
+        self._events = (self._events_path / _events_name()).open("ab")
+        self._tell(0, file_version="brain.Event:2")
         # TensorBoard hides the events of later steps that earlier files hold.
         self._tell(resume_step + 1, session_log={"status": SESSION_START})
 
@@ -65,8 +67,23 @@ class Writer:
     def _tell(self, step: int, **content: Any) -> None:
         """Write a TensorBoard event, to the disk's own buffers."""
         with _naming(self._events_path):
-            self._events.write_event(_messages().Event(wall_time=time.time(), step=step, **content))
+            event = _messages().Event(wall_time=time.time(), step=step, **content)
+            self._events.write(_record(event.SerializeToString()))
             self._events.flush()
+
+
+def _events_name() -> str:
+    """Return the name of this process's file, by which TensorBoard finds it, and puts it in order."""
+    return f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+
+
+def _record(data: bytes) -> bytes:
+    """Return the data in TFRecord's framing: length and data, each with its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(data))
+    checksums = [struct.pack("<I", masked_crc32c(each)) for each in (length, data)]
+    return b"".join([length, checksums[0], data, checksums[1]])
 
 
 def _messages() -> Any:

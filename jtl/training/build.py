@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,7 @@ from jtl.ranges import INT32_MAX
 from jtl.strategies import STRATEGIES, Classifier, Context
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import TASKS, Head, LabelStats, Task
-from jtl.training import optim, seen, sharding
-from jtl.training import state as states
+from jtl.training import optim, seen, sharding, starting
 from jtl.training.config import Config, from_dict, input_of
 from jtl.training.state import State
 from jtl.training.step import Parts
@@ -221,10 +220,12 @@ def batch_remarks(config: Config, num_examples: int) -> list[str]:
     ]
 
 
-def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> Assembled:
+def assembled(
+    config: Config, stats: LabelStats, *, has_head: bool = True, model_of: Callable[..., Any] | None = None
+) -> Assembled:
     """Return the model with its values, its task and its pre-processing: all that is needed but to train.
 
-    Without `has_head` the model ends in its features, whatever the task.
+    Without `has_head` the model ends in its features. `model_of` makes it (None: `_model`).
 
     Raises:
         UserError: the model has no head of the kind that the task needs.
@@ -232,7 +233,7 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     kind = TASKS[config.task.name]
     drawn = _as_drawn(config, stats)
     head = kind.head(config.task, drawn) if has_head else Head(0)
-    model, params, model_state, loaded = _model(config, head, stats.label_names)
+    model, params, model_state, loaded = (model_of or _model)(config, head, stats.label_names)
     source = input_of(config.model)
     brought = None if loaded is None else loaded.preprocess
     preprocess = seen.settled(source, model.preprocess, brought, config)
@@ -240,9 +241,9 @@ def assembled(config: Config, stats: LabelStats, *, has_head: bool = True) -> As
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
 
 
-def build(config: Config, stats: LabelStats, steps: int) -> Built:
-    """Build everything a run of that many steps needs beside its data."""
-    found = assembled(config, stats)
+def build(config: Config, stats: LabelStats, steps: int, model_of: Callable[..., Any] | None = None) -> Built:
+    """Build everything a run of that many steps needs beside its data; `model_of` is as in `assembled`."""
+    found = assembled(config, stats, model_of=model_of)
     assert found.task is not None, "a run has a task"
     _check_batch_fits(config, found)
     strategy_kind = STRATEGIES[config.strategy.name]
@@ -308,12 +309,7 @@ def classifier(config: Config, spec: str) -> Classifier:
 
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
     """Return the state at step 0 on the mesh, and the sharding of each of its leaves."""
-
-    def create(params: Any, model_state: Any) -> State:
-        parts = built.parts
-        has_ema = optim.has_average(config.optim)
-        return states.create(params, model_state, parts.groups, parts.optimizer, has_ema=has_ema)
-
+    create = starting.creator(built.parts, config, built.params, built.model_state)
     shapes = jax.eval_shape(create, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)
     average = ", average" if optim.has_average(config.optim) else ""

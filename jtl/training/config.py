@@ -17,7 +17,7 @@ from jtl.data import SOURCES, tell
 from jtl.data.pipeline import Config as InputsConfig
 from jtl.errors import UserError, nearest, shown
 from jtl.inputs import INPUTS, Input
-from jtl.models import MODELS, layers
+from jtl.models import MODELS, layers, rematerialise
 from jtl.strategies import STRATEGIES
 from jtl.tasks import TASKS
 from jtl.training import config_file, reading
@@ -78,6 +78,8 @@ RESUMABLE = (
     "inputs.prefetch",
     "inputs.prefetch_bytes",
     "inputs.cache_bytes",
+    "inputs.store_bytes",
+    "inputs.device_share",
     "inputs.features_bytes",
     "train.log_every",
     "weights.cache_dir",
@@ -109,8 +111,14 @@ def read(spec: str, overrides: Sequence[tuple[str, str]] = (), folder: Path | No
     Raises:
         UserError: the file cannot be read, or a key, a value or a type does not fit.
     """
-    values = _overridden(config_file.read(spec), overrides)
-    return from_dict(_with_told_data(_recognised(values, folder)))
+    return of_values(config_file.read(spec), overrides, folder)
+
+
+def of_values(
+    values: dict[str, Any], overrides: Sequence[tuple[str, str]] = (), folder: Path | None = None
+) -> Config:
+    """Return the configuration of a recipe's values, settled as `read` settles those of a file."""
+    return from_dict(_with_told_data(_recognised(_overridden(values, overrides), folder)))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -168,9 +176,13 @@ def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the values of a run folder that was saved before, as they are written now.
 
     Before there was `weights.entry`, False and 0 of some settings of a model meant "as the size has it". When
-    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say".
+    `inputs` was called `input`, 0 and "" in `preprocess` meant "as the weights say". `model.remat` was true
+    or false.
     """
     weights, model = values.get("weights"), values.get("model")
+    if isinstance(model, Mapping):
+        model = rematerialise.as_now_written(model)
+        values = {**values, "model": model}
     if isinstance(weights, Mapping) and isinstance(model, Mapping) and weights.keys() >= SAVED_BEFORE:
         values = values if "entry" in weights else {**values, "model": layers.as_now_written(model)}
     if "input" not in values:
@@ -231,7 +243,10 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += _differences(ours, theirs, f"{name}.")
         elif (
-            _plain(ours) != _plain(theirs) and name not in RESUMABLE and not _is_one_path(name, ours, theirs)
+            _plain(ours) != _plain(theirs)
+            and name not in RESUMABLE
+            and not _is_one_path(name, ours, theirs)
+            and not _is_one_dtype(name, ours, theirs)
         ):
             found.append(f"{name}: {shown(theirs)} -> {shown(ours)}")
     return found
@@ -240,6 +255,14 @@ def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
 def _is_one_path(name: str, ours: Any, theirs: Any) -> bool:
     are_paths = name in PATHS and isinstance(ours, str) and isinstance(theirs, str) and ours and theirs
     return bool(are_paths) and os.path.abspath(ours) == os.path.abspath(theirs)
+
+
+def _is_one_dtype(name: str, ours: Any, theirs: Any) -> bool:
+    """Return whether both are the dtype that the model computes in here: a run once said float32 for auto."""
+    known = (layers.AUTO, *layers.DTYPES)
+    if name != "model.dtype" or ours not in known or theirs not in known:
+        return False
+    return layers.compute_dtype(ours) == layers.compute_dtype(theirs)
 
 
 def text(config: Config) -> str:

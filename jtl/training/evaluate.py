@@ -27,6 +27,8 @@ from jtl.training.step import FIELDS, Batch, make_output_step
 MAX_PENDING = 4
 # Batches between two fetches of counts: int32 holds 33 million of each in a batch.
 FETCH_EVERY = 64
+# Logits of an evaluation that are kept on the host: 256 MiB of them.
+MAX_KEPT = 1 << 26
 
 
 def measure(
@@ -42,7 +44,8 @@ def measure(
 
     Counts (int32; matrices of classes by classes among them) are added up on the devices and fetched every
     `FETCH_EVERY` batches, to be added in int64. Other sums are fetched with them, but batch by batch, to be
-    added in float64, as float32 would round.
+    added in float64, as float32 would round. Logits that stand beside the sums are kept with the labels, as
+    long as they are no more than `MAX_KEPT` values.
     """
 
     def begin(batch: Batch) -> metrics.Sums:
@@ -51,9 +54,13 @@ def measure(
     totals: metrics.Totals | None = None
     counts: metrics.Sums = {}
     others: list[metrics.Sums] = []
-    for _, sums in ahead(begin, batches):
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    for batch, sums in ahead(begin, batches):
         jax.block_until_ready(sums)
-        whole, rest = metrics.divided(sums)
+        logits = sums.get(metrics.LOGITS)
+        if logits is not None and "label" in batch and num_examples * logits.shape[-1] <= MAX_KEPT:
+            kept.append((np.asarray(logits)[batch["mask"]], batch["label"][batch["mask"]]))
+        whole, rest = metrics.divided({name: each for name, each in sums.items() if name != metrics.LOGITS})
         counts = _added(counts, whole) if others else whole
         others.append(rest)
         if len(others) == FETCH_EVERY:
@@ -63,7 +70,11 @@ def measure(
     assert totals is not None, "evaluation of no batch"
     counted = int(totals["count"])
     assert counted == num_examples, f"evaluation counted {counted} of {num_examples} examples"
-    return task.summarize(totals)
+    found = task.summarize(totals)
+    if not kept:
+        return found
+    logits, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    return found._replace(logits=logits, labels=labels)
 
 
 def ahead(

@@ -203,7 +203,8 @@ class _Maker:
             )
             for view in range(self._found.num_views)
         ]
-        how = f"{parts.augment} {key} {self._found.num_views}" if is_varied else NOT_VARIED
+        how = NOT_VARIED if parts.augment is None else str(parts.augment)
+        how += f" {key} {self._found.num_views}" if is_varied else ""
         return self._kept(
             TRAIN, source, (batch for view in views for batch in view), how, self._found.num_views
         )

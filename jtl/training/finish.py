@@ -1,5 +1,6 @@
 """The end of a run: the best step is measured on every split, exported and summed up."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jtl import files, tree
 from jtl.report import summary, tables
 from jtl.report.writer import FINAL, Writer
-from jtl.training import adaptation, evaluate, loop, meta, progress
+from jtl.training import account, adaptation, evaluate, loop, meta, precision, progress
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.checkpoint_faults import Damage
@@ -18,10 +19,12 @@ from jtl.weights.run_folder import write_run_weights
 
 
 class Outcome(NamedTuple):
-    """What the best step is worth: its step and metrics by name, and the sha256 of its file of weights."""
+    """What the best step is worth: its step and metrics by name, the sha256 of its file of weights, and all
+    that is known of each split."""
 
     scores: dict[str, Any]
     model_sha256: str
+    told: Mapping[str, account.Told] = {}
 
 
 NOT_YET = Outcome({}, "")
@@ -37,29 +40,31 @@ def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -
         for line in settled.lines:
             say(ready, line)
         ready, state = settled.ready, settled.state
-    params = jax.device_get(states.params_for_evaluation(state))
+    params = _as_loaded(ready, states.params_for_evaluation(state))
     merged = ready.plan.built.parts.strategy.merged(params)
     model_sha256 = write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
     scores: dict[str, Any] = {"step": int(state.step)}
+    told: dict[str, account.Told] = {}
     for split in ready.feed.eval_batches:
         known = ended.measured if split == loop.VALIDATION and state is ended.state else None
         found = loop.evaluated(ready, state, split) if known is None else known
         scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
-        ready.reporter.live.log(
-            f"{split}, step {int(state.step)}:\n{tables.final_table(found, ready.plan.stats.label_names)}"
-        )
+        each = told[split] = account.of_split(ready, split, found, told)
+        text = tables.final_table(each.shown, ready.plan.stats.label_names, intervals=each.intervals)
+        ready.reporter.live.log(f"{split}, step {int(state.step)}:\n{text}")
         result = {"split": split, "num_examples": len(ready.feed.splits[split]), "metrics": found.scalars}
+        result |= each.more
         evaluate.write(ready.plan.folder / split, result, found, ready.plan.stats.label_names)
     final = {name: value for name, value in scores.items() if name.startswith(FINAL)}
     if final:
         writer.scalars(int(state.step), final)
-    return Outcome(scores, model_sha256)
+    return Outcome(scores, model_sha256, told)
 
 
 def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET) -> dict[str, Any]:
     """Return what summary.json says; `digest` is of the last step's parameters."""
     last = ended.history[-1] if ended.history else {}
-    return summary.build(
+    found = summary.build(
         status=ended.status,
         steps=int(ended.state.step),
         final=adaptation.scalars(last),
@@ -74,11 +79,12 @@ def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET)
         peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
         target=None if ready.feed.target is None else _outcome(ready, ended),
     )
+    return found | summary.plain(account.intervals(outcome.told))
 
 
-def digest(state: State) -> str:
+def digest(ready: Run, state: State) -> str:
     """Return the sha256 over the parameters: equal runs show equal ones."""
-    return tree.sha256(jax.device_get(tree.merge(state.trainable, state.frozen)))
+    return tree.sha256(_as_loaded(ready, tree.merge(state.trainable, state.frozen)))
 
 
 def say(ready: Run, text: str) -> None:
@@ -115,6 +121,11 @@ def _best_state(ready: Run, ended: Ended, checkpoints: Checkpoints) -> State:
         leaf.delete()
     number = jax.device_put(np.int32(best["step"]), state.step.sharding)
     return state._replace(step=number, **jax.device_put(values, places))
+
+
+def _as_loaded(ready: Run, params: Any) -> Any:
+    """Return parameters on the host, frozen ones in the precision they were loaded in."""
+    return precision.widened(jax.device_get(params), ready.plan.built.params)
 
 
 def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:

@@ -6,22 +6,23 @@ bookkeeping; before anything is evaluated or saved, all are.
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import jax
 
 from jtl import signals
 from jtl.data import pipeline
+from jtl.data.planned import planned_batches
 from jtl.data.sampling import UNIFORM
 from jtl.errors import at_end
 from jtl.metrics import GRID_PREFIX, Summary
 from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
 from jtl.strategies.contract import TRAIN
-from jtl.training import adaptation, build, evaluate, optim, progress, sharding, step
+from jtl.training import adaptation, build, evaluate, optim, progress, routes, sharding, step
 from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.config import Config
 from jtl.training.ready import Ended, Run, Saves
@@ -270,9 +271,11 @@ def device_batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
             stack.enter_context(at_end(reader.close))
         while True:
             host = {name: next(reader) for name, reader in readers.items()}
-            yield sharding.put_batch(
+            placed = sharding.put_batch(
                 {name: evaluate.fields_of(host[name], fields[name]) for name in host}, ready.programs.mesh
             )
+            made = {name: each.batch_of(placed[name]) for name, each in ready.feed.residents.items()}
+            yield {**placed, **made}
 
 
 def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None, None]:
@@ -280,23 +283,21 @@ def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None
     settings, parts = ready.plan.settings, ready.plan.built.parts
     if name in ready.feed.kept:
         return ready.feed.kept[name](start)
-    return pipeline.train_batches(
-        ready.feed.streams[name],
-        parts.input.transform(parts.preprocess, parts.augment),
-        parts.input,
+    read = partial(
+        pipeline.train_batches,
+        transform=parts.input.transform(parts.preprocess, parts.augment),
+        kind=parts.input,
         preprocess=parts.preprocess,
+    )
+    return (planned_batches if name in ready.feed.residents else read)(
+        ready.feed.streams[name],
         batch_size=settings.train.batch_size,
-        seed=_stream_seed(settings.train.seed, name),
+        seed=routes.stream_seed(settings.train.seed, name),
         start_step=start,
         sampling=settings.train.sampling if name == TRAIN else UNIFORM,
         num_views=settings.train.views if parts.augment is not None else 0,
         config=settings.inputs,
     )
-
-
-def _stream_seed(seed: int, stream: str) -> int:
-    """Return a seed of the stream's own order; that of the training examples is the run's."""
-    return seed if stream == TRAIN else seed + zlib.crc32(stream.encode())
 
 
 def _is_measured(ready: Run) -> bool:

@@ -19,7 +19,7 @@ from jtl.models.linen import module_names
 from jtl.report.tables import FreezeRow
 from jtl.strategies.contract import EXTRA
 from jtl.tasks import LabelStats
-from jtl.training import optim, step
+from jtl.training import optim, precision, step
 from jtl.training.build import Built, Target
 from jtl.training.config import Config
 from jtl.weights.run_folder import CHECKPOINTS_NAME, UNSET
@@ -45,6 +45,7 @@ def describe(
     about = of_model(config, built.parts, stats)
     about["data"] = {name: _fingerprinted(source) for name, source in splits.items()}
     about |= {"notes": list(notes), "weights": source(built), "parameters": parameters(built)}
+    about["compute"] = precision.described(config)
     return about | ({} if target is None else {"target": _examples(target)})
 
 

@@ -18,6 +18,7 @@ from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Sound
 from jtl.training.config import Config
 from jtl.training.frozen import Frozen
+from jtl.training.resident import Resident
 from jtl.training.state import State
 
 EvalBatches = pipeline.EvalBatches | KeptEvalBatches
@@ -43,7 +44,7 @@ class Feed(NamedTuple):
     """What a run reads: the splits, the streams of a step, another domain, and the batches to measure on.
 
     `kept` gives the batches from a step on of a stream whose examples were gone through before (see
-    `frozen`).
+    `frozen`). `residents` are the streams whose examples lie on the devices.
     """
 
     splits: dict[str, Source]
@@ -52,6 +53,7 @@ class Feed(NamedTuple):
     eval_batches: Mapping[str, EvalBatches]
     target_batches: EvalBatches | None
     kept: Mapping[str, Callable[[int], Generator[pipeline.Batch, None, None]]] = {}
+    residents: Mapping[str, Resident] = {}
 
     def close(self) -> None:
         """End what waits for another evaluation."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import files, owner, signals
+from jtl import files, owner, runtime, signals
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
@@ -22,6 +22,7 @@ from jtl.report.writer import Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.training import (
+    account,
     build,
     choice,
     config,
@@ -33,9 +34,11 @@ from jtl.training import (
     loop,
     lost,
     meta,
+    precision,
     progress,
     rehearsal,
     remarks,
+    routes,
     seen,
     sharding,
     slices,
@@ -46,11 +49,14 @@ from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
+from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
 
 TARGET_TEST = "target_test"
+# How lines begin that the process says which finds them, and that stay.
+SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID)
 # What a run's length is made of.
 LENGTHS = ("train.epochs:", "train.steps:")
 
@@ -132,7 +138,9 @@ def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | No
     return result
 
 
-def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str]) -> None:
+def _claim(
+    plan: Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str], route: str
+) -> None:
     """Write config.json and meta.json, once everything they name has been found to fit.
 
     Raises:
@@ -140,11 +148,12 @@ def _claim(plan: Plan, splits: Mapping[str, Source], target: Target | None, note
     """
     folder = plan.folder
     described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
+    described[routes.KEY] = route
     if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
         meta.check_same(folder, described)
         # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
         said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
-        described["notes"] += [text for text in said if text.startswith((meta.CHECKPOINT, meta.RESUMED))]
+        described["notes"] += [text for text in said if text.startswith(SAID)]
     folder.mkdir(parents=True, exist_ok=True)
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))
@@ -160,7 +169,8 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
-            ready, state = features.begun(ready, state)
+            whole = ready
+            ready, state = features.begun(whole, state)
         writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
         with at_end(writer.close):
             with listening as stop, stop.deferred():
@@ -168,7 +178,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
                     checkpoints.tidy(ended.history)
-                digest = finish.digest(ended.state)
+                digest = finish.digest(ready, ended.state)
                 if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
@@ -176,6 +186,7 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
             outcome = finish.report(ready, ended, checkpoints, writer)
     result = finish.summarize(ready, ended, digest, outcome)
     curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+    account.write(whole, outcome.told, result)
     # Last: with it nothing is left to do, and a repeat does nothing.
     summary.write_json(folder / "summary.json", result)
     return result
@@ -230,16 +241,29 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
         *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
         *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
         *(*cut.lines, *meta.moved(folder)),
+        *(*precision.remarks(settings, built.parts.groups), *runtime.remarks()),
     ]
     for line in decided:
         live.log(line)
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
-    feed = _feed(plan, mesh, splits, streams, target)
     rehearsal.first_examples(built.parts, streams, splits)
+    begun = routes.begun_with(folder)
+    routed = routes.opened(
+        settings,
+        built.parts,
+        streams,
+        mesh,
+        begun=begun,
+        say=live.log,
+        is_passed_once=cut.cut is not None,
+    )
+    for line in routed.lines():
+        live.log(line)
+    feed = _feed(plan, mesh, splits, routed, target)
     lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
-    _claim(plan, splits, target, notes)
+    _claim(plan, splits, target, [*notes, *routed.lines()], routed.name)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not checkpoints.steps():
@@ -280,7 +304,7 @@ def _feed(
     plan: Plan,
     mesh: Mesh,
     splits: dict[str, Source],
-    streams: dict[str, Source],
+    routed: Routed,
     target: Target | None,
 ) -> Feed:
     settings, parts = plan.settings, plan.built.parts
@@ -296,7 +320,8 @@ def _feed(
     )
     return Feed(
         splits=splits,
-        streams=streams,
+        streams=routed.streams,
+        residents=routed.residents,
         target=target,
         eval_batches={
             # The loop measures on validation at every evaluation, on others the report alone.

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from jtl.data.sampling import UNIFORM, check_name
 from jtl.errors import UserError, nearest, shown
+from jtl.models import layers
 from jtl.ranges import Count, CountOr0, NotNegative, Range, ReadIf, check
 
 AUTO, ON, OFF = "auto", "on", "off"
@@ -25,7 +26,8 @@ class Train:
     that many fixed ways in turn. What the frozen layers below all that trains make of them is computed once
     and kept where it can be (`cache_features` "auto"), or at every step ("off"); "on" refuses a run that
     cannot. `batch_stats` says what frozen normalisation layers do with their statistics: "frozen" or "adapt".
-    `log_every` is in steps.
+    `frozen_dtype` is what frozen values are kept in on the devices: "float32", or "auto", what a layer casts
+    them to; the run folder has them as they were loaded. `log_every` is in steps.
     """
 
     epochs: NotNegative = 10.0
@@ -43,6 +45,7 @@ class Train:
     views: Annotated[int, Range(0, 1024), ReadIf("is_augmented")] = 0
     cache_features: str = AUTO
     batch_stats: str = "frozen"
+    frozen_dtype: str = layers.AUTO
     log_every: Count = 10
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ class Train:
                 f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
             )
         check_name(self.sampling)
+        layers.check_choice("train.frozen_dtype", self.frozen_dtype, (layers.AUTO, "float32"))
         if self.cache_features not in (AUTO, ON, OFF):
             raise UserError(
                 f"train.cache_features is {shown(self.cache_features)}; expected one of "

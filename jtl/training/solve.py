@@ -20,7 +20,8 @@ from jtl.strategies.contract import Solver
 from jtl.training.build import Built
 from jtl.training.config import Config
 
-MAX_ITERATIONS, TOLERANCE = 2000, 1e-7
+MAX_ITERATIONS, TOLERANCE = 2000, 1e-6
+SAID = "strategy.solver: "
 LINEAR = {"kernel", "bias"}
 
 
@@ -97,7 +98,7 @@ def solved(
 def text(found: Solved, solver: Solver) -> str:
     """Return what was found in one line, for people."""
     strengths = sorted(solver.strengths)
-    line = f"strategy.solver: the head is solved for with strength {found.strength:g}"
+    line = f"{SAID}the head is solved for with strength {found.strength:g}"
     if len(strengths) == 1:
         return line
     tried = ", ".join(f"{each:g}: {loss:.4f}" for each, loss in zip(strengths, found.held_out, strict=True))
@@ -148,7 +149,7 @@ def _problem(
 
     def fit(strength: float, start: np.ndarray | None) -> np.ndarray:
         start = np.zeros((dim + 1) * num_outputs) if start is None else start
-        options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-14, "maxcor": 20}
+        options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-13, "maxcor": 20}
         found = scipy.optimize.minimize(
             both, start, args=(strength,), jac=True, method="L-BFGS-B", options=options
         )

@@ -1,6 +1,6 @@
 """The training state: one pytree, in which what trains and what is frozen are apart from the start."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,12 +34,13 @@ def create(
     optimizer: optax.GradientTransformation,
     *,
     has_ema: bool,
+    narrow: Callable[[Any], Any] = lambda frozen: frozen,
 ) -> State:
-    """Return the state at step 0; leaves whose group is frozen go to `frozen`."""
+    """Return the state at step 0; leaves whose group is frozen go to `frozen`, as `narrow` gives them."""
     trainable, frozen = tree.split(params, lambda name: not groups[name].is_frozen)
     ema = jax.tree.map(jnp.array, trainable) if has_ema else {}
     opt_state = optimizer.init(tree.flatten(trainable))
-    return State(jnp.zeros([], jnp.int32), trainable, frozen, model_state, opt_state, ema)
+    return State(jnp.zeros([], jnp.int32), trainable, narrow(frozen), model_state, opt_state, ema)
 
 
 def params_for_evaluation(state: State) -> dict[str, Any]:

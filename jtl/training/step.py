@@ -76,13 +76,21 @@ def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
 
 
 def measured(parts: Any, params: Any, model_state: Any, batch: Batch) -> metrics.Sums:
-    """Return the task's sums over the examples of a batch whose mask is true.
+    """Return the task's sums over the examples of a batch whose mask is true, and its logits beside them.
 
     `parts` is as in `forward`, with a task and a seed for what it leaves to chance.
     """
     batch = with_targets(parts, batch)
     outputs = forward_normalised(parts, params, model_state, batch["inputs"])
-    return parts.task.metrics(outputs.logits, batch)
+    return with_logits(parts.task.metrics(outputs.logits, batch), outputs.logits)
+
+
+def with_logits(sums: metrics.Sums, logits: Array) -> metrics.Sums:
+    """Return the sums with the logits [batch, outputs] beside them; those of every place of an input are not.
+
+    The same pass gives what intervals and rankings are computed of, which no sums can.
+    """
+    return {**sums, metrics.LOGITS: logits} if logits.ndim == 2 else sums
 
 
 def with_targets(parts: Any, batch: Batch) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import bench, evaluate, features, predict, train, weights
+from jtl.verbs import estimate, evaluate, explain, export, features, predict, report, train, weights
+from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
 from jtl.verbs.fuse import fuse
@@ -10,8 +11,12 @@ VERBS: dict[str, Verb] = {
     "compare": compare.VERB,
     "evaluate": evaluate.VERB,
     "predict": predict.VERB,
+    "explain": explain.VERB,
+    "report": report.VERB,
     "features": features.VERB,
+    "export": export.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,
     "bench": bench.VERB,
+    "estimate": estimate.VERB,
 }

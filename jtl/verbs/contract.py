@@ -7,6 +7,7 @@ quotes, by their whole path.
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,8 +42,8 @@ def add_verbs(parser: argparse.ArgumentParser, dest: str, verbs: Mapping[str, Ve
             _add_output(sub)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a model: `run` or `weights`, the other ""."""
+def add_model(parser: argparse.ArgumentParser, *, has_artefact: bool = False) -> None:
+    """Add the arguments that name a model: `run`, `weights` or perhaps `artefact`, the others ""."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", default="", metavar="FOLDER", help="a run folder of jtl train")
     model.add_argument(
@@ -51,6 +52,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="pretrained weights: a name of `jtl weights list`, a file, hf://, https://, gs://",
     )
+    if has_artefact:
+        model.add_argument("--artefact", default="", metavar="FOLDER", help="what jtl export wrote")
     add_batch_size(parser)
 
 
@@ -85,6 +88,16 @@ def show(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """Print the result as the one JSON object of `--json`, if that was asked for."""
     if args.json:
         sys.stdout.write(json.dumps(result) + "\n")
+
+
+def say_next(*commands: Sequence[str], page: str = "") -> None:
+    """Print the commands that come next, as words, and a page to look at ("": none).
+
+    A word in capitals stands for what the user has to say.
+    """
+    rows = [f"look at: {page}"] if page else []
+    rows += [f"next: {shlex.join(words)}" for words in commands]
+    sys.stderr.write("".join(f"{row}\n" for row in rows))
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

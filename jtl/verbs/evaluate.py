@@ -3,15 +3,21 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, nearest
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
+from jtl.verbs import scoring
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, say_next, show
+from jtl.verbs.predict import class_names
+from jtl.verbs.scoring import Asked
 
 if TYPE_CHECKING:
     import jtl.data
+    import jtl.metrics
     import jtl.predictor
+    import jtl.report.scores
 
 SPLITS_BY_PREFERENCE = ("test", "val", "train")
 
@@ -26,11 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", default="", help="train, val or test (default: test, else val, else all there is)"
     )
     parser.add_argument(
-        "--out", default="", metavar="FOLDER", help="also write metrics.json and confusion.png there"
+        "--out",
+        default="",
+        metavar="PATH",
+        help="a folder for metrics.json and confusion.png, or a .csv or .parquet file for every prediction",
+    )
+    parser.add_argument(
+        "--classes",
+        default="",
+        metavar="NAMES",
+        help="names of the outputs of --weights, in their order: a,b,c or a file",
     )
     parser.add_argument(
         "--zero-shot", action="store_true", help="make the head of the data's class names (CLIP, SigLIP)"
     )
+    scoring.add_arguments(parser)
     parser.epilog = "--config.SECTION.NAME=VALUE changes a setting, such as --config.data.max_unreadable=5"
 
 
@@ -39,29 +55,35 @@ def run(
     run_folder: str = "",
     weights: str = "",
     is_zero_shot: bool = False,
+    classes: str = "",
     data: str = "",
     split: str = "",
     batch_size: int = BATCH_SIZE,
     out: str = "",
+    asked: Asked = Asked(),  # noqa: B008  a named tuple cannot change
     overrides: Overrides = (),
 ) -> dict[str, Any]:
     """Evaluate a run or pretrained weights; print tables to stderr and return one JSON-ready result.
 
-    With `is_zero_shot` the head of CLIP or SigLIP weights is made of the data's class names.
+    With `is_zero_shot` the head of CLIP or SigLIP weights is made of the data's class names. `classes` are
+    names, as `jtl predict` takes them. `out` is a folder for the numbers, or a file for the predictions.
 
     Raises:
         UserError: run, weights, data or labels do not fit together.
     """
     from jtl import predictor
     from jtl.data import preflight
-    from jtl.report import summary, tables
+    from jtl.report import evaluation, summary
     from jtl.training import config, evaluate
 
     check_at_least("--batch-size", batch_size)
+    scoring.check(asked, out)
+    if classes and (run_folder or is_zero_shot):
+        raise UserError("--classes names the outputs of --weights; a run, or --zero-shot, has names already")
     if is_zero_shot:
         trained, splits = _zero_shot(weights, data, overrides)
     else:
-        trained, splits = _with_head(run_folder, weights, data, overrides)
+        trained, splits = _with_head(run_folder, weights, data, overrides, classes)
     split = _chosen_split(split, splits)
     checked = preflight.inspect(
         {split: splits[split]}, trained.settings.data, config.input_of(trained.settings.model)
@@ -72,21 +94,27 @@ def run(
     opened, lines = predictor.fitted(predictor.open(trained), checked.facts)
     said = "\n".join([*lines, predictor.described(opened)])
     sys.stderr.write(said + "\n")
-    found = predictor.measure(opened, source, batch_size)
+    own = predictor.measure(opened, source, batch_size, asked.views)
     names = opened.stats.label_names
-    sys.stderr.write(tables.final_table(found, names) + "\n")
+    validation = partial(_validation, opened, splits, batch_size, asked)
+    beside = scoring.measured(opened, own, split, asked, validation)
+    more = _told(own, beside, asked, names)
     result = {
         "model": run_folder or weights,
         "data": opened.settings.data.path or opened.settings.data.name,
         "split": split,
         "num_examples": len(source),
-        "metrics": found.scalars,
-        "per_class": {name: values.tolist() for name, values in found.per_class.items()},
+        "metrics": own.scalars,
+        "per_class": {name: values.tolist() for name, values in own.per_class.items()},
         "label_names": list(names),
         "notes": [*checked.lines, *said.splitlines()],
+        **more,
+        **evaluation.confusions(own.confusion, names),
     }
-    if out:
-        evaluate.write(Path(out), result, found, names)
+    if out and scoring.is_file(out):
+        _write_predictions(out, opened, beside, source)
+    elif out:
+        evaluate.write(Path(out), result, own, names)
     return summary.plain(result)
 
 
@@ -95,18 +123,27 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         run_folder=args.run,
         weights=args.weights,
         is_zero_shot=args.zero_shot,
+        classes=args.classes,
         data=args.data,
         split=args.split,
         batch_size=args.batch_size,
         out=args.out,
+        asked=scoring.of_arguments(args),
         overrides=overrides,
     )
     show(args, result)
+    model = ["--run", args.run] if args.run else ["--weights", args.weights]
+    following = [["jtl", "predict", *model, "FILES"]]
+    if not args.out:
+        following.append(["jtl", "evaluate", *model, "--split", result["split"], "--out", "predictions.csv"])
+    if args.run:
+        following.append(["jtl", "report", args.run])
+    say_next(*following)
     return 0
 
 
 def _with_head(
-    run_folder: str, weights: str, data: str, overrides: Overrides
+    run_folder: str, weights: str, data: str, overrides: Overrides, classes: str
 ) -> "tuple[jtl.predictor.Trained, dict[str, jtl.data.Source]]":
     """Return a model with the head it has, and the splits of the data, read with its classes."""
     from jtl import predictor
@@ -114,16 +151,76 @@ def _with_head(
 
     if not run_folder and not data:
         raise UserError("--weights needs --data: a folder, a table or a .npz file to evaluate on")
-    found = (
-        predictor.of_run(run_folder)
-        if run_folder
-        else predictor.of_weights(weights, config.weights_of(overrides))
-    )
+    if run_folder:
+        found = predictor.of_run(run_folder)
+    else:
+        settings = config.weights_of(overrides)
+        found = predictor.of_weights(weights, settings, needs_head=not classes)
+        if classes and not found.stats.label_names:
+            found = predictor.of_classes(weights, class_names(classes), settings)
+        elif classes:
+            found = predictor.with_names(found, class_names(classes))
     if not run_folder and not predictor.has_names(found):
         sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
     settings = build.with_data(found.settings, data) if data else found.settings
     found = found._replace(settings=config.with_overrides(settings, overrides))
     return found, build.open_splits(found.settings, found.stats)
+
+
+def _validation(
+    opened: "jtl.predictor.Predictor", splits: "Mapping[str, jtl.data.Source]", batch_size: int, asked: Asked
+) -> "jtl.metrics.Summary | None":
+    """Measure the validation split, which chooses thresholds; None without one."""
+    from jtl import predictor
+    from jtl.data import preflight
+
+    if "val" not in splits:
+        return None
+    checked = preflight.inspect({"val": splits["val"]}, opened.settings.data, opened.input)
+    return predictor.measure(opened, checked.splits["val"], batch_size, asked.views)
+
+
+def _told(
+    own: "jtl.metrics.Summary",
+    beside: "tuple[jtl.report.scores.Scored, jtl.report.scores.Scores] | None",
+    asked: Asked,
+    names: tuple[str, ...],
+) -> dict[str, Any]:
+    """Print the numbers with their intervals, and return what the result has of them beside the task's."""
+    from jtl.report import evaluation, tables
+    from jtl.report.bootstrap import Settings
+    from jtl.training.evaluate import MAX_KEPT
+
+    remarks = [f"predictions are means over the examples and {', '.join(asked.views)}"] if asked.views else []
+    if beside is None:
+        remarks.append(
+            f"no intervals, AUROC or calibration: over {MAX_KEPT:,} outputs are not kept, or none are"
+        )
+        found, intervals, more = own, {}, {}
+    else:
+        more = evaluation.as_json(beside[1], Settings(asked.resamples, asked.seed))
+        remarks = [*more["remarks"], *remarks]
+        found, intervals = evaluation.with_scores(own, beside[1]), evaluation.bounds(beside[1])
+    sys.stderr.write(tables.final_table(found, names, intervals=intervals) + "\n")
+    if more.get("operating_points"):
+        sys.stderr.write("\n" + evaluation.points_table(more["operating_points"]) + "\n")
+    for line in remarks:
+        sys.stderr.write(f"{line}\n")
+    return {**more, "remarks": remarks}
+
+
+def _write_predictions(
+    out: str,
+    opened: "jtl.predictor.Predictor",
+    beside: "tuple[jtl.report.scores.Scored, jtl.report.scores.Scores] | None",
+    source: "jtl.data.Source",
+) -> None:
+    if beside is None:
+        raise UserError(
+            f"--out {out!r}: the predictions are too many to be kept; evaluate a part of the data"
+        )
+    scoring.write_predictions(out, opened, beside[0], source)
+    sys.stderr.write(f"{len(source):,} predictions: {out}\n")
 
 
 def _zero_shot(

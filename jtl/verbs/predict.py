@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
 from jtl.verbs import rows as written
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
+from jtl.verbs.contract import (
+    BATCH_SIZE,
+    Overrides,
+    Verb,
+    add_model,
+    check_at_least,
+    refuse,
+    say_next,
+    show,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -23,12 +32,12 @@ if TYPE_CHECKING:
 TOP = 5
 SHOWN_DIGITS, SHOWN_CHARACTERS = 4, 80
 # What the result says beside its rows.
-ABOUT = ("model", "notes")
+ABOUT = ("model", "method", "notes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_model(parser)
+    add_model(parser, has_artefact=True)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="files, or folders of them")
     parser.add_argument(
         "--text", action="append", default=[], metavar="TEXT", help="a text itself; repeatable"
@@ -47,6 +56,7 @@ def run(
     *,
     run_folder: str = "",
     weights: str = "",
+    artefact: str = "",
     inputs: Sequence[str] = (),
     texts: Sequence[str] = (),
     classes: str = "",
@@ -57,9 +67,10 @@ def run(
 ) -> dict[str, Any]:
     """Predict each input; print a table to stderr and return one JSON-ready result.
 
-    `inputs` are paths, `texts` are for models that read some. `classes` are names, separated by commas or a
-    line each in the file of that path: of the weights' outputs, or where they have none (CLIP, SigLIP), of
-    the classes of a zero-shot head. `top` is how many classes are shown of each.
+    The model is of a run, of weights, or of an `artefact`, a folder that `jtl export` wrote. `inputs` are
+    paths, `texts` are for models that read some. `classes` are names, separated by commas or a line each in
+    the file of that path: of the weights' outputs, or where they have none (CLIP, SigLIP), of the classes of
+    a zero-shot head. `top` is how many classes are shown of each.
 
     Raises:
         UserError: model and inputs cannot be had. Single inputs that cannot be read have an "error" instead.
@@ -75,7 +86,11 @@ def run(
     check_at_least("--batch-size", batch_size)
     if out:
         written.check_writable(out, written.WRITERS)
-    found = predictor.of_run(run_folder) if run_folder else _of_weights(weights, classes, overrides)
+    ready = _of_artefact(artefact, classes, overrides) if artefact else None
+    if ready is not None:
+        found = predictor.Trained(ready.settings, ready.stats)
+    else:
+        found = predictor.of_run(run_folder) if run_folder else of_weights(weights, classes, overrides)
     given = [path for path in inputs if tell.is_set(path)]
     settings = build.with_data(found.settings, given[0]) if given else found.settings
     settings = config.with_overrides(settings, overrides)
@@ -85,24 +100,25 @@ def run(
             f"train on labels from there: --config.model.weights={run_folder}"
         )
     kind = config.input_of(settings.model)
-    sources = _sources(settings, inputs, texts)
-    opened = predictor.open(found._replace(settings=settings))
-    opened, lines = _fitted(opened, sources)
+    given_sources = sources(settings, inputs, texts)
+    opened = ready or predictor.open(found._replace(settings=settings))
+    opened, lines = _fitted(opened, given_sources)
     notes = "\n".join([*lines, predictor.described(opened)])
     sys.stderr.write(notes + "\n")
     rows: list[dict[str, Any]] = []
-    with written.writing(out, _names(sources)) as write:
-        for row in _rows(opened, sources, batch_size, top):
+    with written.writing(out, columns(given_sources)) as write:
+        for row in _rows(opened, given_sources, batch_size, top):
             rows.append(row)
             write(row)
     sys.stderr.write(aligned(_table(rows, kind.holds), left=(0, 1)) + "\n")
-    return {"model": run_folder or weights, "notes": notes.splitlines(), kind.unit: rows}
+    return {"model": artefact or run_folder or weights, "notes": notes.splitlines(), kind.unit: rows}
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     result = run(
         run_folder=args.run,
         weights=args.weights,
+        artefact=args.artefact,
         inputs=args.inputs,
         texts=args.text,
         classes=args.classes,
@@ -113,6 +129,9 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     check_readable(result)
+    model = ["--run", args.run] if args.run else ["--weights", args.weights]
+    out = [] if args.out else [["jtl", "predict", *model, *args.inputs[:1], "--out", "predictions.csv"]]
+    say_next(*out, ["jtl", "evaluate", *model, "--data", "LABELLED_DATA"])
     return 0
 
 
@@ -158,7 +177,7 @@ def class_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in lines if name.strip())
 
 
-def _sources(
+def sources(
     settings: "jtl.training.config.Config", paths: Sequence[str], texts: Sequence[str]
 ) -> "list[jtl.data.Source]":
     """Open what is to be predicted: the paths in their order, then the texts.
@@ -250,7 +269,7 @@ def _rows(
                     yield {**named, "predictions": ranked(values[row], opened.stats.label_names, top)}
 
 
-def _names(sources: "Sequence[jtl.data.Source]") -> list[str]:
+def columns(sources: "Sequence[jtl.data.Source]") -> list[str]:
     """Return the columns that name examples of these sources, in the order in which they come."""
     names = (NAMED[source.info.holds](source, 0) for source in sources)
     return list(dict.fromkeys(name for each in names for name in each))
@@ -272,7 +291,21 @@ def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
     return {**dict(zip(("text", "text_pair"), texts, strict=False)), "source": source.describe(index)}
 
 
-def _of_weights(weights: str, classes: str, overrides: Overrides) -> "jtl.predictor.Trained":
+def _of_artefact(artefact: str, classes: str, overrides: Overrides) -> "jtl.predictor.Predictor":
+    from jtl.export import artefact as artefacts
+
+    if classes:
+        raise UserError("--classes is given with --artefact, which names its own classes; leave it out")
+    refuse([each for each in overrides if not each[0].startswith("data.")], but=" but data.*")
+    return artefacts.open_folder(artefact)
+
+
+def of_weights(weights: str, classes: str, overrides: Overrides) -> "jtl.predictor.Trained":
+    """Return the model of weights, its outputs called by `classes` or the names they bring; say which.
+
+    Raises:
+        UserError: the weights are of no model jtl knows, or have another number of classes.
+    """
     from jtl import predictor
     from jtl.training import config
 

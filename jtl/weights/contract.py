@@ -221,7 +221,8 @@ class FamilyNames(NamedTuple):
     no other number of them. `position_embedding` is what is resampled to `grid(config)`, the model's Grid;
     "" and None where nothing is. `heads` are pairs of what a head reads and the last leaf of such a head, the
     first that a file has says which it is of. `additions` are leaves that other files may have no weights
-    for: from them they stay fresh.
+    for: from them they stay fresh. `writers` are by keys of `origins`: settings, resolved → the `config.json`
+    by which that library builds the model, but for the classes; UserError where it has no such model.
     """
 
     origins: Mapping[str, Origin]
@@ -233,6 +234,7 @@ class FamilyNames(NamedTuple):
     grid: Callable[[Any], Grid | None] = no_grid
     heads: tuple[tuple[str, str], ...] = LINEAR_HEADS
     additions: tuple[str, ...] = ()
+    writers: Mapping[str, Callable[[Any], dict[str, Any]]] = {}
 
 
 class Loaded(NamedTuple):

@@ -171,6 +171,25 @@ def named(
     """
     origins = FAMILIES[family].origins
     keys = [key for library in libraries for key in (*origins, OWN) if key.startswith(library)]
+    if not keys:
+        raise UserError(
+            f"family {family!r} has no names of {' or '.join(libraries)}; found: {', '.join((*origins, OWN))}"
+        )
+    key, arrays = of_origins(family, keys, leaves, fields)
+    return "jtl names" if key == OWN else origins[key].title, arrays
+
+
+def of_origins(
+    family: str, keys: list[str], leaves: Leaves, fields: Mapping[str, Any] = {}
+) -> tuple[str, Arrays]:
+    """Return the first key of origins, or "jtl", that has a name for every leaf, and the tensors.
+
+    `fields` are as in `named`.
+
+    Raises:
+        UserError: none has.
+    """
+    origins = FAMILIES[family].origins
     told = vars(MODELS[family].resolve(MODELS[family].Config(**fields)))
 
     def distance(key: str) -> tuple[bool, int, int]:
@@ -178,25 +197,21 @@ def named(
         num_differing = sum(told[name] != value for name, value in wanted.items())
         return key == OWN, num_differing, -len(wanted)
 
-    keys.sort(key=distance)
+    keys = sorted(keys, key=distance)
     missing: dict[str, list[str]] = {}
     reasons: list[str] = []
     for key in keys:
         if key == OWN:
-            return "jtl names", {name: np.array(leaf, order="C") for name, leaf in leaves.items()}
+            return key, {name: np.array(leaf, order="C") for name, leaf in leaves.items()}
         arrays, missing[key] = to_origin(origins[key], leaves)
         if missing[key]:
             continue
         reason = origins[key].refuses(leaves)
         if not reason:
-            return origins[key].title, arrays
+            return key, arrays
         reasons.append(f"{origins[key].title} have a place for every leaf, and yet {reason}")
     if reasons:
         raise UserError(f"{reasons[0]}; choose another --to")
-    if not keys:
-        raise UserError(
-            f"family {family!r} has no names of {' or '.join(libraries)}; found: {', '.join((*origins, OWN))}"
-        )
     closest = min(keys, key=lambda key: len(missing[key]))
     raise UserError(
         f"{origins[closest].title} have no place for {len(missing[closest])} of the model's {len(leaves)} "

@@ -12,7 +12,7 @@ from jtl import files, tree
 from jtl.errors import UserError
 from jtl.files import replaced
 from jtl.inputs import INPUTS
-from jtl.models import MODELS, layers
+from jtl.models import MODELS, layers, rematerialise
 from jtl.weights.contract import TensorFile
 from jtl.weights.formats.safetensors_file import open_safetensors
 from jtl.weights.hub.download import sha256_of
@@ -61,6 +61,7 @@ def open_run(folder: Path) -> TensorFile:
     model = record.below("model")
     if UNSET not in record.values:
         model = files.Record(record.path, layers.as_now_written(model.values), "model")
+    model = files.Record(record.path, rematerialise.as_now_written(model.values), "model")
     fields = model.fields_of(MODELS[family].Config)
     preprocess = kind.Preprocess(**record.below("preprocess").fields_of(kind.Preprocess))
     return open_safetensors(folder / WEIGHTS_NAME)._replace(

@@ -27,7 +27,7 @@ def _trace(found: cut.Cut, model: Model, params: Any, model_state: Any, *, train
     return cut.trace(found, params, model_state, inputs, train=train, frozen_stats=STATS)
 
 
-@pytest.mark.parametrize("layer", [-1, -2])
+@pytest.mark.parametrize("layer", [-1, pytest.param(-2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", MODELS)
 def test_the_rest_behind_a_cut_gives_the_whole_models_features_and_logits(family: str, layer: int) -> None:
     model, params, model_state = _model(family)

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
 
 from jtl.errors import UserError
 from jtl.report.writer import Writer
@@ -63,15 +63,39 @@ def test_fault_of_writing_names_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    if name == "tensorboard":
-        monkeypatch.setattr(EventsWriter, "write_event", refuse)
-    else:
-        writer._file.close()
-        writer._file = SimpleNamespace(write=refuse, close=lambda: None)  # type: ignore[assignment]  # a full disk
+    place = "_events" if name == "tensorboard" else "_file"
+    getattr(writer, place).close()
+    monkeypatch.setattr(writer, place, SimpleNamespace(write=refuse, close=lambda: None))  # a full disk
     with pytest.raises(OSError, match="No space left on device") as caught:
         writer.scalars(1, {"train/loss": 2.5})
     assert caught.value.filename == str(tmp_path / name)
     writer.close()
+
+
+def test_a_report_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(tmp_path, 0)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the training loop waited until a disk had its numbers")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    writer.scalars(1, {"train/loss": 2.5})
+    writer.close()
+
+
+def test_events_are_framed_as_tensorboard_reads_them(tmp_path: Path) -> None:
+    """Byte for byte as tensorboardX writes the same event."""
+    writer = Writer(tmp_path, 0)
+    writer.scalars(3, {"train/loss": 2.5})
+    writer.close()
+    [path] = (tmp_path / "tensorboard").iterdir()
+    assert path.name.startswith("events.out.tfevents.")
+    assert events(tmp_path)[0].file_version == "brain.Event:2"
+    other = RecordWriter(str(tmp_path / "other"))
+    for event in events(tmp_path):
+        other.write(event.SerializeToString())
+    other.close()
+    assert path.read_bytes() == (tmp_path / "other").read_bytes()
 
 
 def test_a_line_is_in_the_file_before_the_writer_is_closed(tmp_path: Path) -> None:

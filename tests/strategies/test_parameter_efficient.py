@@ -73,7 +73,7 @@ def test_update_is_alpha_over_rank_times_down_up() -> None:
 def test_gradient_reaches_the_adapters_through_recomputed_blocks() -> None:
     """With `remat` the step gives the same loss and the same next adapters."""
     states = []
-    for remat in (False, True):
+    for remat in ("none", "full"):
         config = replace(MODELS["vit"].tiny(), remat=remat)
         parts, params, model_state = tiny.make_parts("vit", "lora", model_config=config)
         state, _ = tiny.Trainer(parts).train(

@@ -92,7 +92,7 @@ def test_rates_of_adaptation_are_those_of_the_published_scripts_at_every_step(
         ("model.image_px", "(32, 64)", (32, 64)),
         ("model.image_px", "32", 32),
         ("model.weights", "1e3", "1e3"),
-        ("model.remat", "true", True),
+        ("model.remat", "dots", "dots"),
         ("data.name", "digits", "digits"),
     ],
 )
@@ -126,7 +126,7 @@ def test_override_reaches_settings_the_file_does_not_name() -> None:
         ),
         ("train.steps", "1.5", "config.train.steps is 1.5; expected int"),
         ("train.steps", "true", "config.train.steps is True; expected int"),
-        ("model.remat", "1", "config.model.remat is 1; expected bool"),
+        ("model.remat", "some", "model.remat is 'some'; expected one of .*'dots', 'full', 'none'"),
         ("model.head_widths", "64", "config.model.head_widths is 64; expected a tuple such as"),
         ("augment.crop_scale", "(0.5,)", "config.augment.crop_scale is .*; expected 2 values"),
         ("train.batch_size", "0", "train.batch_size is 0; expected 1 or more"),

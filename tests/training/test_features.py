@@ -116,6 +116,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         return folder, train.run(_settings(), folder)
 
 
+@pytest.mark.slow
 def test_a_run_from_kept_features_is_the_run_without(
     kept: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_run_from_kept_features_is_the_run_without(
             assert "params/Transformer/encoderblock_0/LayerNorm_0/scale" in file.keys()  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_the_line_and_where_features_lie_are_told_and_the_line_is_kept(
     kept: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -136,6 +138,7 @@ def test_the_line_and_where_features_lie_are_told_and_the_line_is_kept(
     assert kept[1]["seconds"]["features"] > 0
 
 
+@pytest.mark.slow
 def test_the_next_run_computes_none_and_one_that_is_stopped_ends_in_the_same_bits(
     kept: tuple[Path, dict[str, Any]],
     tmp_path: Path,
@@ -157,6 +160,6 @@ def test_the_next_run_computes_none_and_one_that_is_stopped_ends_in_the_same_bit
     assert result["digest"] == kept[1]["digest"]
     assert result["best"] == kept[1]["best"]
     shown = capsys.readouterr().err
-    assert shown.count("read from") == 3
+    assert shown.count("read from") == 4
     assert "computed and kept" not in shown
     shutil.rmtree(tmp_path / "run")

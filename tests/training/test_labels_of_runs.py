@@ -77,7 +77,7 @@ def test_labels_of_runs_that_did_not_keep_their_reading_come_back() -> None:
 def test_rows_of_tables_and_files_of_archives_are_predicted_too(tmp_path: Path) -> None:
     table = write(tmp_path, "names.csv", ["ash", "birch"])
     archive = write_tar(tmp_path / "a.tar", [(f"{place}.png", b"x") for place in range(3)])
-    found = predict._sources(settings(table), [table, str(archive), str(tmp_path / "0.png")], [])
+    found = predict.sources(settings(table), [table, str(archive), str(tmp_path / "0.png")], [])
     assert [len(source) for source in found] == [2, 3, 1]
     assert found[1].describe(2) == f"2.png in {archive}"
 

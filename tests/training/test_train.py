@@ -52,17 +52,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_run_folder_holds_everything_a_run_makes(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, result = finished
     names = {path.name for path in folder.iterdir()}
-    expected = {
-        "config.json",
-        "meta.json",
-        "metrics.jsonl",
-        "summary.json",
-        "model.safetensors",
-        "checkpoints",
-    }
-    assert expected | {"tensorboard", "curves.png", "val"} == names
+    expected = {"config.json", "meta.json", "metrics.jsonl", "summary.json", "model.safetensors", "val"}
+    pages = {"report.html", "report.json", "README.md", "curves.png"}
+    assert expected | pages | {"tensorboard", "checkpoints"} == names
     assert json.loads((folder / "summary.json").read_text()) == result
-    assert {path.name for path in (folder / "val").iterdir()} == {"metrics.json", "confusion.png"}
+    names = {path.name for path in (folder / "val").iterdir()}
+    assert names == {"metrics.json", "confusion.png", "predictions.parquet", "gallery.json"}
 
 
 def test_summary_has_the_agreed_names(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -26,18 +26,6 @@ from tests.weights import writing
 NUM_IMAGES = 5
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders of a class, five images in all."""
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(NUM_IMAGES):
-        path = folder / ("ants" if index % 2 else "bees") / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        pixels = np.random.default_rng(index).integers(0, 256, (40, 36, 3), np.uint8)
-        Image.fromarray(pixels).save(path)
-    return folder
-
-
 OPTIONS = {"batch_size": 2, "overrides": (("sharding.devices", "1"), ("model.image_px", "16"))}
 
 

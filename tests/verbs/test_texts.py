@@ -13,7 +13,7 @@ from jtl import cli
 from jtl.errors import UserError
 from jtl.training import config
 from jtl.training import run as train
-from jtl.verbs import bench, evaluate, features, predict
+from jtl.verbs import evaluate, features, predict
 from jtl.verbs.compare import compare
 from jtl.verbs.fuse import fuse
 
@@ -195,27 +195,3 @@ def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Pa
         features.run(run_folder=run, data=str(tmp_path / "photos"), out=str(tmp_path / "out.npz"))
     with pytest.raises(UserError, match="photos holds examples of kind 'image', and the model reads 'text'"):
         evaluate.run(run_folder=run, data=str(tmp_path / "photos"))
-
-
-@pytest.mark.slow
-def test_bench_times_texts_of_the_length_asked_for(
-    reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = _settings(reviews, TOKENIZER, 0)
-    monkeypatch.setattr(config, "read", lambda *_: config.from_dict(settings))
-    found = bench.run(config="", num_steps=1, length=16)
-    assert found["texts_per_second"] > 0
-    longer = bench.run(config="", num_steps=1, length=32)
-    assert longer["gflop_per_step"] > found["gflop_per_step"]
-    assert (found["shape"], longer["shape"]) == ([8, 16], [8, 32])
-    with pytest.raises(UserError, match="--length is -1; expected 1 or more"):
-        bench.run(config="", num_steps=1, length=-1)
-
-
-@pytest.mark.parametrize("length", [4, 33])
-def test_bench_refuses_a_length_that_no_batch_has(
-    reviews: Path, monkeypatch: pytest.MonkeyPatch, length: int
-) -> None:
-    monkeypatch.setattr(config, "read", lambda *_: config.from_dict(_settings(reviews, TOKENIZER, 0)))
-    with pytest.raises(UserError, match=f"--length is {length}, and texts for this model are 32 long at tha"):
-        bench.run(config="", num_steps=1, length=length)

@@ -1,7 +1,8 @@
 """Source `digits`: 1,797 handwritten digits, 8 by 8, embedded in scikit-learn (Alpaydin and Kaynak 1998)."""
 
+import importlib.util
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from jtl.data.contract import IMAGE, Labels, Source, SourceKind
 from jtl.data.sources import arrays
 from jtl.errors import UserError, shown
 
-_MAX_INK = 16
+_SHAPE, _MAX_INK = (8, 8), 16
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,17 @@ class Config(contract.Config):
 
 def open_digits(config: Config, labels: Labels) -> dict[str, Source]:
     """Open the digits as grey uint8 images."""
-    from sklearn.datasets import load_digits
+    rows = np.loadtxt(_path(), delimiter=",")
+    images = np.rint(rows[:, :-1].reshape(-1, *_SHAPE) * (255 / _MAX_INK)).astype(np.uint8)
+    return arrays.build({"train": (images, rows[:, -1].astype(np.int64))}, config, labels)
 
-    found: Any = load_digits()
-    images = np.rint(found.images * (255 / _MAX_INK)).astype(np.uint8)
-    return arrays.build({"train": (images, found.target)}, config, labels)
+
+def _path() -> Path:
+    """Return the file itself: importing the package around it takes over a second."""
+    found = importlib.util.find_spec("sklearn")
+    assert found is not None, "scikit-learn is a requirement of jtl"
+    assert found.submodule_search_locations, "scikit-learn is a package"
+    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
 KIND = SourceKind(Config, open_digits, IMAGE)

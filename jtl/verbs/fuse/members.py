@@ -26,7 +26,17 @@ from jtl.weights.open import open_path
 
 Variables = Mapping[str, Any]
 # What may differ between runs of one model: where they started, and what acts in training alone.
-FREE_FIELDS = ("size", "weights", "dtype", "remat", "dropout", "head_dropout", "drop_path", "norm_momentum")
+FREE_FIELDS = (
+    "size",
+    "weights",
+    "dtype",
+    "remat",
+    "attention",
+    "dropout",
+    "head_dropout",
+    "drop_path",
+    "norm_momentum",
+)
 # A fused model is the runs' own: settings that would make it another are not for this verb.
 CHANGEABLE = ("data.", "inputs.", "sharding.", "train.monitor")
 NOTHING = "nothing"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jtl.errors import UserError, nearest
-from jtl.files import expanded
+from jtl.files import cache_folder, expanded
 from jtl.inputs.tokenizer import NAME as TOKENIZER_NAME
 from jtl.weights.contract import NO_WEIGHTS, Config, TensorFile
 from jtl.weights.hub import catalogue, hugging_face
@@ -128,8 +128,7 @@ def _google_storage(rest: str, settings: Config) -> Cached:
 
 
 def _cache_dir(settings: Config) -> Path:
-    folder = settings.cache_dir or os.environ.get("JTL_CACHE") or "~/.cache/jtl"
-    return Path(expanded(folder))
+    return Path(expanded(settings.cache_dir)) if settings.cache_dir else cache_folder()
 
 
 DOWNLOADED = ("hf", "https", "http", "gs")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jtl.errors import UserError
-from jtl.files import expanded
+from jtl.files import cache_folder
 from jtl.inputs import tokenizer, tokens, vocabulary
 from jtl.inputs.tokens import Preprocess
 from jtl.weights.hub.objects import cure, damaged, read_object
@@ -97,8 +97,7 @@ def _of_pairs(folder: Path, settings: Mapping[str, Any]) -> str:
 def _kept(content: str) -> Path:
     """Return the path of a file with the content, written where it was not."""
     data = content.encode()
-    cache = Path(expanded(os.environ.get("JTL_CACHE") or "~/.cache/jtl"))
-    path = cache / "tokenizers" / hashlib.sha256(data).hexdigest() / tokenizer.NAME
+    path = cache_folder("tokenizers", hashlib.sha256(data).hexdigest(), tokenizer.NAME)
     try:
         if not path.is_file() or path.read_bytes() != data:
             path.parent.mkdir(parents=True, exist_ok=True)

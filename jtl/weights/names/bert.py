@@ -12,7 +12,7 @@ from jtl.errors import UserError, shown
 from jtl.models import bert
 from jtl.models.contract import VOCABULARY
 from jtl.weights.contract import LINEAR_HEADS, FamilyNames, LeftOut, Origin, Row
-from jtl.weights.names import clip, flax_hub, hub_config, ops, rows
+from jtl.weights.names import bert_written, clip, flax_hub, hub_config, ops, rows
 
 Leaves = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -379,4 +379,5 @@ NAMES = FamilyNames(
     of_config=of_config,
     heads=(*LINEAR_HEADS, (VOCABULARY, WORD_BIAS)),
     additions=(f"params/{bert.PROMPTS}", POOLER, "params/pooler/dense/bias"),
+    writers=bert_written.WRITERS,
 )

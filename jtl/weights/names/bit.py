@@ -7,7 +7,7 @@ from typing import Any
 
 from jtl.models import bit
 from jtl.weights.contract import FamilyNames, Origin, Row
-from jtl.weights.names import hub_config, ops, rows
+from jtl.weights.names import convnets_written, hub_config, ops, rows
 
 INPUT_KERNEL = "params/conv_root/kernel"
 NUM_GROUPS = 32
@@ -134,4 +134,5 @@ NAMES = FamilyNames(
     input_kernel=INPUT_KERNEL,
     recognise=recognise,
     of_config=of_config,
+    writers=convnets_written.BIT_WRITERS,
 )

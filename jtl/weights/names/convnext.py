@@ -6,7 +6,7 @@ from typing import Any
 
 from jtl.models import convnext
 from jtl.weights.contract import FamilyNames, LeftOut, Op, Origin, Row
-from jtl.weights.names import hub_config, ops, rows
+from jtl.weights.names import convnets_written, hub_config, ops, rows
 
 INPUT_KERNEL = "params/conv_root/kernel"
 UNIT = "block{s+1}/unit{u+1}"
@@ -159,4 +159,5 @@ NAMES = FamilyNames(
     input_kernel=INPUT_KERNEL,
     recognise=recognise,
     of_config=of_config,
+    writers=convnets_written.CONVNEXT_WRITERS,
 )

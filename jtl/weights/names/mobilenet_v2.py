@@ -10,7 +10,7 @@ from typing import Any
 
 from jtl.models import mobilenet_v2
 from jtl.weights.contract import FamilyNames, Op, Origin, Row
-from jtl.weights.names import hub_config, ops, rows
+from jtl.weights.names import convnets_written, hub_config, ops, rows
 
 INPUT_KERNEL = "params/conv_root/kernel"
 PLACES = [(stage, unit) for stage, count in enumerate(mobilenet_v2.UNITS, 1) for unit in range(1, count + 1)]
@@ -210,4 +210,5 @@ NAMES = FamilyNames(
     input_kernel=INPUT_KERNEL,
     recognise=recognise,
     of_config=of_config,
+    writers=convnets_written.MOBILENET_WRITERS,
 )

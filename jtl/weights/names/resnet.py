@@ -6,7 +6,7 @@ from typing import Any
 
 from jtl.models import cifar_resnet, resnet
 from jtl.weights.contract import FamilyNames, Origin, Row
-from jtl.weights.names import flax_hub, hub_config, rows
+from jtl.weights.names import convnets_written, flax_hub, hub_config, rows
 
 INPUT_KERNEL = "params/conv_root/kernel"
 IMAGENET_ROOT_PX, DEEP_ROOT_PX, CIFAR_ROOT_PX = 7, 3, 3
@@ -178,6 +178,7 @@ RESNET = FamilyNames(
     input_kernel=INPUT_KERNEL,
     recognise=recognise_imagenet,
     of_config=of_config,
+    writers=convnets_written.RESNET_WRITERS,
 )
 CIFAR_RESNET = FamilyNames(
     origins={"pytorch_resnet_cifar10": PYTORCH_CIFAR},

@@ -2,7 +2,7 @@
 
 from jtl.models import vit
 from jtl.weights.contract import FamilyNames, Grid, LeftOut, Origin, Row
-from jtl.weights.names import clip, ops, vit_settings, vit_torch
+from jtl.weights.names import clip, ops, vit_settings, vit_torch, vit_written
 from jtl.weights.names.vit_torch import (
     ATTENTION,
     BLOCK,
@@ -92,4 +92,5 @@ NAMES = FamilyNames(
     recognise=vit_settings.recognise,
     of_config=vit_settings.of_config,
     additions=(vit_settings.PROMPTS,),
+    writers=vit_written.WRITERS,
 )

@@ -60,6 +60,8 @@ TIMM_GELUS = (
     (r"large_patch16_siglip_(gap_)?512|patch32_siglip|so400m_patch16_siglip|giantopt_", "tanh"),
     ("", "exact"),
 )
+# As `model_args` call them.
+GELUS = {"gelu": "exact", "gelu_tanh": "tanh", "quick_gelu": "quick"}
 TIMM_EPSILONS = (("_clip_", 1e-5), ("", 1e-6))
 TIMM_PATCH, FLEXI_PX = re.compile(r"patch(\d+)"), 16
 TIMM_HEADS = (("vit_giantopt_|vit_base_patch16_gap_", 16), ("", 0))
@@ -105,13 +107,17 @@ def _of_timm(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json has architecture {shown(architecture)}, whose blocks normalise behind each branch; "
             f"jtl has ViTs that normalise before; choose other weights"
         )
+    built = values.get("model_args")
+    built = built if isinstance(built, Mapping) else {}
     heads, patch = _first(TIMM_HEADS, architecture), TIMM_PATCH.search(architecture)
-    patch_px = int(patch[1]) if patch else FLEXI_PX
+    heads, patch_px = built.get("num_heads", heads), int(patch[1]) if patch else FLEXI_PX
+    if isinstance(built.get("patch_size"), int):
+        patch_px = clip.number(built, "patch_size")
     # Older files have all in one object.
     given = values.get("pretrained_cfg", values)
     input_size = given.get("input_size") if isinstance(given, Mapping) else None
     return {
-        "gelu": _first(TIMM_GELUS, architecture),
+        "gelu": GELUS.get(str(built.get("act_layer")), _first(TIMM_GELUS, architecture)),
         "layer_norm_epsilon": _first(TIMM_EPSILONS, architecture),
         **({"heads": heads} if heads else {}),
         **({"image_px": _sides("input_size", input_size, patch_px)} if input_size else {}),

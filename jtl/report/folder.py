@@ -1,0 +1,71 @@
+"""What a finished run folder says, for pages about it: its JSON files as they are, nothing computed."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jtl import files
+from jtl.report import curves, writer
+from jtl.report.curves import Series
+
+# What the report shows that no other file says; the examples that it shows of a split.
+FACTS, GALLERY = "report.json", "gallery.json"
+SPLIT_ORDER = ("test", "val")
+
+
+class Split(NamedTuple):
+    """What is known of a split: its metrics.json, and the examples to show."""
+
+    metrics: dict[str, Any]
+    gallery: list[dict[str, Any]]
+
+
+class Folder(NamedTuple):
+    """A run: what its files say, {} where one is missing; `splits` with the one that counts first."""
+
+    path: Path
+    config: dict[str, Any]
+    meta: dict[str, Any]
+    summary: dict[str, Any]
+    facts: dict[str, Any]
+    series: Series
+    splits: dict[str, Split]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+
+def read(path: Path, summary: dict[str, Any] | None = None) -> Folder:
+    """Return what a run folder says; `summary` is what summary.json is going to say, where it is not yet.
+
+    Raises:
+        UserError: it is no run folder, or a file is damaged.
+    """
+    config = files.read_record(path / "config.json").values
+    if summary is None:
+        summary = files.read_record(path / "summary.json").values
+    splits = {
+        found.name: Split(_object(found / "metrics.json"), _list(found / GALLERY))
+        for found in sorted(path.iterdir(), key=lambda each: (each.name not in SPLIT_ORDER, each.name))
+        if (found / "metrics.json").is_file()
+    }
+    metrics = path / writer.FILE_NAME
+    return Folder(
+        path=path,
+        config=config,
+        meta=_object(path / "meta.json"),
+        summary=summary,
+        facts=_object(path / FACTS),
+        series=curves.read(metrics) if metrics.is_file() else {},
+        splits=splits,
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return files.read_record(path).values if path.is_file() else {}
+
+
+def _list(path: Path) -> list[dict[str, Any]]:
+    found = files.read_json(path) if path.is_file() else []
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []

@@ -1,0 +1,59 @@
+"""One recipe for each way to transfer: settings that suit it, as plain values a configuration is read from.
+
+The rates are those of AdamW at a batch of 32: few new parameters take a higher one than pretrained layers.
+"""
+
+from typing import Any
+
+from jtl.errors import UserError, nearest
+
+RATE, NEW_RATE = 5e-4, 5e-3
+# Where no layer below the head trains, none is slower.
+ALIKE = {"layer_decay": 1.0}
+OPTIM: dict[str, dict[str, Any]] = {
+    "full": {},
+    "probe": {"learning_rate": NEW_RATE, **ALIKE},
+    "partial": {},
+    "gradual": {},
+    "lp_ft": {},
+    "lora": {"learning_rate": NEW_RATE, **ALIKE},
+    "bitfit": {"learning_rate": NEW_RATE},
+    "ia3": {"learning_rate": NEW_RATE, **ALIKE},
+    "vpt": {"learning_rate": NEW_RATE},
+    # It takes the place of weight decay.
+    "l2_sp": {"weight_decay": 0.0},
+    "bss": {},
+    "delta": {},
+    "co_tuning": {},
+    "bi_tuning": {},
+    "distillation": {},
+    "dan": {},
+    "dann": {},
+    "cdan": {},
+    "mcc": {},
+    "mdd": {},
+}
+MODEL: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 10}}
+STRATEGY: dict[str, dict[str, Any]] = {"partial": {"rules": (("^head/", 1.0), (".", 0.1))}}
+EPOCHS = 15.0
+
+
+def values(strategy: str, weights: str, epochs: float = EPOCHS) -> dict[str, Any]:
+    """Return the recipe of a strategy for weights; the data's section is empty.
+
+    Raises:
+        UserError: there is no recipe for the strategy.
+    """
+    if strategy not in OPTIM:
+        raise UserError(
+            f"there is no recipe for strategy {strategy!r}; nearest: {nearest(strategy, OPTIM)}; "
+            f"expected one of {', '.join(OPTIM)}"
+        )
+    return {
+        "model": {"name": "auto", "weights": weights, **MODEL.get(strategy, {})},
+        "data": {},
+        "strategy": {"name": strategy, **STRATEGY.get(strategy, {})},
+        "task": {"label_smoothing": 0.1},
+        "optim": {"learning_rate": RATE, "weight_decay": 0.05, "layer_decay": 0.75, **OPTIM[strategy]},
+        "train": {"epochs": epochs, "batch_size": 32},
+    }

@@ -1,0 +1,58 @@
+"""Training examples that lie on the devices, and the compiled program that makes batches of them there."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jtl import memory, rng
+from jtl.data import Source
+from jtl.data.contract import read
+from jtl.inputs.contract import Storage
+from jtl.training import sharding
+from jtl.training.step import Batch
+
+
+class Resident(NamedTuple):
+    """The examples of a stream on every device, as their kind lays them out.
+
+    `vary` is compiled: (key, arrays, row, position) → the inputs of a batch.
+    """
+
+    key: Any
+    arrays: Any
+    vary: Callable[..., Any]
+
+    def batch_of(self, plan: Batch) -> Batch:
+        """Return the batch of a plan on the devices, without waiting for it."""
+        recipe = plan["inputs"]
+        return {**plan, "inputs": self.vary(self.key, self.arrays, recipe["row"], recipe["position"])}
+
+
+def resident(source: Source, storage: Storage, *, batch_size: int, seed: int, mesh: Mesh) -> Resident:
+    """Put all examples of a source on every device, and compile what makes batches of them.
+
+    Raises:
+        UserError: an example cannot be read.
+    """
+    assert storage.pack is not None, "kinds whose examples are kept can lay them out"
+    examples = [_kept(source, storage, row) for row in range(len(source))]
+    host, vary = storage.pack(examples)
+    whole, cut = NamedSharding(mesh, PartitionSpec()), sharding.of_batch(mesh)
+    arrays = jax.device_put(host, whole)
+    key = jax.device_put(rng.key(seed, "vary"), whole)
+    row = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=cut)
+    position = jax.ShapeDtypeStruct((batch_size, 2), np.uint32, sharding=cut)
+    compiled = jax.jit(vary, out_shardings=cut).lower(key, arrays, row, position).compile()
+    return Resident(key, arrays, compiled)
+
+
+def room_bytes(share: float) -> int:
+    """Return how many bytes of examples may lie on each device."""
+    return int(share * memory.device_bytes() / jax.local_device_count())
+
+
+def _kept(source: Source, storage: Storage, row: int) -> np.ndarray:
+    return read(source, row, lambda raw, rng: storage.read(raw)).inputs

@@ -1,0 +1,74 @@
+"""What a run tells of itself ends no run: a fault of it is one line and a note, a signal passes."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jtl.data import Info
+from jtl.data.contract import TEXT
+from jtl.data.texts import Texts
+from jtl.inputs import INPUTS, Glimpse
+from jtl.signals import Stopped
+from jtl.training import account
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "meta.json").write_text('{"notes": ["before"], "task": "multiclass"}', encoding="utf-8")
+    return tmp_path
+
+
+def test_fault_of_a_report_is_one_line_and_a_note_and_ends_no_run(folder: Path) -> None:
+    said: list[str] = []
+    with account.harmless(folder, said.append, "report.html"):
+        raise OSError(28, "No space left on device")
+    (line,) = said
+    assert line.startswith("report.html could not be made (OSError: ")
+    assert line.endswith("; the run is whole")
+    about = json.loads((folder / "meta.json").read_text())
+    assert about == {"notes": ["before", line], "task": "multiclass"}
+
+
+def test_fault_that_cannot_be_noted_ends_no_run_either(folder: Path) -> None:
+    (folder / "meta.json").write_text("[]", encoding="utf-8")
+    said: list[str] = []
+    with account.harmless(folder, said.append, "README.md"):
+        raise ValueError("x")
+    assert len(said) == 1
+
+
+def test_signal_in_a_report_passes(folder: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(Stopped), account.harmless(folder, said.append, "report.html"):
+        raise Stopped(signal.SIGTERM)
+    assert said == []
+
+
+def test_example_that_cannot_be_read_any_more_is_shown_as_nothing() -> None:
+    texts = Texts(Info("set", (), TEXT), ("\ud800",), None, "set", np.arange(1))
+    for is_shown in (True, False):
+        assert account._glimpse(INPUTS["tokens"], texts, 0, is_shown=is_shown) == Glimpse()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["/usr/bin/jtl", "train", "--config", "a b.py"], "jtl train --config 'a b.py'"),
+        (["jtl/main.py", "--config", "a.py"], "jtl train --config a.py"),
+        (["-m"], "-m"),
+    ],
+)
+def test_command_is_as_a_person_types_it(
+    words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", words)
+    assert account.command() == expected
+
+
+def test_licence_is_that_of_the_catalogue_or_unknown() -> None:
+    assert account.licence("vit_tiny_patch16_224.augreg_in21k_ft_in1k") == "Apache-2.0"
+    assert account.licence("hf://timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k") == "Apache-2.0"
+    assert account.licence("mine.safetensors") == ""
