@@ -148,7 +148,7 @@ def _read_image(path: Path) -> None:
 
     data = path.read_bytes()
     examine(data)
-    transform(Preprocess((32, 32), resize_px=36), None)(data)
+    transform(Preprocess((32, 32), resize_px=36), None)(data, None)
 
 
 def _tables(image: bytes) -> Mapping[str, bytes]:

@@ -199,7 +199,7 @@ def test_a_file_that_is_gone_is_skipped_and_named_however_the_set_is_split(
     found = inspect(splits, config, image.INPUT)
     assert any("birch/gone.png" in each for each in found.unreadable)
     assert sum(map(len, found.splits.values())) + len(found.unreadable) == sum(map(len, splits.values()))
-    with pytest.raises(UserError, match="(is|are) unreadable, expected at most 0: cannot read"):
+    with pytest.raises(UserError, match=r"(is|are) unreadable, expected at most 0: cannot read"):
         inspect(*open_folder(tmp_path, **settings), image.INPUT)
 
 
