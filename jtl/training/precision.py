@@ -54,7 +54,7 @@ def described(config: Config) -> dict[str, str]:
     return {
         "dtype": np.dtype(layers.compute_dtype(config.model.dtype)).name,
         "frozen_dtype": np.dtype(frozen_dtype(config)).name,
-        "matmul_precision": str(jax.config.read("jax_default_matmul_precision") or "default"),
+        "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
     }
 
 
