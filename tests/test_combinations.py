@@ -15,8 +15,15 @@ from jtl.tasks import TASKS
 from tests import tiny
 
 FAMILIES = {"image": "vit", "tokens": "bert"}
+# The contracts have every strategy on pictures of one class. What a task asks of text features it asks of
+# those of pictures: there a few strategies stand for all.
+THOROUGH = {"vit": set(TASKS) - {"multiclass"}, "bert": {"multiclass", "masked_tokens"}}
+SAMPLE = ("full", "lora", "mdd")
 COMBINATIONS = [
-    (family, task, strategy) for family in FAMILIES.values() for task in TASKS for strategy in STRATEGIES
+    (family, task, strategy)
+    for family in FAMILIES.values()
+    for task in TASKS
+    for strategy in (STRATEGIES if task in THOROUGH[family] else SAMPLE)
 ]
 NUM_STEPS, SIZE = 3, 8
 # Labels that a set may have where nothing is wrong with it: all of one class, none at all, all the same.

@@ -14,7 +14,7 @@ from jtl.errors import UserError, nearest
 from jtl.explain import METHODS
 from jtl.inputs import Inputs
 from jtl.inputs import tokens as token_inputs
-from jtl.models import MODELS
+from jtl.models import MODELS, rematerialise
 from jtl.predictor import Predictor, Trained, Values
 from jtl.training import step
 
@@ -39,7 +39,7 @@ def open_model(trained: Trained) -> Predictor:
     """Build the model as explanations look at it: nothing is recomputed, so that every layer is seen once."""
     settings = trained.settings
     return predictors.open(
-        trained._replace(settings=replace(settings, model=replace(settings.model, remat=False)))
+        trained._replace(settings=replace(settings, model=replace(settings.model, remat=rematerialise.NONE)))
     )
 
 

@@ -47,7 +47,7 @@ def split(
     return np.clip(np.rint(kernel / scale), -LEVELS, LEVELS).astype(np.int8), scale
 
 
-def restored(arrays: Mapping[str, Any]) -> dict[str, Array]:
+def restored(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `quantised` was given, to within half a level; inside jit."""
     return {
         name: _times(array, arrays[name + SCALE]) if name + SCALE in arrays else array

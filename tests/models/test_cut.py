@@ -59,7 +59,7 @@ def test_what_is_kept_depends_on_what_stands_below_alone() -> None:
 
 
 def test_a_cut_is_before_the_first_module_of_a_group_that_runs_with_recomputation_too() -> None:
-    for remat in (False, True):
+    for remat in ("none", "full"):
         model, params, model_state = _model("convnext", remat=remat)
         found = cut.before(model, model.layers[-2], params, model_state)
         assert found is not None

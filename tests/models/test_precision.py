@@ -70,6 +70,7 @@ def test_norms_softmax_and_values_stay_float32_where_products_are_bfloat16(famil
             assert _dtypes(each.outvars) == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_loss_metrics_and_optimizer_stay_float32_in_every_task(task: str) -> None:
     family = TASK_FAMILIES.get(task, "vit")

@@ -50,6 +50,7 @@ def test_nested_phases_count_each_second_once() -> None:
         clock.now += 5
     assert phases.seconds == {
         "load": 0.0,
+        "features": 0.0,
         "compile": 10.0,
         "step": 5.0,
         "data_wait": 0.0,

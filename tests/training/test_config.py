@@ -213,7 +213,7 @@ def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
 
 def test_how_batches_are_read_may_change_but_for_what_is_in_them() -> None:
     names = {f"inputs.{field.name}" for field in fields(pipeline.Config)}
-    assert names - set(config.RESUMABLE) == {"inputs.buckets"}
+    assert names - set(config.RESUMABLE) == {"inputs.buckets", "inputs.route"}
 
 
 def test_settings_newer_than_a_saved_run_count_at_their_defaults() -> None:

@@ -56,7 +56,7 @@ def finished(settings: config.Config, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _last_relationship(settings: config.Config, folder: Path) -> np.ndarray:
-    ready, state, checkpoints = train._prepare(settings, folder, Live(), Phases())
+    ready, state, checkpoints = train.prepare(settings, folder, Live(), Phases())
     with closing(checkpoints):
         state, _ = train._restored(ready, state, checkpoints)
     assert int(state.step) == 2

@@ -93,7 +93,9 @@ def test_eight_devices_give_the_loss_curve_of_one(model: str) -> None:
 
 
 # The loss is a mean over examples, or over hidden tokens, of which slices have different numbers.
-@pytest.mark.parametrize(("model", "task"), [("vit", "multiclass"), ("bert", "masked_tokens")])
+@pytest.mark.parametrize(
+    ("model", "task"), [("vit", "multiclass"), pytest.param("bert", "masked_tokens", marks=pytest.mark.slow)]
+)
 def test_slices_one_after_another_give_loss_and_gradient_of_the_whole_batch(
     model: str, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,7 +293,7 @@ def _numbers(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "time"} for line in lines]
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 3))])
 def test_stopped_in_an_evaluation_it_goes_on_as_if_it_had_not_been(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

@@ -67,6 +67,7 @@ def _times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in runs}
 
 
+@pytest.mark.slow
 def test_every_variant_and_seed_is_an_ordinary_run_of_the_same_data_and_budget(
     finished: tuple[Path, dict[str, Any]], pretrained: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_every_variant_and_seed_is_an_ordinary_run_of_the_same_data_and_budget(
     assert all(each["data"] == settings["full"][0]["data"] for runs in settings.values() for each in runs)
 
 
+@pytest.mark.slow
 def test_result_is_what_the_runs_say(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, result = finished
     for each in result["runs"]:
@@ -101,6 +103,7 @@ def test_result_is_what_the_runs_say(finished: tuple[Path, dict[str, Any]]) -> N
     }
 
 
+@pytest.mark.slow
 def test_same_command_repeats_no_finished_run_and_makes_the_missing_one(
     finished: tuple[Path, dict[str, Any]], pretrained: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +121,7 @@ def test_same_command_repeats_no_finished_run_and_makes_the_missing_one(
     assert values[0] == values[1]
 
 
+@pytest.mark.slow
 def test_signal_ends_it_with_code_75_before_the_next_run_and_the_same_command_goes_on(
     finished: tuple[Path, dict[str, Any]],
     pretrained: Path,
@@ -167,6 +171,7 @@ def test_run_stops_at_the_first_step_where_its_caller_was_asked_to(tmp_path: Pat
     assert (result["status"], result["steps"]) == ("preempted", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

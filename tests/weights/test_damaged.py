@@ -85,7 +85,9 @@ def test_truncated_file_is_one_error(tmp_path: Path, kind: str, part: float) -> 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # zipfile and numpy warn of what they then read or refuse
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=[pytest.mark.slow] * (each == "keras weights")) for each in KINDS]
+)
 def test_changed_bytes_give_the_error_or_tensors_but_never_a_crash(tmp_path: Path, kind: str) -> None:
     content = sound_files(tmp_path)[kind]
     random = np.random.default_rng(0)
