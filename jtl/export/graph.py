@@ -68,7 +68,7 @@ def example(job: Job, size: int = 1) -> Inputs:
 
 
 def shown(job: Job) -> dict[str, str]:
-    """Return how the inputs of a batch look, by name ("" where there is one): `uint8 [batch, 224, 224, 3]`."""
+    """Return how inputs of a batch look, by name ("" where there is one): `uint8 [batch, 224, 224, 3]`."""
     spec, free = specs(job)
     named = spec if isinstance(spec, Mapping) else {"": spec}
     return {
