@@ -16,6 +16,9 @@ from jtl.predictor import Predictor
 from tests import tiny
 from tests.goldens import explained_models
 
+# Compiles for long.
+pytestmark = pytest.mark.slow
+
 NUM_EXAMPLES = 3
 IMAGES = [name for name, family in MODELS.items() if family.input == "image"]
 
@@ -158,7 +161,6 @@ def test_attention_is_followed_through_prompts_registers_and_every_pool(changes:
         np.testing.assert_allclose(rolled.sum(axis=(1, 2)), 1.0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["convnext", "vit_rollout", "vit_gradient"])
 def test_maps_equal_those_of_pytorch(case: str) -> None:
     """Made by `tests/goldens/make_explain.py`: PyTorch's own autograd on timm's models of the same values."""

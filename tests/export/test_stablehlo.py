@@ -13,6 +13,9 @@ from jtl.errors import UserError
 from jtl.export import Job, graph, int8, stablehlo
 from tests import tiny
 
+# Compiles for long.
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("flatbuffers", reason="programs are written with the package flatbuffers")
 
 
@@ -42,7 +45,6 @@ def test_program_of_normalised_inputs_takes_floats() -> None:
     np.testing.assert_allclose(program.call(arrays, images), expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_program_of_texts_takes_any_length_up_to_the_models() -> None:
     job, program, arrays = exported("bert")
     values = job.predictor.values

@@ -8,6 +8,9 @@ from PIL import Image
 
 from jtl.inputs import device_policy, policy
 
+# Compiles for long.
+pytestmark = pytest.mark.slow
+
 SIZE = (23, 31)
 LEVELS = (-1.0, -0.37, 0.2, 1.0)
 NAMES = tuple(policy.TRIVIALAUGMENT)
@@ -69,7 +72,6 @@ def test_every_operation_has_its_way_on_the_device() -> None:
     assert policy.POLICIES.keys() == device_policy.POLICIES.keys()
 
 
-@pytest.mark.slow
 def test_jitter_has_the_hosts_colour_statistics() -> None:
     image, strength, number = _image(3), 0.4, 400
     keys = jax.random.split(jax.random.key(0), number)
@@ -82,7 +84,6 @@ def test_jitter_has_the_hosts_colour_statistics() -> None:
     _assert_alike(_colours(ours), _colours(np.float64(theirs)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["randaugment", "trivialaugment"])
 def test_policies_have_the_hosts_colour_statistics(name: str) -> None:
     image, number = _image(3), 600

@@ -14,6 +14,9 @@ from jtl.inputs import image, resident
 from jtl.inputs.image import Augment
 from jtl.inputs.preprocess import Preprocess
 
+# Compiles for long.
+pytestmark = pytest.mark.slow
+
 SIZES = ((40, 60), (60, 40), (30, 30), (25, 90), (90, 20), (12, 17))
 
 

@@ -15,6 +15,9 @@ from jtl.models import MODELS, attention, layers, rematerialise
 from jtl.tasks import TASKS
 from tests import tiny
 
+# Compiles for long.
+pytestmark = pytest.mark.slow
+
 # Operations of norms, softmax and loss, and sums over tokens that share a row of a table.
 EXACT = ("rsqrt", "sqrt", "log", "log1p", "reduce_max", "scatter-add", "cumsum")
 PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -70,7 +73,6 @@ def test_norms_softmax_and_values_stay_float32_where_products_are_bfloat16(famil
             assert _dtypes(each.outvars) == {np.dtype("float32")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_loss_metrics_and_optimizer_stay_float32_in_every_task(task: str) -> None:
     family = TASK_FAMILIES.get(task, "vit")

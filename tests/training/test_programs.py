@@ -67,8 +67,9 @@ def test_no_program_is_compiled_twice_and_the_loop_moves_nothing_unasked(
         result = train.run(config.from_dict(TINY), tmp_path / "run")
     assert result["best"]["step"] == 4
     ours = {f"jit({name})" for name in ("_train_step", "eval_step", "_examined", "create")}
-    assert ours <= found.keys()
-    assert {name: found[name] for name in ours} == dict.fromkeys(ours, 1)
+    assert {"jit(_train_step)", "jit(eval_step)"} <= found.keys()
+    # Of the others the process may have some already, from another test's run of the same shapes.
+    assert max(found[name] for name in ours) == 1, found
     # The others draw the first values: their number does not grow with steps, evaluations or leaves.
     assert found.total() <= len(ours) + 8, found
     about = json.loads((tmp_path / "run" / "meta.json").read_text())

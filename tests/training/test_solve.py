@@ -10,6 +10,9 @@ from jtl.strategies.contract import Solver
 from jtl.tasks import TASKS
 from jtl.training import solve
 
+# Compiles for long.
+pytestmark = pytest.mark.slow
+
 NUM, DIM = 60, 5
 
 
@@ -64,7 +67,6 @@ def test_numbers_are_solved_as_ridge_regression() -> None:
     np.testing.assert_allclose(found.bias, expected.intercept_, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_strength_is_the_one_with_the_least_loss_on_what_folds_hold_out() -> None:
     labels, solver = _labels("multiclass"), Solver((100.0, 1.0, 1e-3), 3)
     features, found = _solved("multiclass", labels, solver)
