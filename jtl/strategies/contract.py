@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input, Inputs
 from jtl.models import Model, Outputs
+from jtl.tasks.contract import NO_LABELS
 
 EXTRA = "extra"
 TRAIN, TARGET = "train", "target"
@@ -95,6 +96,19 @@ def check_classes(name: str, context: Context) -> None:
         raise UserError(
             f"strategy {name!r} needs probabilities of classes and the task's labels are of kind "
             f"{context.label_kind!r}; set task.name='multiclass', or another strategy"
+        )
+
+
+def check_labels(name: str, context: Context) -> None:
+    """Check that the task has labels: one that hides parts of its inputs hides none of another domain's.
+
+    Raises:
+        UserError: it has none.
+    """
+    if context.label_kind == NO_LABELS:
+        raise UserError(
+            f"strategy {name!r} adapts what labels teach to another domain and the task has none; set "
+            f"task.name='multiclass' or another with labels, or another strategy"
         )
 
 

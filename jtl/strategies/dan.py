@@ -27,6 +27,7 @@ from jtl.strategies.contract import (
     Penalty,
     Strategy,
     StrategyKind,
+    check_labels,
 )
 
 MIN_ROWS = 2
@@ -63,8 +64,12 @@ class Config:
 
 
 def build(config: Config, context: Context) -> Strategy:
-    """Build the strategy that trains everything."""
-    del context
+    """Build the strategy that trains everything.
+
+    Raises:
+        UserError: the task has no labels.
+    """
+    check_labels(config.name, context)
     least = MIN_ROWS if config.is_unbiased else 1
     return Strategy(
         groups=lambda names: dict.fromkeys(names, Group()),

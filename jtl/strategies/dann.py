@@ -11,7 +11,17 @@ from typing import Any
 from jaxtyping import Array, Key
 
 from jtl.ranges import NotNegative, Positive, Width, check
-from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Context, Moment, Penalty, Strategy, StrategyKind
+from jtl.strategies.contract import (
+    EXTRA,
+    TARGET,
+    TRAIN,
+    Context,
+    Moment,
+    Penalty,
+    Strategy,
+    StrategyKind,
+    check_labels,
+)
 from jtl.strategies.shared import adversarial, masked
 
 OWN = "discriminator"
@@ -36,7 +46,12 @@ class Config:
 
 
 def build(config: Config, context: Context) -> Strategy:
-    """Build the strategy for the model's features."""
+    """Build the strategy for the model's features.
+
+    Raises:
+        UserError: the task has no labels.
+    """
+    check_labels(config.name, context)
 
     def extra(key: Key[Array, ""], params: Any, model_state: Any) -> dict[str, Any]:
         del params, model_state
