@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,13 +132,10 @@ def _filled_disk(place: Place) -> dict[str, Any]:
         place = place._replace(folder=mounted)
 
         def fill(_: Started) -> None:
-            with (mounted / "filler").open("wb") as filler:
-                try:
-                    while True:
-                        filler.write(bytes(1 << 16))
-                        filler.flush()
-                except OSError:
-                    pass
+            # Unbuffered: what is left in a buffer would fail when the file is closed.
+            with (mounted / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+                while True:
+                    filler.write(bytes(1 << 16))
 
         ended = _disturbed(place, at=(Moment("step 4", moments.numbers_of(4)), fill))
         found = _found(place, ended, (MENDABLE,), says="space")
