@@ -102,7 +102,7 @@ def _found(place: Place, ended: Disturbed, allowed: Sequence[int], *, says: str 
         faults.append(f"ended with {ended.code}, expected one of {allowed}: {last[:200]}")
     if ended.code == MENDABLE and not last.startswith("jtl: error: "):
         faults.append(f"the last line on the screen is not the error: {last[:200]}")
-    if ended.code == MENDABLE and says not in last.lower():
+    if ended.code == MENDABLE and says.lower() not in last.lower():
         faults.append(f"the error does not name {says!r}: {last[:200]}")
     if runs.TRACEBACK in ended.shown:
         faults.append("a traceback is on the screen")
