@@ -103,8 +103,17 @@ def needed_bytes(source: Source, storage: Storage) -> int:
         UserError: one of these cannot be read.
     """
     rows = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLED).astype(np.int64))
-    sizes = [_stored(source, storage, row).nbytes for row in rows.tolist()]
+    sizes = [stored(source, storage, row).nbytes for row in rows.tolist()]
     return math.ceil(sum(sizes) / len(sizes) * len(source))
+
+
+def stored(source: Source, storage: Storage, row: int) -> np.ndarray:
+    """Return an example as it is kept.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return read(source, row, lambda raw, rng: storage.read(raw)).inputs
 
 
 def _write(
@@ -123,13 +132,9 @@ def _write(
     threads = num_cores()
     with signals.pool(threads) as pool:
         for rows in np.array_split(np.arange(len(source)), math.ceil(len(source) / (threads * AHEAD))):
-            for values in pool.map(partial(_stored, source, storage), rows.tolist()):
+            for values in pool.map(partial(stored, source, storage), rows.tolist()):
                 writer.append("values", values.reshape(-1))
                 writer.append("shapes", np.array([values.shape], np.int32))
-
-
-def _stored(source: Source, storage: Storage, row: int) -> np.ndarray:
-    return read(source, row, lambda raw, rng: storage.read(raw)).inputs
 
 
 def _key(source: Source, storage: Storage) -> str:

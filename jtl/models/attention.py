@@ -4,20 +4,17 @@ The softmax is float32 in any compute dtype.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from jtl.errors import UserError
-from jtl.models.dense_attention import attend
+from jtl.models.dense_attention import Heads, Sources, attend
 
 AUTO, XLA, CUDNN = "auto", "xla", "cudnn"
 IMPLEMENTATIONS = (AUTO, XLA, CUDNN)
-Heads: TypeAlias = Float[Array, "batch tokens heads head_dim"]
-Sources: TypeAlias = Float[Array, "batch sources heads head_dim"]
 # What cuDNN's fused kernels take on all GPUs that have them (jax 0.10.2, `jax.nn.dot_product_attention`).
 MAX_HEAD_DIM, HEAD_DIM_FACTOR, LEAST_CAPABILITY = 128, 8, 8.0
 
@@ -34,8 +31,8 @@ def attention(
 ) -> Heads:
     """Return what each query gathers from the sources.
 
-    Where `mask` is False stands padding, whose share is exactly zero. `drop` acts on the weights; without it
-    no weights need to be kept. `implementation` is `model.attention`.
+    `implementation` is `model.attention`: cuDNN's kernels where they take these, else `dense_attention`; the
+    other arguments are as it has them.
 
     Raises:
         UserError: cuDNN is asked for, and does not take these.

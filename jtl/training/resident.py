@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jtl import memory, rng
 from jtl.data import Source
-from jtl.data.contract import read
+from jtl.data.cache import stored
 from jtl.inputs.contract import Storage
 from jtl.training import sharding
 from jtl.training.step import Batch
@@ -38,7 +38,7 @@ def resident(source: Source, storage: Storage, *, batch_size: int, seed: int, me
         UserError: an example cannot be read.
     """
     assert storage.pack is not None, "kinds whose examples are kept can lay them out"
-    examples = [_kept(source, storage, row) for row in range(len(source))]
+    examples = [stored(source, storage, row) for row in range(len(source))]
     host, vary = storage.pack(examples)
     whole, cut = NamedSharding(mesh, PartitionSpec()), sharding.of_batch(mesh)
     arrays = jax.device_put(host, whole)
@@ -52,7 +52,3 @@ def resident(source: Source, storage: Storage, *, batch_size: int, seed: int, me
 def room_bytes(share: float) -> int:
     """Return how many bytes of examples may lie on each device."""
     return int(share * memory.device_bytes() / jax.local_device_count())
-
-
-def _kept(source: Source, storage: Storage, row: int) -> np.ndarray:
-    return read(source, row, lambda raw, rng: storage.read(raw)).inputs

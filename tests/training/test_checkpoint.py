@@ -1,4 +1,3 @@
-import gc
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -16,23 +15,10 @@ from jtl.training.checkpoint_faults import Damage
 from jtl.training.state import State
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _freeze_what_other_tests_left() -> Iterator[None]:
-    """Spare each collection below the second or two that looking through all older objects takes."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def _collect_unawaited_coroutines() -> Iterator[None]:
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 
 def _state(step: int) -> State:
