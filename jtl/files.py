@@ -50,6 +50,9 @@ def replace_text(path: Path, text: str) -> None:
 def remove_parts(folder: Path) -> None:
     """Remove what killed processes were writing into a folder; only its owner may."""
     for part in folder.glob(PART.format(name="*", mark="*")):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+            continue
         with suppress(OSError):
             part.unlink()
 
@@ -86,8 +89,8 @@ def expanded(path: str) -> str:
     found = os.path.expanduser(path)
     if found == path and path.partition("/")[0] == "~":
         raise UserError(
-            f"{path!r} begins with the home folder, which nothing names; set HOME (or JTL_CACHE for what is "
-            f"fetched), or give the whole path"
+            f"{path!r} begins with the home folder, which nothing names; set HOME (or JTL_CACHE and "
+            f"HF_HOME for what is fetched), or give the whole path"
         )
     return found
 

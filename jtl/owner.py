@@ -48,7 +48,7 @@ def owned(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         return
     try:
         if lock is not None:
-            files.remove_parts(folder)
+            _remove_parts(folder)
         yield
     finally:
         if lock is not None:
@@ -96,6 +96,15 @@ def _locked(folder: Path, say: Callable[[str], None]) -> IO[bytes] | None:
     file.truncate(0)
     file.write(json.dumps(_ourselves()).encode())
     return file
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what a killed owner was writing, into the folders of a run's splits too."""
+    files.remove_parts(folder)
+    for below in folder.iterdir():
+        # One with an owner of its own, a run of a comparison, is for that owner.
+        if below.is_dir() and not below.is_symlink() and not (below / NAME).exists():
+            files.remove_parts(below)
 
 
 def _check_ours(file: IO[bytes], folder: Path) -> None:

@@ -95,6 +95,20 @@ def test_what_a_killed_process_left_is_taken_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_it_left_in_the_folder_of_a_split_goes_and_what_another_owner_writes_stays(tmp_path: Path) -> None:
+    part = ".predictions.parquet.7-ab.part"
+    for name in ("val", "other_run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / part).write_text("half")
+    (tmp_path / "other_run" / owner.NAME).write_text("{}")
+    (tmp_path / ".model.7-cd.part").mkdir()
+    (tmp_path / ".model.7-cd.part" / "half").write_text("half")
+    with owner.owned(tmp_path, _say):
+        assert not (tmp_path / ".model.7-cd.part").exists()
+        assert not (tmp_path / "val" / part).exists()
+        assert (tmp_path / "other_run" / part).exists()
+
+
 def test_file_system_without_locks_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
