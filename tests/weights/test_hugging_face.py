@@ -252,6 +252,15 @@ def test_offline_with_a_filled_cache_asks_nobody(
     assert hugging_face.requests == []
 
 
+def test_home_folder_that_nothing_names_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(
+        UserError, match=r"begins with the home folder, which nothing names; set HOME .*HF_HOME"
+    ):
+        hub.resolve("hf://org/name", Config())
+
+
 def test_hub_that_is_away_leaves_the_cache_of_use(
     hugging_face: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ class _Found(NamedTuple):
 # One command resolves its weights up to four times: asking once keeps it to one commit of the branch, and
 # waits once for a hub that is away. A process that lives on keeps that commit; what fails is not remembered.
 @lru_cache(MAX_REMEMBERED)
-def _found(rest: str, cache: Path | None, endpoint: str, is_offline: bool) -> _Found:
+def _found(rest: str, cache: Path, endpoint: str, is_offline: bool) -> _Found:
     """Return where a spec's files are, asking the hub of `endpoint` unless `is_offline`."""
     match = SPEC.fullmatch(rest)
     if match is None:
@@ -121,7 +121,7 @@ def _surroundings() -> tuple[str, bool]:
     return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT, constants.HF_HUB_OFFLINE
 
 
-def _fetch(rest: str, repo: str, cache: Path | None, endpoint: str) -> Fetch:
+def _fetch(rest: str, repo: str, cache: Path, endpoint: str) -> Fetch:
     """Return the function that gives the cached path of a revision's file."""
     from huggingface_hub import errors, hf_hub_download
 
@@ -181,14 +181,14 @@ def _status_of(error: BaseException) -> int:
     return 0 if response is None else response.status_code
 
 
-def _is_settled(repo: str, commit: str, name: str, cache: Path | None) -> bool:
+def _is_settled(repo: str, commit: str, name: str, cache: Path) -> bool:
     """Return whether the cache has a commit's file, or the hub's word that the commit has none; both stay."""
     from huggingface_hub import try_to_load_from_cache
 
     return try_to_load_from_cache(repo, name, cache_dir=cache, revision=commit) is not None
 
 
-def _cached(repo: str, revision: str, name: str, cache: Path | None) -> Path:
+def _cached(repo: str, revision: str, name: str, cache: Path) -> Path:
     """Return the path of a file in the cache; nobody is asked."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -198,9 +198,14 @@ def _cached(repo: str, revision: str, name: str, cache: Path | None) -> Path:
     return Path(found)
 
 
-def _cache_dir(settings: Config) -> Path | None:
-    """Return the folder of the client's cache; None for the client's own."""
-    return Path(expanded(settings.cache_dir)) / "hub" if settings.cache_dir else None
+def _cache_dir(settings: Config) -> Path:
+    """Return the folder of the client's cache: its own where the settings name none."""
+    from huggingface_hub import constants
+
+    if settings.cache_dir:
+        return Path(expanded(settings.cache_dir)) / "hub"
+    # The client leaves a `~` that nothing names as it is, and ends in a RuntimeError when it comes to use it.
+    return Path(expanded(constants.HF_HUB_CACHE))
 
 
 def _shards(path: Path, name: str, fetch: Callable[[str], Path]) -> tuple[Path, ...]:
