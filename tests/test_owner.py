@@ -95,7 +95,9 @@ def test_what_a_killed_process_left_is_taken_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_it_left_in_the_folder_of_a_split_goes_and_what_another_owner_writes_stays(tmp_path: Path) -> None:
+def test_what_it_left_in_the_folder_of_a_split_goes_and_what_another_owner_writes_stays(
+    tmp_path: Path,
+) -> None:
     part = ".predictions.parquet.7-ab.part"
     for name in ("val", "other_run"):
         (tmp_path / name).mkdir()

@@ -55,7 +55,7 @@ def _trial(
     folder.mkdir(parents=True)
     if not is_new:
         shutil.copytree(half(setup, kind), folder / "run", symlinks=True)
-    started = _started(setup, kind, folder, count, rng)
+    started = _started(setup, kind, folder, (count, ours.clock.summed), rng)
     ended = _all_but_one(started)
     owners = [each for each in started if each.process.poll() is None]
     faults, found = [], {"kind": kind, "num_processes": count, "refused": [_shown(each) for each in ended]}
@@ -90,10 +90,16 @@ def half(setup: Setup, kind: str) -> Path:
     return folder
 
 
-def _started(setup: Setup, kind: str, folder: Path, count: int, rng: random.Random) -> list[Started]:
-    """Start the processes at once, or some processor seconds of the first apart."""
+def _started(
+    setup: Setup, kind: str, folder: Path, of: tuple[int, float], rng: random.Random
+) -> list[Started]:
+    """Start so many processes at once, or some processor seconds of the first apart.
+
+    The last of three starts before four tenths of those of a whole run, in which no half-finished one ends.
+    """
     found: list[Started] = []
-    apart = rng.choice((0.0, rng.uniform(0, 4)))
+    count, whole = of
+    apart = rng.choice((0.0, rng.uniform(0, whole / 5)))
     for place in range(count):
         if found:
             moments.reach(found[0], Moment("apart", moments.after(apart * place)), WAIT_SECONDS)
