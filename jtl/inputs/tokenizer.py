@@ -1,13 +1,14 @@
 """The file of a tokenizer (`tokenizer.json`), opened by the library tokenizers once a process."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jtl.errors import UserError, reading
+from jtl.errors import UserError, nearest, reading, shortened
 
 NAME = "tokenizer.json"
 SETTING = "--config.preprocess.tokenizer=PATH"
@@ -75,6 +76,7 @@ def _opened(path: str, sha256: str, max_tokens: int, mask_token: str) -> Tokeniz
         tokenizer = tokenizers.Tokenizer.from_str(content.decode())
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        _check_template(tokenizer, what)
         _cut(tokenizer, max_tokens, path)
         vocabulary = tokenizer.get_vocab()
         added = tokenizer.get_added_tokens_decoder()
@@ -99,6 +101,25 @@ def _opened(path: str, sha256: str, max_tokens: int, mask_token: str) -> Tokeniz
         mask_id=mask_id,
         pad_id=_first_of(PADS, vocabulary, 0),
     )
+
+
+def _check_template(tokenizer: Any, what: str) -> None:
+    """Refuse a template with a special token that the file does not describe.
+
+    The library finds that out when a text is encoded, and then writes its stack over the screen.
+    """
+    if tokenizer.post_processor is None:
+        return
+    whole = json.loads(tokenizer.post_processor.__getstate__())
+    for processor in (whole, *whole.get("processors", ())):
+        described = processor.get("special_tokens", {})
+        for piece in (*processor.get("single", ()), *processor.get("pair", ())):
+            name = piece.get("SpecialToken", {}).get("id")
+            if name is not None and name not in described:
+                raise UserError(
+                    f"{what} is damaged: its template has the token {shortened(name)!r}, expected one of its "
+                    f"special_tokens: {nearest(name, described)}; get it again"
+                )
 
 
 def _cut(tokenizer: Any, max_tokens: int, path: str) -> None:
