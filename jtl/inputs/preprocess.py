@@ -1,12 +1,15 @@
 """How an image becomes a model's input; travels with the weights to evaluation, export and serving."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from jtl.errors import UserError, nearest, shown
-from jtl.ranges import Number, Positive, Range, check
+from jtl.ranges import NotNegative, Number, Positive, Range, check
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+Side: TypeAlias = Annotated[int, Range(1, 2**16)]
+SideOr0: TypeAlias = Annotated[int, Range(0, 2**16)]
+Grey: TypeAlias = Annotated[int, Range(0, 255)]
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,17 @@ class Preprocess:
     seen yet); transparent pixels are laid on the grey `background`, 0 to 255 (None: alpha is dropped).
     """
 
-    image_px: tuple[int, int] = (224, 224)
-    resize_px: int = 256
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_px: tuple[Side, Side] = (224, 224)
+    resize_px: SideOr0 = 256
+    mean: tuple[Number, ...] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
     is_squashed: bool = False
-    white_level: float = 0.0
-    background: int | None = None
+    white_level: NotNegative = 0.0
+    background: Grey | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     @property
     def num_channels(self) -> int:
@@ -79,20 +85,15 @@ class Preprocess:
 class Changes:
     """Where the pre-processing differs from what the weights bring; None and () mean "as the weights say"."""
 
-    resize_px: Annotated[int, Range(0, 2**16)] | None = None
+    resize_px: SideOr0 | None = None
     mean: tuple[Number, ...] = ()
     std: tuple[Positive, ...] = ()
     interpolation: str | None = None
     white_level: Positive | None = None
-    background: Annotated[int, Range(0, 255)] | None = None
+    background: Grey | None = None
 
     def __post_init__(self) -> None:
-        check(self, "preprocess")
-        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
-            known = nearest(self.interpolation, INTERPOLATIONS)
-            raise UserError(
-                f"preprocess.interpolation is {shown(self.interpolation)}; expected one of {known}"
-            )
+        _check(self)
 
 
 def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Preprocess:
@@ -103,15 +104,31 @@ def settled(own: Preprocess, brought: Preprocess | None, changes: Changes) -> Pr
     """
     base = own if brought is None else brought.at(own.image_px)
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
-    preprocess = replace(base, **given)
-    if not len(preprocess.mean) == len(preprocess.std) == own.num_channels:
+    mean, std = changes.mean or base.mean, changes.std or base.std
+    if not len(mean) == len(std) == own.num_channels:
         raise UserError(
-            f"preprocess.mean {preprocess.mean} and preprocess.std {preprocess.std} need "
-            f"{own.num_channels} values each, one per image channel"
+            f"preprocess.mean {mean} and preprocess.std {std} need {own.num_channels} values each, one per "
+            f"image channel"
         )
+    preprocess = replace(base, **given)
     if 0 < preprocess.resize_px < min(preprocess.image_px):
         raise UserError(
             f"preprocess.resize_px is {preprocess.resize_px}, expected 0 or at least the shorter side of the "
             f"crop, {preprocess.image_px}"
         )
     return preprocess
+
+
+def _check(preprocess: Preprocess | Changes) -> None:
+    """Refuse values that no pre-processing has, wherever they were read."""
+    check(preprocess, "preprocess")
+    if preprocess.interpolation is not None and preprocess.interpolation not in INTERPOLATIONS:
+        known = nearest(preprocess.interpolation, INTERPOLATIONS)
+        raise UserError(
+            f"preprocess.interpolation is {shown(preprocess.interpolation)}; expected one of {known}"
+        )
+    if isinstance(preprocess, Preprocess) and not 0 < len(preprocess.mean) == len(preprocess.std):
+        raise UserError(
+            f"preprocess.mean has {len(preprocess.mean)} values and preprocess.std {len(preprocess.std)}; "
+            f"expected as many, one per image channel"
+        )

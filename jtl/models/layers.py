@@ -100,7 +100,7 @@ def fill(
     """Return the config with what is unset taken from its size, or from the defaults where that has none.
 
     Unset is None where that is a field's default: False and 0 mean something there. Of all other fields it
-    is 0 or empty.
+    is 0 (of pixels, in both directions) or empty.
     """
     unset = {each.name for each in fields(config) if _is_unset(getattr(config, each.name), each.default)}
     values = {**defaults, **sizes[config.size]}
@@ -108,7 +108,9 @@ def fill(
 
 
 def _is_unset(value: Any, default: Any) -> bool:
-    return value is None if default is None else not value
+    if default is None:
+        return value is None
+    return not any(value) if isinstance(value, tuple) else not value
 
 
 def as_now_written(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,11 @@ def test_explicit_fields_override_the_sizes() -> None:
     assert (full.dim, full.depth, full.image_px, full.patch_px) == (384, 3, (384, 384), (16, 16))
 
 
+def test_pixels_that_are_0_in_both_directions_are_the_sizes_own() -> None:
+    full = vit.resolve(vit.Config(size="s16", image_px=(0, 0), patch_px=(0, 0)))
+    assert (full.image_px, full.patch_px) == ((224, 224), (16, 16))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
