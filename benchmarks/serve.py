@@ -172,7 +172,7 @@ def stop(run: str, raws: Sequence[bytes]) -> dict[str, Any]:
     outcomes, codes = Counter[str](), []
     for _ in range(STOPS):
         with started(run) as server:
-            outcomes.update(asyncio.run(_until_stopped(server, raws)))
+            outcomes.update(asyncio.run(until_stopped(server, raws)))
             codes.append(server.process.wait(60))
     is_good = not outcomes["lost"] and set(codes) == {0}
     return {
@@ -259,7 +259,9 @@ async def _malformed(
     return found
 
 
-async def _until_stopped(server: Server, raws: Sequence[bytes]) -> Counter[str]:
+async def until_stopped(
+    server: Server, raws: Sequence[bytes], seconds: float = SECONDS_UNDER_LOAD
+) -> Counter[str]:
     """Ask without pause by many clients, stop the server meanwhile, and count what became of each request."""
     outcomes = Counter[str]()
 
@@ -283,7 +285,7 @@ async def _until_stopped(server: Server, raws: Sequence[bytes]) -> Counter[str]:
                 connection = None
 
     async def ask_to_stop() -> None:
-        await asyncio.sleep(SECONDS_UNDER_LOAD)
+        await asyncio.sleep(seconds)
         server.process.send_signal(signal.SIGTERM)
 
     await asyncio.gather(ask_to_stop(), *(client(number) for number in range(NUM_CLIENTS)))
