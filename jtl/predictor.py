@@ -311,6 +311,17 @@ def stepped(
     yield from evaluate.ahead(begin, batches, num_ahead=1)
 
 
+def ranked(values: np.ndarray, label_names: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Return the `top` classes by probability; without class names, the values in their order.
+
+    >>> ranked(np.array([0.1, 0.7, 0.2]), ("ant", "bee", "cow"), 1)
+    [{'label': 'bee', 'index': 1, 'value': 0.7}]
+    """
+    order = np.argsort(-values, kind="stable")[:top] if label_names else range(len(values))
+    names = label_names or [f"value{index}" for index in range(len(values))]
+    return [{"label": names[index], "index": int(index), "value": float(values[index])} for index in order]
+
+
 def shapes(predictor: Predictor) -> Outputs:
     """Return shapes and dtypes of all outputs for one example."""
     return output_shapes(predictor.model, predictor.values["params"], predictor.values["model_state"])

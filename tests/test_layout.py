@@ -32,6 +32,7 @@ ORDER = (
     ("predictor",),
     # What is made of a model and what is seen in one: rooms, as `jtl serve` and reports stand on them too.
     ("export", "explain"),
+    ("serve",),
     ("verbs",),
     ("cli",),
     ("main", "__main__"),
@@ -235,7 +236,7 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf")
+    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf", "serve")
     extras = (project["optional-dependencies"][name] for name in shipped)
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]
@@ -347,7 +348,8 @@ def commands(text: str) -> dict[str, set[str]]:
 
 
 DOCUMENTS = tuple(
-    f"docs/{name}.md" for name in ("evaluate", "explain", "export", "faults", "frozen", "report", "speed")
+    f"docs/{name}.md"
+    for name in ("evaluate", "explain", "export", "faults", "frozen", "report", "serve", "speed")
 )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from jtl import files
 from jtl.errors import UserError
 from jtl.export import TARGETS, graph
+from jtl.export.contract import Target
 from jtl.predictor import Predictor
 
 
@@ -18,10 +19,23 @@ def open_folder(folder: str) -> Predictor:
         UserError: it is none, or is damaged, or what it needs to run is missing.
     """
     path = Path(folder)
+    return _target(path).open(path)
+
+
+def is_program(folder: str) -> bool:
+    """Return whether the folder is a program, which predicts and cannot be looked into.
+
+    Raises:
+        UserError: it is no artefact, or is damaged.
+    """
+    return _target(Path(folder)).is_graph
+
+
+def _target(path: Path) -> Target:
     record = graph.check_record(path)
     to = record.get("to", files.TEXT)
     if to not in TARGETS:
         raise record.wrong(f"to is {to!r}; expected one of {', '.join(TARGETS)}")
     if not isinstance(record.values.get("compared"), dict):
-        raise UserError(f"{folder!r} was not written to its end; export it again")
-    return TARGETS[to].open(path)
+        raise UserError(f"{str(path)!r} was not written to its end; export it again")
+    return TARGETS[to]

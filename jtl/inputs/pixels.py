@@ -39,6 +39,7 @@ _REDUCED = 1
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC = 254, 262
 # EXIF's orientation, and the first of its values that turn a picture by a quarter.
 _ORIENTATION, _ON_ITS_SIDE = 274, 5
+_EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif")
 
 
 class Facts(NamedTuple):
@@ -118,14 +119,19 @@ def examine(data: bytes) -> Facts:
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Return (width, height) of an image file's first picture, turned upright; no pixel is decoded.
+    """Return (width, height) of an image file's first picture, turned upright.
+
+    No pixel is decoded, but those of a PNG with EXIF.
 
     Raises:
         Unreadable: the bytes are of another format, or over `MAX_PIXELS`.
     """
     with _opened(data) as opened:
         width, height = opened.size
-        return (height, width) if opened.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE else (width, height)
+        # Pillow decodes a PNG to look for what may stand behind its pixels.
+        may_turn = opened.format != "PNG" or any(mark in data for mark in _EXIF_OF_PNG)
+        is_turned = may_turn and opened.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE
+        return (height, width) if is_turned else (width, height)
 
 
 def checked(raw: Any) -> np.ndarray:

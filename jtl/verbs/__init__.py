@@ -1,6 +1,6 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import estimate, evaluate, explain, export, features, predict, report, train, weights
+from jtl.verbs import estimate, evaluate, explain, export, features, predict, report, serve, train, weights
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
@@ -15,6 +15,7 @@ VERBS: dict[str, Verb] = {
     "report": report.VERB,
     "features": features.VERB,
     "export": export.VERB,
+    "serve": serve.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,
     "bench": bench.VERB,

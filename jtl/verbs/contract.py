@@ -42,7 +42,9 @@ def add_verbs(parser: argparse.ArgumentParser, dest: str, verbs: Mapping[str, Ve
             _add_output(sub)
 
 
-def add_model(parser: argparse.ArgumentParser, *, has_artefact: bool = False) -> None:
+def add_model(
+    parser: argparse.ArgumentParser, *, has_artefact: bool = False, has_batch_size: bool = True
+) -> None:
     """Add the arguments that name a model: `run`, `weights` or perhaps `artefact`, the others ""."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", default="", metavar="FOLDER", help="a run folder of jtl train")
@@ -54,7 +56,8 @@ def add_model(parser: argparse.ArgumentParser, *, has_artefact: bool = False) ->
     )
     if has_artefact:
         model.add_argument("--artefact", default="", metavar="FOLDER", help="what jtl export wrote")
-    add_batch_size(parser)
+    if has_batch_size:
+        add_batch_size(parser)
 
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, nearest
 from jtl.verbs import predict
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
+from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, say_next, show
 
 if TYPE_CHECKING:
     import jtl.data
@@ -146,6 +146,10 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         overrides=overrides,
     )
     show(args, result)
+    say_next(
+        ["jtl", "predict", "--artefact", args.out, "FILES"],
+        ["jtl", "serve", "--artefact", args.out],
+    )
     return 0
 
 

@@ -22,8 +22,6 @@ from jtl.verbs.contract import (
 )
 
 if TYPE_CHECKING:
-    import numpy
-
     import jtl.data
     import jtl.inputs
     import jtl.predictor
@@ -78,15 +76,13 @@ def run(
     from jtl import predictor
     from jtl.data import tell
     from jtl.report.tables import aligned
-    from jtl.tasks import TASKS
-    from jtl.tasks.contract import NO_LABELS
     from jtl.training import build, config
 
     check_at_least("--top", top)
     check_at_least("--batch-size", batch_size)
     if out:
         written.check_writable(out, written.WRITERS)
-    ready = _of_artefact(artefact, classes, overrides) if artefact else None
+    ready = of_artefact(artefact, classes, overrides) if artefact else None
     if ready is not None:
         found = predictor.Trained(ready.settings, ready.stats)
     else:
@@ -94,11 +90,7 @@ def run(
     given = [path for path in inputs if tell.is_set(path)]
     settings = build.with_data(found.settings, given[0]) if given else found.settings
     settings = config.with_overrides(settings, overrides)
-    if TASKS[settings.task.name].label_kind == NO_LABELS:
-        raise UserError(
-            f"{run_folder!r} was trained by task {settings.task.name!r}, which has no labels to predict; "
-            f"train on labels from there: --config.model.weights={run_folder}"
-        )
+    check_labels(settings, run_folder)
     kind = config.input_of(settings.model)
     given_sources = sources(settings, inputs, texts)
     opened = ready or predictor.open(found._replace(settings=settings))
@@ -129,10 +121,24 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     check_readable(result)
-    model = ["--run", args.run] if args.run else ["--weights", args.weights]
+    given = {"--run": args.run, "--weights": args.weights, "--artefact": args.artefact}
+    model = next([flag, value] for flag, value in given.items() if value)
     out = [] if args.out else [["jtl", "predict", *model, *args.inputs[:1], "--out", "predictions.csv"]]
-    say_next(*out, ["jtl", "evaluate", *model, "--data", "LABELLED_DATA"])
+    measure = [] if args.artefact else [["jtl", "evaluate", *model, "--data", "LABELLED_DATA"]]
+    say_next(*out, *measure, ["jtl", "serve", *model])
     return 0
+
+
+def check_labels(settings: "jtl.training.config.Config", run_folder: str) -> None:
+    """Raise UserError for a model of a task that predicts nothing."""
+    from jtl.tasks import TASKS
+    from jtl.tasks.contract import NO_LABELS
+
+    if TASKS[settings.task.name].label_kind == NO_LABELS:
+        raise UserError(
+            f"{run_folder!r} was trained by task {settings.task.name!r}, which has no labels to predict; "
+            f"train on labels from there: --config.model.weights={run_folder}"
+        )
 
 
 def check_readable(result: dict[str, Any]) -> None:
@@ -142,20 +148,6 @@ def check_readable(result: dict[str, Any]) -> None:
         raise UserError(
             f"{len(faults)} of {len(rows)} {unit} cannot be read (the others are predicted): {faults[0]}"
         )
-
-
-def ranked(values: "numpy.ndarray", label_names: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """Return the `top` classes by probability; without class names, the values in their order.
-
-    >>> import numpy as np
-    >>> ranked(np.array([0.1, 0.7, 0.2]), ("ant", "bee", "cow"), 1)
-    [{'label': 'bee', 'index': 1, 'value': 0.7}]
-    """
-    import numpy as np
-
-    order = np.argsort(-values, kind="stable")[:top] if label_names else range(len(values))
-    names = label_names or [f"value{index}" for index in range(len(values))]
-    return [{"label": names[index], "index": int(index), "value": float(values[index])} for index in order]
 
 
 def class_names(text: str) -> tuple[str, ...]:
@@ -266,7 +258,10 @@ def _rows(
                 if batch["fault"][row]:
                     yield {**named, "error": str(batch["fault"][row])}
                 else:
-                    yield {**named, "predictions": ranked(values[row], opened.stats.label_names, top)}
+                    yield {
+                        **named,
+                        "predictions": predictor.ranked(values[row], opened.stats.label_names, top),
+                    }
 
 
 def columns(sources: "Sequence[jtl.data.Source]") -> list[str]:
@@ -291,7 +286,12 @@ def _text(source: "jtl.data.Source", index: int) -> dict[str, str]:
     return {**dict(zip(("text", "text_pair"), texts, strict=False)), "source": source.describe(index)}
 
 
-def _of_artefact(artefact: str, classes: str, overrides: Overrides) -> "jtl.predictor.Predictor":
+def of_artefact(artefact: str, classes: str, overrides: Overrides) -> "jtl.predictor.Predictor":
+    """Return the model of a folder that `jtl export` wrote.
+
+    Raises:
+        UserError: it is none, or is damaged, or something is to be changed that it has settled.
+    """
     from jtl.export import artefact as artefacts
 
     if classes:

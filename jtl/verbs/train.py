@@ -143,6 +143,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     say_next(
         ["jtl", "predict", "--run", str(folder), "FILES"],
         ["jtl", "evaluate", "--run", str(folder), "--data", "DATA"],
+        ["jtl", "serve", "--run", str(folder)],
         page=str(folder / "report.html"),
     )
     return 0

@@ -291,3 +291,14 @@ def test_a_reduced_jpeg_keeps_the_sides_it_was_asked_for() -> None:
     assert decode(data, min_px=201).shape == (400, 600, 3)
     full = np.asarray(Image.fromarray(decode(data)).resize((300, 200), Image.Resampling.BOX)).astype(int)
     assert np.abs(decode(data, min_px=150) - full).mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_size_is_upright_and_asks_for_no_pixels(kind: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    picture = Image.fromarray(smooth(40, 60))
+    turned = encoded(picture, kind, exif=exif)
+    assert (decoding.size_of(encoded(picture, kind)), decoding.size_of(turned)) == ((60, 40), (40, 60))
+    # All but the last of its pixels.
+    assert decoding.size_of(encoded(picture, kind)[:-200]) == (60, 40)
