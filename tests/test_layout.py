@@ -29,7 +29,7 @@ ORDER = (
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
     ("training",),
-    ("predictor",),
+    ("predictor", "ranking"),
     # What is made of a model and what is seen in one: rooms, as `jtl serve` and reports stand on them too.
     ("export", "explain"),
     ("verbs",),
