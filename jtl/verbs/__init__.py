@@ -5,6 +5,7 @@ from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
 from jtl.verbs.fuse import fuse
+from jtl.verbs.rank import rank
 
 VERBS: dict[str, Verb] = {
     "train": train.VERB,
@@ -14,6 +15,7 @@ VERBS: dict[str, Verb] = {
     "explain": explain.VERB,
     "report": report.VERB,
     "features": features.VERB,
+    "rank": rank.VERB,
     "export": export.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,
