@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jtl.ranking import h_score, leep, log_me, logistic, neighbours, nleep, parc, ridge, sfda
+from jtl.ranking import h_score, leep, log_me, logistic, nearest_mean, neighbours, nleep, parc, ridge, sfda
 from jtl.ranking.contract import CLASS, PROBABILITIES, REGRESSION, Score
 
 SCORES: dict[str, Score] = {
@@ -26,4 +26,10 @@ HELD_OUT: dict[str, Mapping[str, Callable[[Any, Any, Any], Any]]] = {
 OF_LAYERS: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     CLASS: ridge.classified,
     REGRESSION: ridge.predicted,
+}
+
+# What few labels of an episode are fitted by: (features, labels, others, mean of base classes or None).
+FEW_SHOT: Mapping[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "nearest_mean": nearest_mean.classified,
+    "probe": logistic.of_few,
 }

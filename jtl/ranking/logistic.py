@@ -7,11 +7,13 @@ import optax
 from jaxtyping import Float, Int
 
 from jtl.ranking.contract import Features, one_hot
+from jtl.ranking.nearest_mean import unit
 from jtl.strategies.contract import Solver
 from jtl.training import solve
 
 # For features of mean square 1, so that they mean the same for all models.
 SOLVER = Solver((1.0, 10.0, 100.0, 1000.0), 3)
+OF_FEW = Solver((1.0,), 2)
 
 
 def classified(
@@ -27,6 +29,23 @@ def classified(
         (features - mean) / scale, jnp.asarray(labels), folds, _loss, int(labels.max()) + 1, SOLVER
     )
     return ((others - mean) / scale @ found.kernel + found.bias[None]).argmax(axis=1)
+
+
+def of_few(
+    features: Features,
+    labels: Int[np.ndarray, " n"],
+    others: Float[np.ndarray, "m d"],
+    centre: Float[np.ndarray, "1 d"] | None = None,
+) -> Int[np.ndarray, " m"]:
+    """Return the most probable class of others, for few labels: features of length 1, strength 1.
+
+    As Tian et al. 2020 have it (their C is 1), which need no centre.
+    """
+    del centre
+    rows = unit(np.asarray(features, np.float64))
+    folds = np.zeros(len(labels), np.int64)
+    found = solve.solved(rows, jnp.asarray(labels), folds, _loss, int(labels.max()) + 1, OF_FEW)
+    return (unit(np.asarray(others, np.float64)) @ found.kernel + found.bias[None]).argmax(axis=1)
 
 
 def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jtl.ranking.contract import Features, one_hot
+from jtl.ranking.nearest_mean import unit
 
 NUM_NEIGHBOURS = 5
 
@@ -31,12 +32,6 @@ def _nearest(
     features: Features, others: Float[np.ndarray, "m d"]
 ) -> tuple[Float[np.ndarray, "m k"], Shaped[np.ndarray, "m k"]]:
     """Return the cosines and the rows of the nearest of each; of equal ones the first rows."""
-    cosines = _unit(others) @ _unit(features).T
+    cosines = unit(np.asarray(others, np.float64)) @ unit(np.asarray(features, np.float64)).T
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :NUM_NEIGHBOURS]
     return np.take_along_axis(cosines, nearest, axis=1), nearest
-
-
-def _unit(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    features = np.asarray(features, np.float64)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(lengths > 0, lengths, 1.0)

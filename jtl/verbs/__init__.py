@@ -1,6 +1,6 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import estimate, evaluate, explain, export, features, predict, report, train, weights
+from jtl.verbs import estimate, evaluate, explain, export, features, few_shot, predict, report, train, weights
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
@@ -16,6 +16,7 @@ VERBS: dict[str, Verb] = {
     "report": report.VERB,
     "features": features.VERB,
     "rank": rank.VERB,
+    "few-shot": few_shot.VERB,
     "export": export.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,
