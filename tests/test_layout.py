@@ -29,7 +29,7 @@ ORDER = (
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
     ("training",),
-    ("predictor",),
+    ("predictor", "ranking"),
     # What is made of a model and what is seen in one: rooms, as `jtl serve` and reports stand on them too.
     ("export", "explain"),
     ("serve",),
@@ -341,7 +341,7 @@ def commands(text: str) -> dict[str, set[str]]:
     """The verbs, make targets and config files that a document tells its reader to use."""
     code = "\n".join("".join(groups) for groups in CODE_IN_DOCUMENT.findall(text))
     return {
-        "verb": set(re.findall(r"(?:^|[\s;&|(])(?:python -m )?jtl ([a-z]+)\b", code)),
+        "verb": set(re.findall(r"(?:^|[\s;&|(])(?:python -m )?jtl ([a-z]+(?:-[a-z]+)*)\b", code)),
         "target": set(re.findall(r"\bmake ([a-z-]+)\b", code)),
         "config": set(re.findall(r"\bconfigs/\w+\.py\b", code)),
     }

@@ -6,6 +6,7 @@ one of each, of numbers ridge regression.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -131,24 +132,15 @@ def _problem(
     features: np.ndarray, targets: Any, loss: Callable[[Any, Any], Any], num_outputs: int
 ) -> Callable[[float, np.ndarray | None], np.ndarray]:
     """Return what minimises for a strength, from a start (None: zeros)."""
-    dim = features.shape[1]
     features, targets = jax.device_put((features, targets))
 
-    @jax.jit
-    def objective(vector: Any, strength: Any) -> Any:
-        def value(vector: Any) -> Any:
-            kernel, bias = _halves(vector, dim, num_outputs)
-            total = jnp.sum(loss(features @ kernel + bias[None], targets))
-            return (total + 0.5 * strength * jnp.sum(jnp.square(kernel))) / len(features)
-
-        return jax.value_and_grad(value)(vector)
-
     def both(vector: np.ndarray, strength: float) -> tuple[float, np.ndarray]:
-        value, gradient = jax.device_get(objective(vector, strength))
+        found = _objective(vector, strength, features, targets, loss=loss, num_outputs=num_outputs)
+        value, gradient = jax.device_get(found)
         return float(value), np.asarray(gradient, np.float64)
 
     def fit(strength: float, start: np.ndarray | None) -> np.ndarray:
-        start = np.zeros((dim + 1) * num_outputs) if start is None else start
+        start = np.zeros((features.shape[1] + 1) * num_outputs) if start is None else start
         options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-13, "maxcor": 20}
         found = scipy.optimize.minimize(
             both, start, args=(strength,), jac=True, method="L-BFGS-B", options=options
@@ -156,6 +148,27 @@ def _problem(
         return found.x
 
     return fit
+
+
+# Compiled once for all problems of the same shapes, such as folds and episodes.
+@partial(jax.jit, static_argnames=("loss", "num_outputs"))
+def _objective(
+    vector: Any,
+    strength: Any,
+    features: Any,
+    targets: Any,
+    *,
+    loss: Callable[[Any, Any], Any],
+    num_outputs: int,
+) -> Any:
+    """Return what is minimised, over the number of examples, and its gradient."""
+
+    def value(vector: Any) -> Any:
+        kernel, bias = _halves(vector, features.shape[1], num_outputs)
+        total = jnp.sum(loss(features @ kernel + bias[None], targets))
+        return (total + 0.5 * strength * jnp.sum(jnp.square(kernel))) / len(features)
+
+    return jax.value_and_grad(value)(vector)
 
 
 def _halves(vector: Any, dim: int, num_outputs: int) -> tuple[Any, Any]:

@@ -1,10 +1,23 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import estimate, evaluate, explain, export, features, predict, report, serve, train, weights
+from jtl.verbs import (
+    estimate,
+    evaluate,
+    explain,
+    export,
+    features,
+    few_shot,
+    predict,
+    report,
+    serve,
+    train,
+    weights,
+)
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
 from jtl.verbs.fuse import fuse
+from jtl.verbs.rank import rank
 
 VERBS: dict[str, Verb] = {
     "train": train.VERB,
@@ -14,6 +27,8 @@ VERBS: dict[str, Verb] = {
     "explain": explain.VERB,
     "report": report.VERB,
     "features": features.VERB,
+    "rank": rank.VERB,
+    "few-shot": few_shot.VERB,
     "export": export.VERB,
     "serve": serve.VERB,
     "fuse": fuse.VERB,

@@ -63,12 +63,12 @@ def run(
     here = memory.device_bytes() // jax.device_count()
     limit = round(memory_gib * GIB) or here
     with tempfile.TemporaryDirectory(prefix="jtl-estimate-", ignore_cleanup_errors=True) as folder:
-        settings, found, notes = _built(settings, Path(folder))
+        settings, found, notes = built(settings, Path(folder))
         result = {
             **record.described(settings),
             "device": f"{num_devices} x {jax.devices()[0].device_kind}",
             "device_bytes": limit,
-            **_needs(found),
+            **needs(found),
             "notes": notes,
         }
         result["fits"] = result["memory"]["total"] <= limit
@@ -133,10 +133,13 @@ def _without_weights(settings: "jtl.training.config.Config") -> "jtl.training.co
     return replace(settings, model=replace(settings.model, weights=NO_WEIGHTS), weights=weights)
 
 
-def _built(
+def built(
     settings: "jtl.training.config.Config", folder: Path
 ) -> tuple["jtl.training.config.Config", Subject, list[str]]:
-    """Return the configuration built without values, and with those of its weights where it cannot be."""
+    """Return the configuration built without values, and with those of its weights where it cannot be.
+
+    Files that stand in for its own lie in `folder`; the lines say what was read after all.
+    """
     from jtl.verbs.bench import stand_in, subject
     from jtl.weights.contract import NO_WEIGHTS
 
@@ -150,7 +153,7 @@ def _built(
         return settings, found, [f"weights were read, since without them: {error}"]
 
 
-def _needs(found: Subject) -> dict[str, Any]:
+def needs(found: Subject) -> dict[str, Any]:
     """Return parameters, bytes and FLOPs of the step, and the least seconds where the peak is known."""
     import jax
 

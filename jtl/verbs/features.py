@@ -195,12 +195,13 @@ def _make_step(
         inputs = opened.input.normalise(inputs, opened.preprocess)
         outputs = step.forward_normalised(opened, values["params"], values["model_state"], inputs)
         found = outputs.intermediates
-        return {name: _pooled(found[name], opened.model, inputs, pool) for name in layers}
+        return {name: pooled(found[name], opened.model, inputs, pool) for name in layers}
 
     return compiled
 
 
-def _pooled(activations: "jax.Array", model: "jtl.models.Model", inputs: Any, how: str) -> "jax.Array":
+def pooled(activations: "jax.Array", model: "jtl.models.Model", inputs: Any, how: str) -> "jax.Array":
+    """Return a layer's output as `--pool` says, float32; for use inside jit."""
     import jax.numpy as jnp
 
     if how == WHOLE:
