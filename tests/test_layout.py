@@ -33,6 +33,7 @@ ORDER = (
     # What is made of a model and what is seen in one: rooms, as `jtl serve` and reports stand on them too.
     ("export", "explain"),
     ("verbs",),
+    ("api",),
     ("cli",),
     ("main", "__main__"),
 )
