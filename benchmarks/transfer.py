@@ -40,14 +40,16 @@ class Fused(NamedTuple):
 class Measured(NamedTuple):
     """One set of runs: `shared` settings, those of each condition, strategy and settings of each variant.
 
-    `{data}` in a setting stands for DATA, `{out}` for OUT. `metric` is what the table has, in percent.
+    `{data}` in a setting stands for DATA, `{out}` for OUT. `metrics` are what the table has, in percent.
+    `by` is the column that decides the comparison ("": its own choice).
     """
 
     shared: Mapping[str, str]
     conditions: Mapping[str, Mapping[str, str]]
     variants: Mapping[str, tuple[str, str]]
     fused: Mapping[str, Fused] = MappingProxyType({})
-    metric: str = "accuracy"
+    metrics: tuple[str, ...] = ("accuracy",)
+    by: str = ""
 
 
 FRACTIONS = {f"{percent}": {"data.train_fraction": str(percent / 100)} for percent in (10, 50, 100)}
@@ -119,11 +121,14 @@ SETS: dict[str, Measured] = {
             "data.name": "arrays",
             "data.path": "{data}/images/pneumoniamnist/pneumoniamnist.npz",
             "model.image_px": "48",
+            # What the comparison is by; measured once, at the end.
+            "train.monitor": "macro_f1",
             **{**SMALL, "train.batch_size": "32", "train.steps": "120", "train.eval_every": "120"},
         },
         {"100": {}},
         IMBALANCE,
-        metric="balanced_accuracy",
+        metrics=("macro_f1", "balanced_accuracy"),
+        by="test",
     ),
     "fashion_mnist": Measured(
         {
@@ -156,6 +161,7 @@ def commands(name: str, out: Path, *, data: str, weights: str, seeds: int) -> It
             *("compare", "--config", "configs/vit_ft.py:ti16", "--out", str(out / name / condition)),
             *(f"--config.{key}={value.format(**places)}" for key, value in settings.items()),
             *("--seeds", str(seeds), *variants),
+            *(("--by", measured.by) if measured.by else ()),
         ]
 
 
@@ -204,20 +210,29 @@ def table(name: str, out: Path) -> str:
     measured = SETS[name]
     found = {
         variant: {
-            condition: finished(out / name / condition / variant, measured.metric)
+            _column(condition, metric, measured): finished(out / name / condition / variant, metric)
             for condition in measured.conditions
+            for metric in measured.metrics
         }
         for variant in (*measured.variants, *measured.fused)
     }
     found = {variant: cells for variant, cells in found.items() if any(cells.values())}
     runs = [each for cells in found.values() for cell in cells.values() for each in cell.values()]
     overall = [which for which in ("last", "selected", "oracle") if any("oracle" in each for each in runs)]
-    header = ["", *measured.conditions, *(f"mean, {which}" for which in overall)]
+    columns = next(iter(found.values()), {})
+    header = ["", *columns, *(f"mean, {which}" for which in overall)]
     lines = [header, ["---"] * len(header)]
     for variant, cells in found.items():
         row = [f"`{variant}`", *(_cell([each["last"] for each in runs.values()]) for runs in cells.values())]
         lines.append([*row, *(_cell(over_conditions(cells, which)) for which in overall)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _column(condition: str, metric: str, measured: Measured) -> str:
+    """Return what a column is called: its condition, or of several metrics under one condition the metric."""
+    if len(measured.metrics) == 1:
+        return condition
+    return metric if len(measured.conditions) == 1 else f"{condition}, {metric}"
 
 
 def over_conditions(cells: Mapping[str, Mapping[str, Mapping[str, float]]], which: str) -> list[float]:

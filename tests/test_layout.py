@@ -34,6 +34,7 @@ ORDER = (
     ("export", "explain"),
     ("serve",),
     ("verbs",),
+    ("api",),
     ("cli",),
     ("main", "__main__"),
 )

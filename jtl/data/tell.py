@@ -36,14 +36,8 @@ def kind_of(path: str) -> str:
         return FILES[suffix]
     if not os.path.isdir(path):
         raise UserError(f"data.path {path!r} is not there; expected a folder or a file of examples")
-    found = tables_in(path)
-    has_folders = any(os.path.isdir(os.path.join(path, name)) for name in os.listdir(path))
-    first = next(iter(found.values()), ("",))[0]
-    if first and ("" not in found or not has_folders or is_metadata(first)):
-        return FILES[os.path.splitext(first)[1].lower()]
-    for suffix in SHARDS:
-        if shards_in(path, suffix):
-            return FILES[suffix]
+    if found := _set_in(path):
+        return found
     counts = Counter(holds for holds in islice(_holds(path), MAX_FILES))
     if not counts:
         suffixes = ", ".join(each for kind in INPUTS.values() for each in kind.suffixes)
@@ -54,8 +48,17 @@ def kind_of(path: str) -> str:
     return FOLDERS[counts.most_common(1)[0][0]]
 
 
-def is_set(path: str) -> bool:
-    """Return whether a file holds many examples, which need no labels: a table or an archive."""
+def is_set(path: str, kind: Input) -> bool:
+    """Return whether a path holds its examples, which need no labels, in tables or archives.
+
+    A file is told by its ending, a folder as `kind_of` tells it. Where examples of the kind lie in a folder
+    as files of their own, it is these that are meant, whatever tables lie beside them.
+
+    Raises:
+        UserError: of a folder's tables or archives two are of one split, or a shard is missing.
+    """
+    if os.path.isdir(path):
+        return not _has_files(path, kind) and bool(_set_in(path))
     return os.path.splitext(path)[1].lower() in (*tables.READERS, *SHARDS)
 
 
@@ -73,6 +76,24 @@ def name_of(path: str, kind: Input) -> str:
     if os.path.exists(path):
         return kind_of(path)
     return FILES.get(os.path.splitext(path)[1].lower(), FOLDERS[kind.holds])
+
+
+def _set_in(folder: str) -> str:
+    """Return the kind of the tables or archives that a folder is full of, "" where there are none."""
+    found = tables_in(folder)
+    has_folders = any(os.path.isdir(os.path.join(folder, name)) for name in os.listdir(folder))
+    first = next(iter(found.values()), ("",))[0]
+    if first and ("" not in found or not has_folders or is_metadata(first)):
+        return FILES[os.path.splitext(first)[1].lower()]
+    return next((FILES[suffix] for suffix in SHARDS if shards_in(folder, suffix)), "")
+
+
+def _has_files(folder: str, kind: Input) -> bool:
+    """Return whether a file below a folder ends or begins as an example of the kind."""
+    return any(
+        not why_not and is_example(os.path.join(folder, relative), kind)
+        for relative, why_not in entries(folder)
+    )
 
 
 def _holds(folder: str) -> Iterator[str]:

@@ -19,6 +19,8 @@ from jtl.predictor import Predictor, Trained, Values
 from jtl.training import step
 
 TOP = -1
+# (values, inputs) → predictions [batch, outputs], the classes explained, their relevance.
+Step = Callable[[Values, Inputs], tuple[Any, Any, Any]]
 
 
 class Explained(NamedTuple):
@@ -86,10 +88,8 @@ def output_of(predictor: Predictor, name: str) -> int:
     raise UserError(f"--class is {name!r}, which is none of the model's {num_outputs} classes; {expected}")
 
 
-def make_step(
-    predictor: Predictor, method: str, output: int = TOP
-) -> Callable[[Values, Inputs], tuple[Any, Any, Any]]:
-    """Return the compiled (values, inputs) → predictions [batch, outputs], classes explained, relevance."""
+def make_step(predictor: Predictor, method: str, output: int = TOP) -> Step:
+    """Return the compiled explanation of a batch, by a method, of one class or of each example's first."""
     task, kind = predictor.task, MODELS[predictor.settings.model.name].input
     assert task is not None, "what is explained has a head"
 
@@ -106,12 +106,10 @@ def make_step(
     return jax.jit(explain_step)
 
 
-def explained(
-    predictor: Predictor, source: Source, batch_size: int, method: str, output: int = TOP
-) -> Iterator[Explained]:
-    """Yield the examples of a source, in its order, explained."""
+def explained(predictor: Predictor, compiled: Step, source: Source, batch_size: int) -> Iterator[Explained]:
+    """Yield the examples of a source, in its order, explained by what `make_step` compiled."""
     batches = predictors.batches(predictor, source, batch_size, marks_unreadable=True)
-    for batch, found in predictors.stepped(predictor, make_step(predictor, method, output), batches):
+    for batch, found in predictors.stepped(predictor, compiled, batches):
         predictions, classes, relevance = (np.asarray(each) for each in found)
         for row in np.flatnonzero(batch["mask"]):
             inputs = jax.tree.map(lambda leaf, row=row: leaf[row], batch["inputs"])

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TextIO
 from jtl.report.tables import terminal_width
 
 REDRAW_SECONDS = 0.2
+# A notebook keeps every state of the line in its file.
+NOTEBOOK_SECONDS, NOTEBOOKS = 1.0, "ipykernel"
 PLAIN_SECONDS = 10.0
 RATE_WINDOW = 50
 ERASE = "\r\x1b[K"
@@ -37,10 +39,10 @@ class Progress(NamedTuple):
 
 
 class Live:
-    """One line that is rewritten on a terminal; elsewhere a line every few seconds, and the last one.
+    """One line that is rewritten on a terminal or in a notebook; elsewhere a line every few seconds.
 
-    It only ever sees numbers that are already on the host, so it cannot make the device wait. `watch` is
-    called with every update.
+    The last state is always shown. It only ever sees numbers that are already on the host, so it cannot make
+    the device wait. `watch` is called with every update.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Live:
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._watch = clock, watch
-        self._is_terminal = self._stream.isatty()
+        is_notebook = type(self._stream).__module__.partition(".")[0] == NOTEBOOKS
+        self._is_terminal = self._stream.isatty() or is_notebook
+        self._seconds = NOTEBOOK_SECONDS if is_notebook else REDRAW_SECONDS
         self._progress: Progress | None = None
         self._parts: dict[str, str] = {}
         self._drawn_at = -float("inf")
@@ -69,7 +73,7 @@ class Live:
         self._updated_at = now
         if self._watch is not None:
             self._watch(self._progress)
-        if now - self._drawn_at >= (REDRAW_SECONDS if self._is_terminal else PLAIN_SECONDS):
+        if now - self._drawn_at >= (self._seconds if self._is_terminal else PLAIN_SECONDS):
             self._draw()
 
     def log(self, text: str) -> None:

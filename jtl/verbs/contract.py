@@ -87,6 +87,23 @@ def of_weights(overrides: Overrides) -> Overrides:
     return overrides
 
 
+def model_words(args: argparse.Namespace) -> list[str]:
+    """Return the words that name the model of `add_model` again, for another command."""
+    flags = ("run", "weights", "artefact")
+    return [word for flag in flags if getattr(args, flag, "") for word in (f"--{flag}", getattr(args, flag))]
+
+
+def override_words(overrides: Overrides, without: str = "") -> list[str]:
+    """Return the settings again, for another command, but those that begin so.
+
+    >>> override_words([("weights.entry", "ema"), ("data.path", "a/")], without="data.")
+    ['--config.weights.entry=ema']
+    """
+    return [
+        f"--config.{name}={value}" for name, value in overrides if not (without and name.startswith(without))
+    ]
+
+
 def show(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """Print the result as the one JSON object of `--json`, if that was asked for."""
     if args.json:

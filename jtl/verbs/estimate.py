@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
 from jtl.verbs.bench.subject import Subject
-from jtl.verbs.contract import Overrides, Verb, show
+from jtl.verbs.contract import Overrides, Verb, override_words, say_next, show
 
 if TYPE_CHECKING:
     import jtl.training.config
@@ -252,7 +252,23 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         overrides=overrides,
     )
     show(args, found)
+    say_next(*_following(args, overrides, found))
     return 0
+
+
+def _following(args: argparse.Namespace, overrides: Overrides, found: dict[str, Any]) -> list[list[str]]:
+    """Return the commands that come next: the measurement of what was estimated, at a batch that fits."""
+    size = "train.batch_size"
+    lengths = ["--length", str(args.length)] if args.length else []
+    batch = found["batch_size"] if found["fits"] else found.get("largest_batch_size", 0)
+    same = ["--config", args.config, *override_words(overrides, without=size)]
+    if not batch:
+        return []
+    measured = ["jtl", "bench", *same, f"--config.{size}={batch}", *lengths]
+    largest = found.get("largest_batch_size", 0)
+    sizes = f"batch_size={batch},{largest}"
+    swept = ["jtl", "bench", *same, *lengths, "--sweep", sizes]
+    return [measured, *([swept] if largest > batch else [])]
 
 
 VERB = Verb("say what a configuration needs of memory and FLOPs, without running it", add_arguments, _command)

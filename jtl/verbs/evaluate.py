@@ -2,15 +2,25 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, nearest
 from jtl.verbs import scoring
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, say_next, show
-from jtl.verbs.predict import class_names
+from jtl.verbs.contract import (
+    BATCH_SIZE,
+    Overrides,
+    Verb,
+    add_model,
+    check_at_least,
+    model_words,
+    override_words,
+    say_next,
+    show,
+)
+from jtl.verbs.given import class_names
 from jtl.verbs.scoring import Asked
 
 if TYPE_CHECKING:
@@ -55,7 +65,7 @@ def run(
     run_folder: str = "",
     weights: str = "",
     is_zero_shot: bool = False,
-    classes: str = "",
+    classes: str | Sequence[str] = "",
     data: str = "",
     split: str = "",
     batch_size: int = BATCH_SIZE,
@@ -66,7 +76,8 @@ def run(
     """Evaluate a run or pretrained weights; print tables to stderr and return one JSON-ready result.
 
     With `is_zero_shot` the head of CLIP or SigLIP weights is made of the data's class names. `classes` are
-    names, as `jtl predict` takes them. `out` is a folder for the numbers, or a file for the predictions.
+    names, or as text what `jtl predict` takes. `out` is a folder for the numbers, or a file for every
+    prediction.
 
     Raises:
         UserError: run, weights, data or labels do not fit together.
@@ -80,10 +91,11 @@ def run(
     scoring.check(asked, out)
     if classes and (run_folder or is_zero_shot):
         raise UserError("--classes names the outputs of --weights; a run, or --zero-shot, has names already")
+    names = class_names(classes) if isinstance(classes, str) else tuple(classes)
     if is_zero_shot:
         trained, splits = _zero_shot(weights, data, overrides)
     else:
-        trained, splits = _with_head(run_folder, weights, data, overrides, classes)
+        trained, splits = _with_head(run_folder, weights, data, overrides, names)
     split = _chosen_split(split, splits)
     checked = preflight.inspect(
         {split: splits[split]}, trained.settings.data, config.input_of(trained.settings.model)
@@ -132,18 +144,29 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         overrides=overrides,
     )
     show(args, result)
-    model = ["--run", args.run] if args.run else ["--weights", args.weights]
-    following = [["jtl", "predict", *model, "FILES"]]
-    if not args.out:
-        following.append(["jtl", "evaluate", *model, "--split", result["split"], "--out", "predictions.csv"])
-    if args.run:
-        following.append(["jtl", "report", args.run])
-    say_next(*following)
+    say_next(*_following(args, overrides, result))
     return 0
 
 
+def _following(args: argparse.Namespace, overrides: Overrides, result: Mapping[str, Any]) -> list[list[str]]:
+    """Return the commands that come next: every prediction to a file, new examples, the run's report."""
+    names = result["label_names"]
+    made = ["--classes", ",".join(names)] if args.zero_shot and not any("," in name for name in names) else []
+    classes = ["--classes", args.classes] if args.classes else made
+    asked = ["--zero-shot"] if args.zero_shot else classes
+    data = ["--data", args.data] if args.data else []
+    model, settings = model_words(args), override_words(overrides)
+    to_file = ["jtl", "evaluate", *model, *asked, *data, "--split", result["split"], *settings]
+    predicted = ["jtl", "predict", *model, *classes, "FILES", *override_words(overrides, "data.")]
+    return [
+        *([] if args.out else [[*to_file, "--out", "predictions.csv"]]),
+        predicted,
+        *([["jtl", "report", args.run]] if args.run else []),
+    ]
+
+
 def _with_head(
-    run_folder: str, weights: str, data: str, overrides: Overrides, classes: str
+    run_folder: str, weights: str, data: str, overrides: Overrides, names: tuple[str, ...]
 ) -> "tuple[jtl.predictor.Trained, dict[str, jtl.data.Source]]":
     """Return a model with the head it has, and the splits of the data, read with its classes."""
     from jtl import predictor
@@ -155,11 +178,11 @@ def _with_head(
         found = predictor.of_run(run_folder)
     else:
         settings = config.weights_of(overrides)
-        found = predictor.of_weights(weights, settings, needs_head=not classes)
-        if classes and not found.stats.label_names:
-            found = predictor.of_classes(weights, class_names(classes), settings)
-        elif classes:
-            found = predictor.with_names(found, class_names(classes))
+        found = predictor.of_weights(weights, settings, needs_head=not names)
+        if names and not found.stats.label_names:
+            found = predictor.of_classes(weights, names, settings)
+        elif names:
+            found = predictor.with_names(found, names)
     if not run_folder and not predictor.has_names(found):
         sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
     settings = build.with_data(found.settings, data) if data else found.settings

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
-from jtl.verbs import predict
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
+from jtl.verbs import given, predict
+from jtl.verbs.contract import (
+    BATCH_SIZE,
+    Overrides,
+    Verb,
+    add_model,
+    check_at_least,
+    model_words,
+    override_words,
+    say_next,
+    show,
+)
 
 if TYPE_CHECKING:
     import jtl.data
@@ -73,22 +83,23 @@ def run(
     from jtl.training import config
 
     check_at_least("--batch-size", batch_size)
-    found = predictor.of_run(run_folder) if run_folder else predict.of_weights(weights, "", overrides)
-    found = found._replace(settings=config.with_overrides(found.settings, overrides))
+    found = given.of_model(run_folder, weights, overrides=overrides)
+    found = found._replace(settings=given.reading(found.settings, inputs, overrides))
     kind = config.input_of(found.settings.model)
     sink = _sink(out, kind.holds)
-    given = predict.sources(found.settings, inputs, texts)
+    sources = given.sources(found.settings, inputs, texts)
     opened = examples.open_model(found)
     chosen = examples.chosen(opened, method)
     output = examples.output_of(opened, class_name)
     how = f"explained by {METHODS[chosen].source}" + ("" if method else " (--method chooses another)")
     notes = [*predictor.described(opened).splitlines(), how]
     sys.stderr.write("\n".join(notes) + "\n")
+    step = examples.make_step(opened, chosen, output)
     rows: list[dict[str, Any]] = []
     with sink(out, opened, METHODS[chosen]) as write:
-        for source in given:
-            for each in examples.explained(opened, source, batch_size, chosen, output):
-                named = predict.NAMED[source.info.holds](source, each.row)
+        for source in sources:
+            for each in examples.explained(opened, step, source, batch_size):
+                named = given.named(source, each.row)
                 row = {**named, "error": each.fault} if each.fault else {**named, **_told(opened, each)}
                 rows.append(row | ({} if each.fault else write(row, each)))
     return {"model": run_folder or weights, "method": chosen, "notes": notes, kind.unit: rows}
@@ -229,7 +240,29 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     predict.check_readable(result)
+    say_next(*_following(args, overrides), page=_looked_at(args, result))
     return 0
+
+
+def _following(args: argparse.Namespace, overrides: Overrides) -> list[list[str]]:
+    """Return the commands that come next: the arrays themselves, and what else can be asked of the model."""
+    model, settings = model_words(args), override_words(overrides)
+    examples = [*args.inputs, *(f"--text={text}" for text in args.text)]
+    examples = examples if len(examples) <= predict.MAX_REPEATED else ["FILES"]
+    is_array = Path(args.out).suffix.lower() == ARRAYS
+    arrays = ["jtl", "explain", *model, *examples, *settings, "--out", f"relevance{ARRAYS}"]
+    return [
+        *([] if is_array else [arrays]),
+        ["jtl", "predict", *model, *examples, *settings],
+        *([["jtl", "report", args.run]] if args.run else []),
+    ]
+
+
+def _looked_at(args: argparse.Namespace, result: dict[str, Any]) -> str:
+    """Return the page or the first picture that was written, "" where none was."""
+    ((_, rows),) = ((name, value) for name, value in result.items() if name not in predict.ABOUT)
+    first = next((row["picture"] for row in rows if "picture" in row), "")
+    return args.out if Path(args.out).suffix.lower() == PAGE else first
 
 
 VERB = Verb("show what of an image or text a class hangs on", add_arguments, _command)

@@ -6,14 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError, nearest
-from jtl.verbs import predict
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, say_next, show
+from jtl.verbs import given
+from jtl.verbs.contract import (
+    BATCH_SIZE,
+    Overrides,
+    Verb,
+    add_model,
+    check_at_least,
+    model_words,
+    override_words,
+    say_next,
+    show,
+)
 
 if TYPE_CHECKING:
     import jtl.data
     import jtl.predictor
 
 NUM_EXAMPLES = 64
+# What hubs take as it is.
+HUB = "hub-folder"
 SPLITS_BY_PREFERENCE = ("val", "test", "train")
 MEBI = 2**20
 # Kernels of one vendor (cuDNN) would be of no use to the others.
@@ -82,7 +94,7 @@ def run(
     write.check_new(Path(out))
     if not run_folder and not data:
         raise UserError("--weights needs --data: examples on which the artefact is compared with the model")
-    found = predictor.of_run(run_folder) if run_folder else predict.of_weights(weights, "", overrides)
+    found = given.of_model(run_folder, weights, overrides=overrides)
     found = found._replace(settings=config.with_overrides(found.settings, overrides))
     source, called = _source(found, data)
     opened = predictor.open(_portable(found))
@@ -117,7 +129,7 @@ def _source(found: "jtl.predictor.Trained", data: str) -> "tuple[jtl.data.Source
 
     settings = found.settings
     kind = config.input_of(settings.model)
-    if data and not tell.is_set(data):
+    if data and not tell.is_set(data, kind):
         source: Any = files.unlabelled([data], kind)
         preflight.check_kind(source, kind)
         return source, Path(data).name
@@ -146,11 +158,20 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         overrides=overrides,
     )
     show(args, result)
-    say_next(
-        ["jtl", "predict", "--artefact", args.out, "FILES"],
-        ["jtl", "serve", "--artefact", args.out],
-    )
+    say_next(*_following(args, overrides), page=str(Path(args.out) / "README.md"))
     return 0
+
+
+def _following(args: argparse.Namespace, overrides: Overrides) -> list[list[str]]:
+    """Return the commands that come next: the artefact used, and one for a hub."""
+    data = ["--data", args.data] if args.data else []
+    same = [*model_words(args), *data, *override_words(overrides)]
+    shared = ["jtl", "export", *same, "--to", HUB, "--out", f"{args.out.rstrip('/')}-{HUB}"]
+    return [
+        ["jtl", "predict", "--artefact", args.out, args.data or "FILES"],
+        ["jtl", "serve", "--artefact", args.out],
+        *([] if args.to == HUB else [shared]),
+    ]
 
 
 VERB = Verb("write a run or weights as what other programs load", add_arguments, _command)

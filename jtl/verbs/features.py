@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from jtl import files
 from jtl.errors import UserError, nearest
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
+from jtl.verbs.contract import (
+    BATCH_SIZE,
+    Overrides,
+    Verb,
+    add_model,
+    check_at_least,
+    model_words,
+    override_words,
+    say_next,
+    show,
+)
 from jtl.verbs.rows import check_writable
 
 if TYPE_CHECKING:
@@ -83,7 +93,7 @@ def run(
     sys.stderr.write(f"{said}\n")
     layers = layers or (OWN,)
     check_layers(opened, layers, pool)
-    step = _make_step(opened, layers, pool)
+    step = make_step(opened, layers, pool)
     tables = [
         {"split": np.full(len(source), name), **extract(opened, step, source, batch_size)}
         for name, source in splits.items()
@@ -94,7 +104,13 @@ def run(
     shapes = {name: list(columns[name].shape) for name in layers}
     sys.stderr.write(f"{out}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n")
     notes = [*checked.lines, *said.splitlines()]
-    return {"out": out, "num_examples": len(columns["path"]), "features": shapes, "notes": notes}
+    return {
+        "out": out,
+        "num_examples": len(columns["path"]),
+        "features": shapes,
+        "has_labels": "label" in columns,
+        "notes": notes,
+    }
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -109,7 +125,19 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         overrides=overrides,
     )
     show(args, result)
+    say_next(*_following(args, overrides, result))
     return 0
+
+
+def _following(args: argparse.Namespace, overrides: Overrides, result: Mapping[str, Any]) -> list[list[str]]:
+    """Return the commands that come next: a head on these layers, and what a run says of the same data."""
+    layers = [] if args.features == "" else [f"--config.model.features={tuple(result['features'])!r}"]
+    data = args.data if result["has_labels"] else "LABELLED_DATA"
+    settings = override_words(overrides, without="data.")
+    spec = args.run or args.weights
+    trained = ["jtl", "train", data, "--weights", spec, "--strategy", "probe", *layers, *settings]
+    predicted = ["jtl", "predict", *model_words(args), args.data, *override_words(overrides)]
+    return [trained, *([predicted] if args.run else [])]
 
 
 def _splits(settings: "jtl.training.config.Config") -> "dict[str, jtl.data.Source]":
@@ -168,6 +196,15 @@ def check_layers(opened: "jtl.predictor.Predictor", layers: tuple[str, ...], poo
             raise UserError(f"--pool is {pool!r} and layer {name!r} has no class token; set --pool mean")
 
 
+def check_pool(pool: str) -> None:
+    """Raise UserError unless features can be pooled so, or kept whole."""
+    from jtl.models import head
+
+    pools = (*head.TOKEN_POOLS, WHOLE)
+    if pool not in pools:
+        raise UserError(f"--pool is {pool!r}; expected one of {', '.join(pools)}")
+
+
 def _has_token(opened: "jtl.predictor.Predictor", activations: Any) -> bool:
     """Return whether a layer's output, of these shapes, has a class token or is one vector an example."""
     import jax
@@ -182,7 +219,7 @@ def _has_token(opened: "jtl.predictor.Predictor", activations: Any) -> bool:
     return activations.ndim != NUM_MAP_DIMS
 
 
-def _make_step(
+def make_step(
     opened: "jtl.predictor.Predictor", layers: tuple[str, ...], pool: str
 ) -> Callable[[Any, Any], Any]:
     """Return the compiled function from (values, inputs) to the layers' (pooled) outputs, by name."""
@@ -215,12 +252,8 @@ def _writer(out: str, pool: str) -> Callable[[Any, tuple[str, ...]], None]:
     Raises:
         UserError: the ending or the pooling is none of those known, or the folder is not there.
     """
-    from jtl.models import head
-
     path = Path(out)
-    pools = (*head.TOKEN_POOLS, WHOLE)
-    if pool not in pools:
-        raise UserError(f"--pool is {pool!r}; expected one of {', '.join(pools)}")
+    check_pool(pool)
     check_writable(out, WRITERS)
     if pool == WHOLE and path.suffix.lower() != ".npz":
         raise UserError(f"--pool {WHOLE} keeps whole maps, which need an --out ending in .npz")

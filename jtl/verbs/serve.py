@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
 from jtl.serve.settings import KEY_VARIABLE, Settings, key_of
-from jtl.verbs import predict
+from jtl.verbs import given
 from jtl.verbs.contract import Overrides, Verb, add_model, say_next, show
 
 if TYPE_CHECKING:
@@ -124,14 +124,13 @@ def _served(
     from jtl.training import config
 
     is_program = bool(artefact) and artefacts.is_program(artefact)
+    names = given.class_names(classes)
     if artefact:
-        opened = predict.of_artefact(artefact, classes, overrides)
+        opened = given.of_artefact(artefact, names, overrides)
     else:
-        found = (
-            predictor.of_run(run_folder) if run_folder else predict.of_weights(weights, classes, overrides)
-        )
+        found = given.of_model(run_folder, weights, names, overrides)
         found = found._replace(settings=config.with_overrides(found.settings, overrides))
-        predict.check_labels(found.settings, run_folder)
+        given.check_predicts(found.settings, run_folder)
         opened = examples.open_model(found)
     _say(predictor.described(opened))
     made = engine.of_model(opened, settings.max_batch, is_program=is_program)

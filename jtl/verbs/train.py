@@ -60,13 +60,28 @@ def run(
     Raises:
         UserError: the folder belongs to another configuration, or configuration, data and weights do not fit.
     """
-    return _trained(config, data, weights, strategy, epochs, workdir, overrides)[0]
+    return trained(
+        config=config,
+        data=data,
+        weights=weights,
+        strategy=strategy,
+        epochs=epochs,
+        workdir=workdir,
+        overrides=overrides,
+    )[0]
 
 
-def _trained(
-    config: str, data: str, weights: str, strategy: str, epochs: float, workdir: str, overrides: Overrides
+def trained(
+    *,
+    config: str = "",
+    data: str = "",
+    weights: str = "",
+    strategy: str = "",
+    epochs: float = 0.0,
+    workdir: str = "",
+    overrides: Overrides = (),
 ) -> tuple[dict[str, Any], Path]:
-    """Return what summary.json says, and the run folder."""
+    """Do what `run` does, and return what summary.json says, and the run folder."""
     _check(config, data, {"--weights": weights, "--strategy": strategy, "--epochs": epochs})
     folder = Path(workdir) if workdir else None
     # Before jax is imported and weights are fetched: who comes second hears it at once.
@@ -134,8 +149,14 @@ def _say(line: str) -> None:
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    summary, folder = _trained(
-        args.config, args.data, args.weights, args.strategy, args.epochs, args.workdir, overrides
+    summary, folder = trained(
+        config=args.config,
+        data=args.data,
+        weights=args.weights,
+        strategy=args.strategy,
+        epochs=args.epochs,
+        workdir=args.workdir,
+        overrides=overrides,
     )
     show(args, summary)
     if summary["status"] == "preempted":

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from jtl.data import SOURCES, tables
-from jtl.data.tell import kind_of
+from jtl.data.tell import is_set, kind_of
 from jtl.errors import UserError
+from jtl.inputs import INPUTS
 
 
 def put(root: Path, *names: str) -> None:
@@ -76,3 +77,33 @@ def test_what_cannot_be_told_is_an_error(tmp_path: Path, name: str, message: str
 def test_table_of_another_ending_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ends in '.xls'; expected .csv, .tsv, .parquet, .jsonl, .json"):
         tables.read(str(tmp_path / "a.xls"), tables.Names(frozenset()))
+
+
+@pytest.mark.parametrize(
+    ("names", "is_one"),
+    [
+        (["train-00000-of-00001.parquet", "README.txt"], True),
+        (["data/test-00000-of-00001.parquet"], True),
+        (["a.tar", "b.tar"], True),
+        (["test.csv"], True),
+        # Pictures that lie there themselves are meant.
+        (["metadata.csv", "0.jpg"], False),
+        (["labels.csv", "0.jpg"], False),
+        (["train.csv", "pictures/0.jpg"], False),
+        (["ants/0.jpg", "ants/notes.csv"], False),
+        (["a.csv", "b.csv"], False),
+    ],
+)
+def test_folder_is_a_set_where_tables_or_archives_alone_hold_its_examples(
+    tmp_path: Path, names: list[str], is_one: bool
+) -> None:
+    put(tmp_path, *names)
+    assert is_set(str(tmp_path), INPUTS["image"]) == is_one
+
+
+def test_folder_that_lacks_a_shard_is_told_where_no_pictures_lie_in_it(tmp_path: Path) -> None:
+    put(tmp_path, "train-00000-of-00002.parquet")
+    with pytest.raises(UserError, match="number 1 is missing"):
+        is_set(str(tmp_path), INPUTS["image"])
+    put(tmp_path, "0.jpg")
+    assert not is_set(str(tmp_path), INPUTS["image"])

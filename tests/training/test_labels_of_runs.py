@@ -12,7 +12,7 @@ from jtl import files
 from jtl.errors import UserError
 from jtl.tasks import LabelStats
 from jtl.training import build, config
-from jtl.verbs import predict
+from jtl.verbs import given
 from tests.data.conftest import write_tar
 
 CLASSES = 12
@@ -77,7 +77,7 @@ def test_labels_of_runs_that_did_not_keep_their_reading_come_back() -> None:
 def test_rows_of_tables_and_files_of_archives_are_predicted_too(tmp_path: Path) -> None:
     table = write(tmp_path, "names.csv", ["ash", "birch"])
     archive = write_tar(tmp_path / "a.tar", [(f"{place}.png", b"x") for place in range(3)])
-    found = predict.sources(settings(table), [table, str(archive), str(tmp_path / "0.png")], [])
+    found = given.sources(settings(table), [table, str(archive), str(tmp_path / "0.png")], [])
     assert [len(source) for source in found] == [2, 3, 1]
     assert found[1].describe(2) == f"2.png in {archive}"
 

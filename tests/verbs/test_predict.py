@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -281,6 +282,26 @@ def test_features_need_no_labels_and_name_what_cannot_be_read(
     )
     assert done["num_examples"] == 2
     assert "skipped 1 unreadable image: cannot read" in capsys.readouterr().err
+
+
+def test_folder_of_shards_is_read_as_the_set_that_training_reads(
+    weights: str, photos: Path, tmp_path: Path
+) -> None:
+    paths = sorted(photos.rglob("*.png"))
+    for shard, some in enumerate((paths[:2], paths[2:])):
+        images = [{"bytes": path.read_bytes(), "path": path.name} for path in some]
+        table = pa.table({"image": images, "label": [0] * len(some)})
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "hub" / f"train-{shard:05d}-of-00002.parquet")
+    found = _predict(weights, str(tmp_path / "hub"))["images"]
+    expected = _predict(weights, str(photos))["images"]
+    assert [row["predictions"] for row in found] == [row["predictions"] for row in expected]
+    assert [row["path"].split("/")[-1] for row in found] == [
+        *("train-00000-of-00002.parquet" for _ in paths[:2]),
+        *("train-00001-of-00002.parquet" for _ in paths[2:]),
+    ]
+    with pytest.raises(UserError, match="a run has names already: leave it out"):
+        predict.run(run_folder="r", classes="a,b,c", inputs=[str(photos)])
 
 
 def test_texts_are_refused_by_a_model_that_reads_images(weights: str, photos: Path) -> None:

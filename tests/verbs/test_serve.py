@@ -128,8 +128,8 @@ def test_what_cannot_be_served_is_one_line(
 
 def test_model_without_labels_is_refused() -> None:
     from jtl.training import config
-    from jtl.verbs import predict
+    from jtl.verbs import given
 
     settings = config.from_dict({"task": {"name": "masked_tokens"}, "model": {"name": "bert"}})
     with pytest.raises(UserError, match="which has no labels to predict"):
-        predict.check_labels(settings, "runs/words")
+        given.check_predicts(settings, "runs/words")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.errors import UserError
-from jtl.verbs.contract import Overrides, Verb, check_at_least, show
+from jtl.verbs.contract import Overrides, Verb, check_at_least, override_words, say_next, show
 
 if TYPE_CHECKING:
     import jtl.training.config
@@ -170,7 +170,21 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         overrides=overrides,
     )
     show(args, found)
+    say_next(*_following(args, overrides, found))
     return 0
+
+
+def _following(args: argparse.Namespace, overrides: Overrides, found: dict[str, Any]) -> list[list[str]]:
+    """Return the commands that come next: the best batch, then the whole run at it, then what it needs."""
+    size = "train.batch_size"
+    same = ["--config", args.config, *override_words(overrides, without=size)]
+    lengths = ["--length", str(args.length)] if args.length else []
+    batch = found["best"]["batch_size"] if args.sweep else found["config"]["train"]["batch_size"]
+    chosen = [*same, f"--config.{size}={batch}", *lengths]
+    whole, needed = ["jtl", "bench", *chosen], ["jtl", "estimate", *chosen]
+    sizes = ",".join(str(each) for each in (max(1, batch // 2), batch, 2 * batch))
+    swept = ["jtl", "bench", *same, *lengths, "--sweep", f"batch_size={sizes}"]
+    return [whole, needed] if args.sweep else [swept, needed]
 
 
 VERB = Verb(

@@ -6,13 +6,13 @@ comparison is cut short is in pairs.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl import owner, runtime, signals
 from jtl.errors import UserError
-from jtl.verbs.contract import Overrides, Verb, show
+from jtl.verbs.contract import Overrides, Verb, say_next, show
 
 if TYPE_CHECKING:
     import jtl.report.console
@@ -135,7 +135,19 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
             overrides=overrides,
         )
     show(args, result)
-    return runtime.PREEMPTED_EXIT_CODE if result["status"] == PREEMPTED else 0
+    if result["status"] == PREEMPTED:
+        return runtime.PREEMPTED_EXIT_CODE
+    say_next(*_following(args, result), page=str(Path(args.out) / "compare.png"))
+    return 0
+
+
+def _following(args: argparse.Namespace, result: Mapping[str, Any]) -> list[list[str]]:
+    """Return the commands that come next: a run of every variant side by side, and the best one used."""
+    column, sign = result["column"], 1 if result["is_maximized"] else -1
+    firsts = {run["variant"]: run["folder"] for run in reversed(result["runs"])}
+    best = max(result["runs"], key=lambda run: sign * run["values"].get(column, -sign * float("inf")))
+    side_by_side = ["jtl", "report", *firsts.values(), "--out", str(Path(args.out) / "report.html")]
+    return [side_by_side, ["jtl", "predict", "--run", best["folder"], "FILES"]]
 
 
 def _run(

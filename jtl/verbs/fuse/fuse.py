@@ -3,14 +3,19 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jtl import owner
 from jtl.errors import UserError, nearest
-from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_batch_size, check_at_least, show
-
-if TYPE_CHECKING:
-    pass
+from jtl.verbs.contract import (
+    BATCH_SIZE,
+    Overrides,
+    Verb,
+    add_batch_size,
+    check_at_least,
+    say_next,
+    show,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +98,19 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         overrides=overrides,
     )
     show(args, result)
+    say_next(*_following(args))
     return 0
+
+
+def _following(args: argparse.Namespace) -> list[list[str]]:
+    """Return the commands that come next: what was made used, or of predictions its members side by side."""
+    from jtl.verbs.fuse.methods import METHODS
+
+    side_by_side = ["jtl", "report", *args.runs, "--out", "report.html"]
+    if not METHODS[args.method].is_one_model:
+        return [side_by_side]
+    made = ["--run", args.out]
+    return [["jtl", "evaluate", *made, "--data", "DATA"], ["jtl", "predict", *made, "FILES"]]
 
 
 def _check(name: str, count: int, options: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from jtl.verbs.contract import Verb, refuse, show
+from jtl.verbs.contract import Verb, refuse, say_next, show
 
 LEFT_COLUMNS = (0, 1, 2, 3, 6, 7, 8)
 
@@ -20,6 +20,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if not args.json:
         sys.stdout.write(tables.aligned(catalogue.rows(), left=LEFT_COLUMNS, width=tables.WHOLE) + "\n")
     show(args, {"weights": [catalogue.as_json(entry) for entry in catalogue.entries().values()]})
+    say_next(["jtl", "weights", "inspect", "NAME"], ["jtl", "train", "DATA", "--weights", "NAME"])
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jtl.verbs.contract import Verb, of_weights, show
+from jtl.verbs.contract import Verb, of_weights, say_next, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     if not args.json:
         sys.stdout.write("\n".join(convert.text(done)) + "\n")
     show(args, convert.as_json(done))
+    say_next(["jtl", "weights", "inspect", args.out], ["jtl", "train", "DATA", "--weights", args.out])
     return 0
 
 

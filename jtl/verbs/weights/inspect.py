@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from jtl.errors import UserError
-from jtl.verbs.contract import Verb, of_weights, show
+from jtl.verbs.contract import Verb, of_weights, override_words, say_next, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from jtl.report import tables
     from jtl.training import config
+    from jtl.training.build import MIN_OUTPUTS
     from jtl.weights import inspect
 
     found = inspect.inspect(args.file, config.weights_of(of_weights(overrides)))
@@ -27,6 +28,13 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     show(args, inspect.as_json(found))
     if found.recognised is None:
         raise UserError(inspect.unknown(found))
+    model, settings = ["--weights", args.file], override_words(overrides)
+    has_head = found.recognised.num_outputs >= MIN_OUTPUTS
+    say_next(
+        ["jtl", "train", "DATA", *model, *settings],
+        *([["jtl", "predict", *model, "FILES", *settings]] if has_head else []),
+        ["jtl", "features", *model, "--data", "DATA", "--out", "features.npz", *settings],
+    )
     return 0
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from jtl.verbs import evaluate
-from jtl.verbs.contract import Verb, add_batch_size, show
+from jtl.verbs.contract import Verb, add_batch_size, override_words, say_next, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,8 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         weights=args.weights, data=args.against, batch_size=args.batch_size, overrides=overrides
     )
     show(args, result)
+    model, settings = ["--weights", args.weights], override_words(overrides)
+    say_next(["jtl", "predict", *model, "FILES", *settings], ["jtl", "train", "DATA", *model, *settings])
     return 0
 
 
