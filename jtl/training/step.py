@@ -66,6 +66,32 @@ def make_train_step(
     )
 
 
+class Several(NamedTuple):
+    """The batches of several steps, one a row of every leaf, and what lies on the devices of their inputs."""
+
+    batches: Batch
+    lying: Mapping[str, Any]
+
+
+def make_several(
+    step: Callable[[State, Batch], tuple[State, dict[str, Array]]],
+    made: Callable[[Batch, Mapping[str, Any]], Batch],
+    state_sharding: Any,
+) -> jax.stages.Wrapped:
+    """Return the jitted program of as many steps as there are rows, one behind the other.
+
+    It maps (state, `Several`) to the state behind them and the metrics of each, [steps]; the given state is
+    donated. `made(batch, lying)` is the batch of one step.
+    """
+
+    def steps(state: State, several: Several) -> tuple[State, dict[str, Array]]:
+        return jax.lax.scan(
+            lambda before, row: step(before, made(row, several.lying)), state, several.batches
+        )
+
+    return jax.jit(steps, out_shardings=(state_sharding, None), donate_argnums=0)
+
+
 def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
     """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
 
