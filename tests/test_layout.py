@@ -44,6 +44,7 @@ HEAVY = {
     "matplotlib",
     "onnxruntime",
     "pyarrow",
+    "scipy",
     "sentencepiece",
     "sklearn",
     "tensorboardX",

@@ -173,7 +173,7 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     flat = tree.flatten(state.trainable)
     flat_grads = tree.flatten(grads)
     all_grads = {name: flat_grads.get(name, jnp.zeros_like(leaf)) for name, leaf in flat.items()}
-    grad_norm = optax.tree.norm(flat_grads)
+    grad_norm = optim.norm(flat_grads)
     updates, opt_state = parts.optimizer.update(all_grads, state.opt_state, flat)
     moved: Any = optax.apply_updates(flat, updates)
     trainable = tree.unflatten(moved)
