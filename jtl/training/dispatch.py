@@ -78,8 +78,9 @@ class Dispatches:
                     made = partial(_made, self._ready.feed)
                     jitted = step.make_several(jitted, made, self._ready.programs.state_sharding)
                 lowered = jitted.lower(state, batches)
+                options = step.compiler_options(self._ready.plan.built.parts, phase)
                 with self._stop.raising():
-                    self._compiled[key] = interruptibly(lowered.compile)
+                    self._compiled[key] = interruptibly(partial(lowered.compile, options))
         return self._compiled[key]
 
     def _step(self, phase: int) -> jax.stages.Wrapped:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jtl import metrics, rng, tree
+from jtl import metrics, rng, runtime, tree
 from jtl.inputs import Input, Inputs
 from jtl.models import Model, Outputs
 from jtl.models.linen import module_names
@@ -66,6 +66,12 @@ def make_train_step(
     )
 
 
+def compiler_options(parts: Parts, phase_start: int) -> dict[str, str]:
+    """Return XLA's options for the step of a phase."""
+    trains_head_alone = all(name.startswith("head/") for name in _active_names(parts.groups, phase_start))
+    return runtime.forward_options() if trains_head_alone else {}
+
+
 class Several(NamedTuple):
     """The batches of several steps, one a row of every leaf, and what lies on the devices of their inputs."""
 
@@ -98,7 +104,7 @@ def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
     def eval_step(state: State, batch: Batch) -> metrics.Sums:
         return measured(parts, params_for_evaluation(state), state.model_state, batch)
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, compiler_options=runtime.forward_options())
 
 
 def measured(parts: Any, params: Any, model_state: Any, batch: Batch) -> metrics.Sums:
@@ -131,7 +137,7 @@ def make_output_step(parts: Parts) -> Callable[[State, Batch], dict[str, Array]]
         outputs = _evaluated(parts, state, _normalised(parts, batch)["inputs"])
         return {"features": outputs.features, "logits": outputs.logits}
 
-    return jax.jit(output_step)
+    return jax.jit(output_step, compiler_options=runtime.forward_options())
 
 
 def forward(parts: Any, params: Any, model_state: Any, inputs: Inputs) -> Outputs:

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jtl import files
+from jtl import files, runtime
 from jtl.errors import UserError, nearest
 from jtl.verbs.contract import BATCH_SIZE, Overrides, Verb, add_model, check_at_least, show
 from jtl.verbs.rows import check_writable
@@ -190,7 +191,7 @@ def _make_step(
 
     from jtl.training import step
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=runtime.forward_options())
     def compiled(values: Any, inputs: Any) -> Any:
         inputs = opened.input.normalise(inputs, opened.preprocess)
         outputs = step.forward_normalised(opened, values["params"], values["model_state"], inputs)
