@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jtl import files, metrics
+from jtl import files, metrics, runtime
 from jtl.data import Source, pipeline
 from jtl.errors import UserError
 from jtl.inputs import Input, Inputs
@@ -243,7 +243,7 @@ def make_eval_step(
         averaged = task.averaged(jnp.stack(logits))
         return step.with_logits(task.metrics(averaged, seen), averaged)
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, compiler_options=runtime.forward_options())
 
 
 def make_predict_step(predictor: Predictor) -> Callable[[Values, Inputs], Array]:
@@ -254,7 +254,7 @@ def make_predict_step(predictor: Predictor) -> Callable[[Values, Inputs], Array]
     def predict_step(values: Values, inputs: Inputs) -> Array:
         return task.predictions(forward(predictor, values, inputs).logits)
 
-    return jax.jit(predict_step)
+    return jax.jit(predict_step, compiler_options=runtime.forward_options())
 
 
 def batches(

@@ -46,6 +46,7 @@ HEAVY = {
     "matplotlib",
     "onnxruntime",
     "pyarrow",
+    "scipy",
     "sentencepiece",
     "sklearn",
     "tensorboardX",

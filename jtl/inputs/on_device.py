@@ -6,7 +6,6 @@ Shapes: images [batch, height, width, channels].
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from jaxtyping import Array, Float, Key, UInt8
 
 from jtl.inputs.preprocess import Preprocess
@@ -79,8 +78,10 @@ def draw_beta(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
 
     `jax.random.beta` draws by rejection, whose loops take 2 s to compile.
     """
+    from scipy.special import betaincinv
+
     shares = np.linspace(0, 1, _NUM_QUANTILES)
-    quantiles = scipy.special.betaincinv(alpha, alpha, shares)
+    quantiles = betaincinv(alpha, alpha, shares)
     draw = jax.random.uniform(key)
     return jnp.interp(draw, jnp.asarray(shares, jnp.float32), jnp.asarray(quantiles, jnp.float32))
 

@@ -8,11 +8,12 @@ Places of a window are numbered row by row; of equal values the first is the lar
 it. Padded by `p` before and after, window `o` begins at row 2o - p.
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int8
 
 SIZE = 3
@@ -28,28 +29,29 @@ def max_pool(x: Activations, padding_px: int = 1) -> Pooled:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(x: Activations, padding_px: int) -> Pooled:
-    padding = ((0, 0), *[(padding_px, padding_px)] * 2, (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, SIZE, SIZE, 1), (1, 2, 2, 1), padding)
+    return reduce(jnp.maximum, _seen(x, padding_px))
 
 
 def _forward(x: Activations, padding_px: int) -> tuple[Pooled, tuple[Places, tuple[int, ...]]]:
+    largest, *others = _seen(x, padding_px)
+    places = jnp.zeros(largest.shape, jnp.int8)
+    for place, each in enumerate(others, start=1):
+        places = jnp.where(each > largest, jnp.int8(place), places)
+        largest = jnp.maximum(largest, each)
+    return largest, (places, x.shape[1:3])
+
+
+def _seen(x: Activations, padding_px: int) -> list[Pooled]:
+    """Return what stands at each place of all windows."""
     edges = (padding_px, padding_px, 0)
     wide = jax.lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), [(0, 0, 0), edges, edges, (0, 0, 0)])
     batch, height, width, channels = wide.shape
     rows, columns = ((count - SIZE) // 2 * 2 + 1 for count in (height, width))
-
-    def seen(place: int) -> Pooled:
-        row, column = divmod(place, SIZE)
+    found = []
+    for row, column in np.ndindex(SIZE, SIZE):
         stop = (batch, row + rows, column + columns, channels)
-        return jax.lax.slice(wide, (0, row, column, 0), stop, (1, 2, 2, 1))
-
-    largest = seen(0)
-    places = jnp.zeros(largest.shape, jnp.int8)
-    for place in range(1, SIZE * SIZE):
-        each = seen(place)
-        places = jnp.where(each > largest, jnp.int8(place), places)
-        largest = jnp.maximum(largest, each)
-    return largest, (places, x.shape[1:3])
+        found.append(jax.lax.slice(wide, (0, row, column, 0), stop, (1, 2, 2, 1)))
+    return found
 
 
 def _backward(padding_px: int, kept: tuple[Places, tuple[int, int]], grad: Pooled) -> tuple[Activations]:

@@ -64,12 +64,12 @@ class Live:
         self._intervals: deque[float] = deque(maxlen=RATE_WINDOW)
 
     def update(self, **values: Any) -> None:
-        """Take the fields of `Progress` after every step."""
-        self._progress, now = Progress(**values), self._clock()
-        if self._started is None:
+        """Take the fields of `Progress` after every step, or every few."""
+        before, self._progress, now = self._progress, Progress(**values), self._clock()
+        if self._started is None or before is None:
             self._started = (now, self._progress.step)
         else:
-            self._intervals.append(now - self._updated_at)
+            self._intervals.append((now - self._updated_at) / max(1, self._progress.step - before.step))
         self._updated_at = now
         if self._watch is not None:
             self._watch(self._progress)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
-from scipy.special import softmax
 
 from jtl.errors import UserError
 from jtl.ranges import NotNegative, Positive, check
@@ -110,6 +109,8 @@ def _linear_head(source: Classifier) -> tuple[np.ndarray, np.ndarray]:
 def _prepare(
     config: Config, extra: Mapping[str, Any], features: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
+    from scipy.special import softmax
+
     logits = features.astype(np.float64) @ extra[HEAD]["kernel"] + extra[HEAD]["bias"]
     probabilities = softmax(logits / config.temperature, axis=-1)
     found = relationship(probabilities, labels, len(extra[RELATIONSHIP]))

@@ -82,6 +82,7 @@ RESUMABLE = (
     "inputs.device_share",
     "inputs.features_bytes",
     "train.log_every",
+    "train.steps_per_dispatch",
     "weights.cache_dir",
     "sharding.devices",
     "sharding.rules",

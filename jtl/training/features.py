@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jtl import __version__, files, memory, rng, tree
+from jtl import __version__, files, memory, rng, runtime, tree
 from jtl.data import Source, kept, pipeline, store
 from jtl.data.kept import Arrays, KeptEvalBatches
 from jtl.data.labels import strata
@@ -311,7 +311,7 @@ def _below(built: Built, cut: Cut) -> Callable[[Any, Any], Any]:
         inputs = parts.input.normalise(inputs, parts.preprocess)
         return cut.below(params, model_state, inputs, train=False, key=None)
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=runtime.forward_options())
 
 
 def _or_zeros(found: Any, name: str, leaf: Any) -> Any:

@@ -6,25 +6,18 @@ bookkeeping; before anything is evaluated or saved, all are.
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from jtl import signals
-from jtl.data import pipeline
-from jtl.data.planned import planned_batches
-from jtl.data.sampling import UNIFORM
 from jtl.errors import at_end
 from jtl.metrics import GRID_PREFIX, Summary
 from jtl.report.writer import Writer
 from jtl.signals import Stopped, StopRequest
-from jtl.strategies.contract import TRAIN
-from jtl.training import adaptation, build, evaluate, optim, progress, routes, sharding, step
+from jtl.training import adaptation, build, dispatch, evaluate, progress
 from jtl.training.checkpoint_faults import Diverged, Unsaved
-from jtl.training.config import Config
 from jtl.training.ready import Ended, Run, Saves
 from jtl.training.state import State
 
@@ -53,31 +46,31 @@ def run(
         Unsaved: a checkpoint could not be saved.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
-    compiled, reader = CompiledSteps(ready, stop), _Reader(ready, writer, history)
+    dispatches, reader = dispatch.Dispatches(ready, stop), _Reader(ready, writer, history)
     status, saved, measured = "finished", start, None
-    batches = device_batches(ready, start)
+    spans, number = dispatches.spans(start, state), start
     # The live line ends whatever happens, so that an error starts on a line of its own.
-    with stop.deferred(), at_end(batches.close), at_end(ready.reporter.live.finish):
+    with stop.deferred(), at_end(spans.close), at_end(ready.reporter.live.finish):
         try:
             if _lacks_evaluation(ready, history, start):
                 # Its checkpoint stays as it is: those that follow have the evaluation in their history.
                 history, measured = _measured(ready, state, history, writer, stop)
                 reader.measured(history)
-            for number in range(start, num_steps):
+            while number < num_steps:
                 if _is_exhausted(ready, history):
                     status = "stopped_early"
                     break
                 with stop.raising(), ready.reporter.phases.measure("data_wait"):
-                    batch = next(batches)
-                train_step = compiled.at(number, state, batch)
+                    span = next(spans)
+                program = dispatches.program(number, state, span.batches)
                 with ready.reporter.phases.measure("step"):
-                    state, values = train_step(state, batch)
-                    measured = None
-                    reader.push(number + 1, values)
+                    state, values = program(state, span.batches)
+                    measured, number = None, number + span.num_steps
+                    reader.push(number, span.num_steps, values)
                 if stop.is_set:
                     raise Stopped(stop.number)
-                is_evaluated = _is_due(number + 1, _every(ready), num_steps)
-                if is_evaluated or _is_due(number + 1, ready.plan.settings.train.checkpoint_every):
+                is_evaluated = _is_due(number, _every(ready), num_steps)
+                if is_evaluated or _is_due(number, ready.plan.settings.train.checkpoint_every):
                     with ready.reporter.phases.measure("step"):
                         reader.flush()
                         sound = checkpoints.sound(state)
@@ -86,7 +79,7 @@ def run(
                         reader.measured(history)
                     with ready.reporter.phases.measure("checkpoint"):
                         checkpoints.save(sound, history)
-                    saved = number + 1
+                    saved = number
                 stop.check()
         except Stopped:
             status = "preempted"
@@ -125,11 +118,6 @@ def _rescue(
     ready.reporter.live.log(f"saved step {int(state.step)}: repeat the command to go on from there")
 
 
-def eval_every(settings: Config, num_examples: int) -> int:
-    """Return the steps between evaluations: as set, or those of one epoch of so many training examples."""
-    return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
-
-
 def evaluated(ready: Run, state: State, split: str) -> Summary:
     """Return the task's metrics of a state on one split."""
     with ready.reporter.phases.measure("evaluate"):
@@ -141,28 +129,6 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
             task=ready.plan.built.parts.task,
             num_examples=len(ready.feed.splits[split]),
         )
-
-
-class CompiledSteps:
-    """The compiled step of each phase and each shape of a batch, made when the first such batch comes."""
-
-    def __init__(self, ready: Run, stop: StopRequest) -> None:
-        self._ready, self._stop = ready, stop
-        self._phases = optim.phases(ready.plan.built.parts.groups)
-        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
-
-    def at(self, number: int, state: State, batch: step.Batch) -> Callable[..., Any]:
-        """Return the step for such a batch in the phase that `number` is in; compile it if it is new."""
-        phase = max(start for start in self._phases if start <= number)
-        key = (phase, *(leaf.shape for leaf in jax.tree.leaves(batch)))
-        if key not in self._compiled:
-            with self._ready.reporter.phases.measure("compile"):
-                place = (self._ready.programs.state_sharding, sharding.of_batch(self._ready.programs.mesh))
-                jitted = step.make_train_step(self._ready.plan.built.parts, phase, *place)
-                lowered = jitted.lower(state, batch)
-                with self._stop.raising():
-                    self._compiled[key] = signals.interruptibly(lowered.compile)
-        return self._compiled[key]
 
 
 class _Reader:
@@ -180,7 +146,7 @@ class _Reader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ready, self._writer, self._clock = ready, writer, clock
-        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._pending: list[tuple[range, Mapping[str, Any]]] = []
         self._loss: float | None = None
         self._read_at = clock()
         self.measured(history)
@@ -193,20 +159,22 @@ class _Reader:
         self._last = history[-1].get(monitor) if history else None
         self._best = best.get(monitor) if best else None
 
-    def push(self, number: int, values: Mapping[str, Any]) -> None:
-        """Take the numbers of the step just dispatched; read those before it when it is time to.
+    def push(self, number: int, num_steps: int, values: Mapping[str, Any]) -> None:
+        """Take the numbers of the steps just dispatched, of which `number` is the last.
 
-        Waits for the step `MAX_AHEAD` before it, so that no more batches than that wait on the devices.
+        Reads those before when it is time to. Waits for what was dispatched `MAX_AHEAD` before, so that no
+        more batches than that wait on the devices.
         """
         past = list(self._pending)
-        self._pending.append((number, values))
+        self._pending.append((range(number - num_steps + 1, number + 1), values))
         if len(past) >= MAX_AHEAD:
             jax.block_until_ready(past[-MAX_AHEAD][1])
         is_old = self._loss is None or self._clock() - self._read_at >= READ_SECONDS
-        if is_old or len(past) >= MAX_UNREAD or any(self._is_logged(each) for each, _ in past):
+        are_logged = any(self._is_logged(each) for steps, _ in past for each in steps)
+        if is_old or are_logged or len(past) >= MAX_UNREAD:
             self._read(past)
         if past:
-            self._show(past[-1][0])
+            self._show(past[-1][0][-1])
 
     def flush(self) -> None:
         """Read all that is pending; waits for its steps.
@@ -217,19 +185,22 @@ class _Reader:
         pending = list(self._pending)
         self._read(pending)
         if pending:
-            self._show(pending[-1][0])
+            self._show(pending[-1][0][-1])
 
     def _is_logged(self, number: int) -> bool:
         num_steps = self._ready.plan.built.parts.num_steps
         return number % self._ready.plan.settings.train.log_every == 0 or number == num_steps
 
-    def _read(self, pending: list[tuple[int, Mapping[str, Any]]]) -> None:
+    def _read(self, pending: list[tuple[range, Mapping[str, Any]]]) -> None:
         if not pending:
             return
         self._pending = self._pending[len(pending) :]
         self._read_at = self._clock()
-        for number, arrays in jax.device_get(pending):
-            self._report(number, {name: float(value) for name, value in arrays.items()})
+        for steps, arrays in jax.device_get(pending):
+            # Those of one step alone are no rows.
+            rows = {name: np.reshape(values, len(steps)).tolist() for name, values in arrays.items()}
+            for place, number in enumerate(steps):
+                self._report(number, {name: values[place] for name, values in rows.items()})
 
     def _report(self, number: int, values: Mapping[str, float]) -> None:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
@@ -259,45 +230,6 @@ class _Reader:
             last=self._last,
             best=self._best,
         )
-
-
-def device_batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
-    """Yield device batches of all streams from the step `start` on; only training examples bring labels."""
-    fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
-    fields |= dict.fromkeys(ready.plan.built.parts.strategy.streams, step.UNLABELLED_FIELDS)
-    with ExitStack() as stack:
-        readers = {name: _reader(ready, name, start) for name in fields}
-        for reader in readers.values():
-            stack.enter_context(at_end(reader.close))
-        while True:
-            host = {name: next(reader) for name, reader in readers.items()}
-            placed = sharding.put_batch(
-                {name: evaluate.fields_of(host[name], fields[name]) for name in host}, ready.programs.mesh
-            )
-            made = {name: each.batch_of(placed[name]) for name, each in ready.feed.residents.items()}
-            yield {**placed, **made}
-
-
-def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None, None]:
-    """Return the batches of a stream on the host from the step `start` on."""
-    settings, parts = ready.plan.settings, ready.plan.built.parts
-    if name in ready.feed.kept:
-        return ready.feed.kept[name](start)
-    read = partial(
-        pipeline.train_batches,
-        transform=parts.input.transform(parts.preprocess, parts.augment),
-        kind=parts.input,
-        preprocess=parts.preprocess,
-    )
-    return (planned_batches if name in ready.feed.residents else read)(
-        ready.feed.streams[name],
-        batch_size=settings.train.batch_size,
-        seed=routes.stream_seed(settings.train.seed, name),
-        start_step=start,
-        sampling=settings.train.sampling if name == TRAIN else UNIFORM,
-        num_views=settings.train.views if parts.augment is not None else 0,
-        config=settings.inputs,
-    )
 
 
 def _is_measured(ready: Run) -> bool:
@@ -352,7 +284,7 @@ def _is_due(number: int, every: int, last: int = -1) -> bool:
 
 
 def _every(ready: Run) -> int:
-    return eval_every(ready.plan.settings, len(ready.feed.splits["train"]))
+    return dispatch.eval_every(ready.plan.settings, len(ready.feed.splits["train"]))
 
 
 def _is_exhausted(ready: Run, history: progress.History) -> bool:

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
-from optax import contrib
 
 from jtl import tree
 from jtl.errors import UserError, nearest, shown
@@ -143,7 +142,7 @@ def make(config: Config, groups: Mapping[str, Group], num_steps: int) -> optax.G
     per_start: dict[Hashable, optax.GradientTransformation] = {
         label: _starting_at(_update_rule(config), start) for label, start in starts.items()
     }
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    clip = optax.stateless(partial(_clipped, config.clip_norm)) if config.clip_norm else optax.identity()
     return optax.chain(
         clip, optax.partition(per_start, labels), _scale_by_rates(config, trainable, num_steps)
     )
@@ -181,8 +180,14 @@ def average_rate(config: Config, step: Int[Array, ""], num_steps: int) -> Float[
 
 def ascended(params: Any, grads: Any, radius: float) -> Any:
     """Return the parameters moved by `radius` along the gradient, all leaves one vector."""
-    scale = radius / jnp.maximum(optax.tree.norm(grads), jnp.finfo(jnp.float32).tiny)
+    scale = radius / jnp.maximum(norm(grads), jnp.finfo(jnp.float32).tiny)
     return jax.tree.map(lambda leaf, grad: leaf + (scale * grad).astype(leaf.dtype), params, grads)
+
+
+def norm(leaves: Any) -> Float[Array, ""]:
+    """Return the Euclidean norm of all leaves together, as `optax.tree.norm` does of complex ones too."""
+    squares = (jnp.sum(jax.lax.square(leaf)) for leaf in jax.tree.leaves(leaves))
+    return jnp.sqrt(sum(squares, jnp.zeros([])))
 
 
 def phases(groups: Mapping[str, Group]) -> list[int]:
@@ -236,12 +241,14 @@ def _scale_by_rates(
         del params
         rate = rate_at(state.num_updates)
 
-        def scaled(name: str, value: Array) -> Array:
-            group = groups[name]
+        def factor(group: Group) -> Array:
             ramp = jnp.clip((state.num_updates + 1.0 - group.start_step) / max(group.ramp_steps, 1), 0.0, 1.0)
-            return value * (-rate * group.multiplier * ramp).astype(value.dtype)
+            return -rate * group.multiplier * ramp
 
-        new_updates = {name: scaled(name, value) for name, value in updates.items()}
+        factors = {group: factor(group) for group in dict.fromkeys(groups.values())}
+        new_updates = {
+            name: value * factors[groups[name]].astype(value.dtype) for name, value in updates.items()
+        }
         return new_updates, RateState(state.num_updates + 1)
 
     def init(params: Flat) -> RateState:
@@ -251,8 +258,21 @@ def _scale_by_rates(
     return optax.GradientTransformation(init, update)
 
 
+def _clipped(max_norm: float, updates: Flat, params: Flat | None) -> Flat:
+    """Scale the updates down to a global norm, as `optax.clip_by_global_norm`."""
+    del params
+    found = norm(updates)
+    is_small = found < max_norm
+
+    def clipped(value: Array) -> Array:
+        return jax.lax.select(is_small, value, (value / found.astype(value.dtype)) * max_norm)
+
+    return jax.tree.map(clipped, updates)
+
+
 def _muon(config: Config) -> optax.GradientTransformation:
     """Muon on the backbone's kernels (Jordan 2024), Adam on the rest."""
+    from optax import contrib
 
     def label(name: str, leaf: Any) -> str:
         # Leaves of other groups arrive as optax.MaskedNode.

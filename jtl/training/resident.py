@@ -18,17 +18,29 @@ from jtl.training.step import Batch
 class Resident(NamedTuple):
     """The examples of a stream on every device, as their kind lays them out.
 
-    `vary` is compiled: (key, arrays, row, position) → the inputs of a batch.
+    `draw` is (key, arrays, row, position) → the inputs of a batch, and `vary` the same, compiled.
     """
 
     key: Any
     arrays: Any
     vary: Callable[..., Any]
+    draw: Callable[..., Any]
+
+    @property
+    def lying(self) -> Any:
+        """What a program that makes batches is given of it, beside their plans."""
+        return self.key, self.arrays
 
     def batch_of(self, plan: Batch) -> Batch:
         """Return the batch of a plan on the devices, without waiting for it."""
         recipe = plan["inputs"]
-        return {**plan, "inputs": self.vary(self.key, self.arrays, recipe["row"], recipe["position"])}
+        return {**plan, "inputs": self.vary(*self.lying, recipe["row"], recipe["position"])}
+
+    def drawn(self, lying: Any, plan: Batch) -> Batch:
+        """Return the batch of a plan inside of a program, which is given `lying`: the same bits."""
+        recipe = plan["inputs"]
+        inputs = self.draw(*lying, recipe["row"], recipe["position"])
+        return {**plan, "inputs": jax.lax.optimization_barrier(inputs)}
 
 
 def resident(source: Source, storage: Storage, *, batch_size: int, seed: int, mesh: Mesh) -> Resident:
@@ -46,7 +58,7 @@ def resident(source: Source, storage: Storage, *, batch_size: int, seed: int, me
     row = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=cut)
     position = jax.ShapeDtypeStruct((batch_size, 2), np.uint32, sharding=cut)
     compiled = jax.jit(vary, out_shardings=cut).lower(key, arrays, row, position).compile()
-    return Resident(key, arrays, compiled)
+    return Resident(key, arrays, compiled, vary)
 
 
 def room_bytes(share: float) -> int:

@@ -26,6 +26,7 @@ from jtl.training import (
     build,
     choice,
     config,
+    dispatch,
     evaluate,
     features,
     finish,
@@ -262,7 +263,9 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     for line in routed.lines():
         live.log(line)
     feed = _feed(plan, mesh, splits, routed, target)
-    lost.check(folder, settings.train, loop.eval_every(settings, len(splits["train"])))
+    unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
+    dispatch.check(asked, feed, unit, is_kept=cut.cut is not None)
+    lost.check(folder, settings.train, dispatch.eval_every(settings, len(splits["train"])))
     _claim(plan, splits, target, [*notes, *routed.lines()], routed.name)
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)

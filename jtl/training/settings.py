@@ -27,7 +27,8 @@ class Train:
     and kept where it can be (`cache_features` "auto"), or at every step ("off"); "on" refuses a run that
     cannot. `batch_stats` says what frozen normalisation layers do with their statistics: "frozen" or "adapt".
     `frozen_dtype` is what frozen values are kept in on the devices: "float32", or "auto", what a layer casts
-    them to; the run folder has them as they were loaded. `log_every` is in steps.
+    them to; the run folder has them as they were loaded. `log_every` is in steps. `steps_per_dispatch` steps
+    are asked of the devices at once (0: as many as pay), where these need nothing of the host in between.
     """
 
     epochs: NotNegative = 10.0
@@ -47,6 +48,7 @@ class Train:
     batch_stats: str = "frozen"
     frozen_dtype: str = layers.AUTO
     log_every: Count = 10
+    steps_per_dispatch: CountOr0 = 0
 
     def __post_init__(self) -> None:
         check(self, "train")

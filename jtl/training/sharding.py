@@ -59,6 +59,11 @@ def of_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def of_batches(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of the batches of several steps, a row each: examples cut along the mesh."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Return the batch of host arrays as global arrays on the mesh, without waiting for the copy."""
     return jax.device_put(batch, of_batch(mesh))

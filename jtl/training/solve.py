@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
 from jtl.errors import UserError
@@ -132,6 +131,8 @@ def _problem(
     features: np.ndarray, targets: Any, loss: Callable[[Any, Any], Any], num_outputs: int
 ) -> Callable[[float, np.ndarray | None], np.ndarray]:
     """Return what minimises for a strength, from a start (None: zeros)."""
+    from scipy.optimize import minimize
+
     features, targets = jax.device_put((features, targets))
 
     def both(vector: np.ndarray, strength: float) -> tuple[float, np.ndarray]:
@@ -142,9 +143,7 @@ def _problem(
     def fit(strength: float, start: np.ndarray | None) -> np.ndarray:
         start = np.zeros((features.shape[1] + 1) * num_outputs) if start is None else start
         options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-13, "maxcor": 20}
-        found = scipy.optimize.minimize(
-            both, start, args=(strength,), jac=True, method="L-BFGS-B", options=options
-        )
+        found = minimize(both, start, args=(strength,), jac=True, method="L-BFGS-B", options=options)
         return found.x
 
     return fit

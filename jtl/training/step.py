@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jtl import metrics, rng, tree
+from jtl import metrics, rng, runtime, tree
 from jtl.inputs import Input, Inputs
 from jtl.models import Model, Outputs
 from jtl.models.linen import module_names
@@ -66,13 +66,45 @@ def make_train_step(
     )
 
 
+def compiler_options(parts: Parts, phase_start: int) -> dict[str, str]:
+    """Return XLA's options for the step of a phase."""
+    trains_head_alone = all(name.startswith("head/") for name in _active_names(parts.groups, phase_start))
+    return runtime.forward_options() if trains_head_alone else {}
+
+
+class Several(NamedTuple):
+    """The batches of several steps, one a row of every leaf, and what lies on the devices of their inputs."""
+
+    batches: Batch
+    lying: Mapping[str, Any]
+
+
+def make_several(
+    step: Callable[[State, Batch], tuple[State, dict[str, Array]]],
+    made: Callable[[Batch, Mapping[str, Any]], Batch],
+    state_sharding: Any,
+) -> jax.stages.Wrapped:
+    """Return the jitted program of as many steps as there are rows, one behind the other.
+
+    It maps (state, `Several`) to the state behind them and the metrics of each, [steps]; the given state is
+    donated. `made(batch, lying)` is the batch of one step.
+    """
+
+    def steps(state: State, several: Several) -> tuple[State, dict[str, Array]]:
+        return jax.lax.scan(
+            lambda before, row: step(before, made(row, several.lying)), state, several.batches
+        )
+
+    return jax.jit(steps, out_shardings=(state_sharding, None), donate_argnums=0)
+
+
 def make_eval_step(parts: Parts) -> Callable[[State, Batch], metrics.Sums]:
     """Return the compiled evaluation of one batch: the task's sums over the examples whose mask is true."""
 
     def eval_step(state: State, batch: Batch) -> metrics.Sums:
         return measured(parts, params_for_evaluation(state), state.model_state, batch)
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, compiler_options=runtime.forward_options())
 
 
 def measured(parts: Any, params: Any, model_state: Any, batch: Batch) -> metrics.Sums:
@@ -105,7 +137,7 @@ def make_output_step(parts: Parts) -> Callable[[State, Batch], dict[str, Array]]
         outputs = _evaluated(parts, state, _normalised(parts, batch)["inputs"])
         return {"features": outputs.features, "logits": outputs.logits}
 
-    return jax.jit(output_step)
+    return jax.jit(output_step, compiler_options=runtime.forward_options())
 
 
 def forward(parts: Any, params: Any, model_state: Any, inputs: Inputs) -> Outputs:
@@ -147,7 +179,7 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     flat = tree.flatten(state.trainable)
     flat_grads = tree.flatten(grads)
     all_grads = {name: flat_grads.get(name, jnp.zeros_like(leaf)) for name, leaf in flat.items()}
-    grad_norm = optax.tree.norm(flat_grads)
+    grad_norm = optim.norm(flat_grads)
     updates, opt_state = parts.optimizer.update(all_grads, state.opt_state, flat)
     moved: Any = optax.apply_updates(flat, updates)
     trainable = tree.unflatten(moved)

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jtl import files
+from jtl import files, runtime
 from jtl.errors import UserError, nearest
 from jtl.verbs.contract import (
     BATCH_SIZE,
@@ -227,7 +228,7 @@ def make_step(
 
     from jtl.training import step
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=runtime.forward_options())
     def compiled(values: Any, inputs: Any) -> Any:
         inputs = opened.input.normalise(inputs, opened.preprocess)
         outputs = step.forward_normalised(opened, values["params"], values["model_state"], inputs)

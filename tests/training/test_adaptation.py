@@ -19,7 +19,7 @@ from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.signals import StopRequest
 from jtl.tasks import TASKS
-from jtl.training import adaptation, config, loop
+from jtl.training import adaptation, config, dispatch, loop
 from jtl.training import run as train
 
 pytestmark = pytest.mark.usefixtures("module_without_pictures")
@@ -285,7 +285,7 @@ def test_loop_reads_the_target_without_labels_in_an_order_of_its_own(
     of_seed = pipeline.train_batches(
         ready.feed.splits["train"], transform, image.INPUT, batch_size=8, seed=3, config=settings.inputs
     )
-    with closing(checkpoints), closing(loop.device_batches(ready, 0)) as batches, closing(of_seed):
+    with closing(checkpoints), closing(dispatch.device_batches(ready, 0)) as batches, closing(of_seed):
         epoch = [jax.device_get(batch) for batch in islice(batches, NUM_IMAGES // 8)]
         expected = [each.tobytes() for batch in islice(of_seed, NUM_IMAGES // 8) for each in batch["inputs"]]
     for batch in epoch:

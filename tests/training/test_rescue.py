@@ -11,6 +11,7 @@ from jtl.errors import UserError
 from jtl.report import curves
 from jtl.training import config, loop
 from jtl.training import run as train
+from jtl.training.dispatch import Dispatches
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -38,8 +39,8 @@ def test_error_inside_the_loop_saves_its_last_whole_state_and_the_repeat_ends_in
 
     with monkeypatch.context() as patch:
         if place == "data":
-            really = loop.device_batches
-            patch.setattr(loop, "device_batches", lambda *given: _ending(really(*given), step + 1, fail))
+            really = Dispatches.spans
+            patch.setattr(Dispatches, "spans", lambda *given: _ending(really(*given), step + 1, fail))
         else:
             really = loop.evaluated
             patch.setattr(

@@ -14,8 +14,9 @@ from jtl.data.planned import planned_batches
 from jtl.inputs import INPUTS
 from jtl.inputs.image import Augment
 from jtl.inputs.preprocess import Preprocess
-from jtl.training import config, loop, sharding
+from jtl.training import config, sharding
 from jtl.training import run as train
+from jtl.training.dispatch import Dispatches
 from jtl.training.resident import resident
 
 TINY: dict[str, Any] = {
@@ -74,9 +75,9 @@ def test_a_run_on_the_device_resumes_in_the_same_bits(
 ) -> None:
     whole = train.run(_settings(sharding__devices=1), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "device_batches", _cut(loop.device_batches, 3))
+        patch.setattr(Dispatches, "spans", _cut(Dispatches.spans, 3))
         with pytest.raises(RuntimeError, match="cut"):
-            train.run(_settings(sharding__devices=1), tmp_path / "cut")
+            train.run(_settings(sharding__devices=1, train__steps_per_dispatch=1), tmp_path / "cut")
     found = train.run(_settings(sharding__devices=1, inputs__threads=3), tmp_path / "cut")
     assert found["digest"] == whole["digest"]
     about = json.loads((tmp_path / "cut" / "meta.json").read_text())

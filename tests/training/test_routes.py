@@ -16,8 +16,9 @@ from jtl.inputs import INPUTS
 from jtl.inputs.image import Augment
 from jtl.inputs.preprocess import Preprocess
 from jtl.strategies.contract import TRAIN
-from jtl.training import config, loop, routes, sharding
+from jtl.training import config, routes, sharding
 from jtl.training import run as train
+from jtl.training.dispatch import Dispatches
 
 AUGMENT = Augment(crop_scale=(0.5, 1.0))
 
@@ -152,7 +153,7 @@ def test_a_run_of_the_cache_stopped_and_resumed_ends_in_the_bits_of_the_stream(
 ) -> None:
     whole = train.run(settings_of(images, inputs__route="stream"), tmp_path / "whole")
     settings, folder = settings_of(images), tmp_path / "cut"
-    read = loop.device_batches
+    read = Dispatches.spans
 
     def cut(*args: Any) -> Any:
         for number, batch in enumerate(read(*args)):
@@ -161,7 +162,7 @@ def test_a_run_of_the_cache_stopped_and_resumed_ends_in_the_bits_of_the_stream(
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "device_batches", cut)
+        patch.setattr(Dispatches, "spans", cut)
         with pytest.raises(RuntimeError, match="cut"):
             train.run(settings, folder)
     assert json.loads((folder / "meta.json").read_text())["route"] == "cache"

@@ -11,8 +11,9 @@ import pytest
 
 from jtl.errors import UserError
 from jtl.signals import StopRequest
-from jtl.training import config, loop
+from jtl.training import config
 from jtl.training import run as train
+from jtl.training.dispatch import Dispatches
 from jtl.verbs import evaluate, features
 
 TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokens" / "words" / "tokenizer.json"
@@ -86,14 +87,14 @@ def test_interrupted_run_is_the_uninterrupted_one_whatever_the_buckets_of_its_ba
 def test_a_step_is_compiled_once_a_bucket_and_phase(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[loop.CompiledSteps] = []
-    make = loop.CompiledSteps.__init__
+    compiled: list[Dispatches] = []
+    make = Dispatches.__init__
 
-    def watched(self: loop.CompiledSteps, *args: Any) -> None:
+    def watched(self: Dispatches, *args: Any) -> None:
         make(self, *args)
         compiled.append(self)
 
-    monkeypatch.setattr(loop.CompiledSteps, "__init__", watched)
+    monkeypatch.setattr(Dispatches, "__init__", watched)
     train.run(
         _settings(table, strategy__name="lp_ft", train__batch_size=2, train__steps=20), tmp_path / "run"
     )

@@ -120,6 +120,7 @@ ASKED: list[tuple[list[str], ModuleType, dict[str, Any], list[str]]] = [
         {},
         [
             "jtl predict --artefact out/ FILES",
+            "jtl serve --artefact out/",
             "jtl export --run r --to hub-folder --out out-hub-folder",
         ],
     ),

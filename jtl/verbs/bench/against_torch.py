@@ -159,7 +159,7 @@ def _trains(found: Subject) -> Callable[[], object]:
     state, place = build.initial_state(found.built, found.settings, found.mesh)
     batch = sharding.put_batch(subject.batch(found), found.mesh)
     lowered = step.make_train_step(found.parts, 0, place, sharding.of_batch(found.mesh)).lower(state, batch)
-    compiled = lowered.compile()
+    compiled = lowered.compile(step.compiler_options(found.parts, 0))
     kept = [state]
     del state
 

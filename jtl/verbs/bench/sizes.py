@@ -75,7 +75,7 @@ def _row(settings: "jtl.training.config.Config", folder: Path, length: Length, s
         state, place = build.initial_state(found.built, given, found.mesh)
         batch = sharding.put_batch(subject.batch(found), found.mesh)
         make = partial(step.make_train_step, found.parts, 0, place, sharding.of_batch(found.mesh))
-        compiled = make().lower(state, batch).compile()
+        compiled = make().lower(state, batch).compile(step.compiler_options(found.parts, 0))
         alone = measure.steps_alone(compiled, state, batch, length, wait=jax.block_until_ready)
     except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
         is_large = isinstance(error, UserError | MemoryError) or any(word in str(error) for word in EXHAUSTED)

@@ -30,7 +30,7 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
 
     from jtl.report.console import Live, peak_process_bytes
     from jtl.report.summary import Phases
-    from jtl.training import features, loop, meta, run
+    from jtl.training import dispatch, features, meta, run
     from jtl.verbs.bench import program, subject
 
     # That is a run of its own, beside this one.
@@ -50,7 +50,7 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
         del state
         step_peak = peak_process_bytes()
         sys.stderr.write("bench: the feed alone\n")
-        batches = loop.device_batches(ready, 0)
+        batches = dispatch.device_batches(ready, 0)
         with at_end(batches.close):
             fed = measure.feed_alone(batches, length, wait=jax.block_until_ready)
         sys.stderr.write("bench: the loop\n")
@@ -148,10 +148,10 @@ def _step(
 
     from jtl.signals import StopRequest
     from jtl.strategies.contract import TRAIN
-    from jtl.training import loop, optim, sharding, step
+    from jtl.training import dispatch, optim, sharding, step
     from jtl.verbs.bench import peaks, program
 
-    batches = loop.device_batches(ready, 0)
+    batches = dispatch.device_batches(ready, 0)
     with at_end(batches.close):
         # With one core XLA compiles in the thread that would work on these, and neither ends (jaxlib 0.10.2).
         batch = jax.block_until_ready(next(batches))
@@ -181,9 +181,9 @@ def _step(
 def _compiled(
     ready: "jtl.training.ready.Run", stop: Any, state: "jtl.training.state.State", batch: Any
 ) -> Any:
-    from jtl.training import loop
+    from jtl.training import dispatch
 
-    return loop.CompiledSteps(ready, stop).at(0, state, batch)
+    return dispatch.Dispatches(ready, stop).program(0, state, batch)
 
 
 def _device_peak() -> int:
