@@ -19,10 +19,11 @@ from jtl.data.planned import planned_batches
 from jtl.data.sampling import UNIFORM
 from jtl.errors import at_end
 from jtl.metrics import GRID_PREFIX, Summary
-from jtl.report.writer import Writer
-from jtl.signals import Stopped, StopRequest
+from jtl.report.writer import Numbers
+from jtl.signals import Stopped
 from jtl.strategies.contract import TRAIN
 from jtl.training import adaptation, build, evaluate, optim, progress, routes, sharding, step
+from jtl.training.agreement import Asked
 from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.config import Config
 from jtl.training.ready import Ended, Run, Saves
@@ -40,8 +41,8 @@ def run(
     state: State,
     history: progress.History,
     checkpoints: Saves,
-    writer: Writer,
-    stop: StopRequest,
+    writer: Numbers,
+    stop: Asked,
 ) -> Ended:
     """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
 
@@ -112,7 +113,8 @@ def _rescue(
     error: Exception,
 ) -> None:
     """Save the last whole state of a run that an error ends, where it has one; what fails then is a note."""
-    is_lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    # Several processes save together, which they cannot where one has failed.
+    is_lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state)) or jax.process_count() > 1
     if is_lost or isinstance(error, Diverged | Unsaved) or int(state.step) <= saved:
         return
     try:
@@ -130,8 +132,8 @@ def eval_every(settings: Config, num_examples: int) -> int:
     return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
 
 
-def evaluated(ready: Run, state: State, split: str) -> Summary:
-    """Return the task's metrics of a state on one split."""
+def evaluated(ready: Run, state: State, split: str, check: Callable[[], None] = signals.check) -> Summary:
+    """Return the task's metrics of a state on one split; `check` is called between batches."""
     with ready.reporter.phases.measure("evaluate"):
         return evaluate.measure(
             ready.programs.evaluate,
@@ -140,13 +142,14 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
             mesh=ready.programs.mesh,
             task=ready.plan.built.parts.task,
             num_examples=len(ready.feed.splits[split]),
+            check=check,
         )
 
 
 class CompiledSteps:
     """The compiled step of each phase and each shape of a batch, made when the first such batch comes."""
 
-    def __init__(self, ready: Run, stop: StopRequest) -> None:
+    def __init__(self, ready: Run, stop: Asked) -> None:
         self._ready, self._stop = ready, stop
         self._phases = optim.phases(ready.plan.built.parts.groups)
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
@@ -175,7 +178,7 @@ class _Reader:
     def __init__(
         self,
         ready: Run,
-        writer: Writer,
+        writer: Numbers,
         history: progress.History,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -281,6 +284,7 @@ def device_batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
 def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None, None]:
     """Return the batches of a stream on the host from the step `start` on."""
     settings, parts = ready.plan.settings, ready.plan.built.parts
+    own = sharding.rows_of(ready.programs.mesh)
     if name in ready.feed.kept:
         return ready.feed.kept[name](start)
     read = partial(
@@ -295,6 +299,8 @@ def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None
         seed=routes.stream_seed(settings.train.seed, name),
         start_step=start,
         sampling=settings.train.sampling if name == TRAIN else UNIFORM,
+        shard_index=own.place,
+        num_shards=own.num,
         num_views=settings.train.views if parts.augment is not None else 0,
         config=settings.inputs,
     )
@@ -312,7 +318,7 @@ def _lacks_evaluation(ready: Run, history: progress.History, number: int) -> boo
 
 
 def _measured(
-    ready: Run, state: State, history: progress.History, writer: Writer, stop: StopRequest
+    ready: Run, state: State, history: progress.History, writer: Numbers, stop: Asked
 ) -> tuple[progress.History, Summary | None]:
     """Return the history with an evaluation of the state, and what it found on validation; report it.
 
@@ -321,9 +327,10 @@ def _measured(
     """
     number = int(state.step)
     with stop.raising():
-        found = evaluated(ready, state, VALIDATION) if VALIDATION in ready.feed.eval_batches else None
+        has_validation = VALIDATION in ready.feed.eval_batches
+        found = evaluated(ready, state, VALIDATION, stop.check) if has_validation else None
         entry = {} if found is None else found.scalars
-        entry = {"step": number, **entry, **_measured_target(ready, state)}
+        entry = {"step": number, **entry, **_measured_target(ready, state, stop.check)}
     stop.check()
     numbers = adaptation.scalars(entry)
     writer.scalars(number, numbers)
@@ -332,13 +339,18 @@ def _measured(
     return [*history, entry], found
 
 
-def _measured_target(ready: Run, state: State) -> dict[str, float]:
+def _measured_target(ready: Run, state: State, check: Callable[[], None]) -> dict[str, float]:
     """Return what can be said of the other domain's examples, {} without any."""
     if ready.feed.target is None or ready.feed.target_batches is None:
         return {}
     with ready.reporter.phases.measure("evaluate"):
         outputs, labels = evaluate.collect(
-            ready.programs.outputs, state, ready.feed.target_batches, ("logits",), mesh=ready.programs.mesh
+            ready.programs.outputs,
+            state,
+            ready.feed.target_batches,
+            ("logits",),
+            mesh=ready.programs.mesh,
+            check=check,
         )
         known = labels if ready.feed.target.is_labelled else None
         has_classes = build.has_classes(ready.plan.settings)
