@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
                 from jtl import faults
 
                 code = _failed(f"standard output: {faults.of_system(fault)}")
-            _part(code)
+            if code not in (MENDABLE_EXIT_CODE, BUG_EXIT_CODE):
+                _part(code)
         except signals.Stopped:
             code = _stopped(stop.number, given)
             _part(code, f"was stopped by {signal.Signals(stop.number).name}")
