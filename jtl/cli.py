@@ -40,8 +40,11 @@ def main(argv: Sequence[str] | None = None, verb: str = "") -> None:
                 from jtl import faults
 
                 code = _failed(f"standard output: {faults.of_system(fault)}")
+            if code not in (MENDABLE_EXIT_CODE, BUG_EXIT_CODE):
+                _part(code)
         except signals.Stopped:
             code = _stopped(stop.number, given)
+            _part(code, f"was stopped by {signal.Signals(stop.number).name}")
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         if argv is None and (stop.is_set or code in (MENDABLE_EXIT_CODE, BUG_EXIT_CODE)):
@@ -56,7 +59,7 @@ def _run(given: list[str]) -> int:
     import argparse
     import traceback
 
-    from jtl import errors, faults, heap, memory, runtime
+    from jtl import distributed, errors, faults, heap, memory, runtime
     from jtl.verbs import VERBS
 
     words, overrides = split_overrides(given)
@@ -68,15 +71,16 @@ def _run(given: list[str]) -> int:
         runtime.prepare()
         return VERBS[args.verb].command(args, overrides)
     except Exception as error:
+        distributed.await_cause(error)
         found = faults.explained(error)
         if found is None or args.debug:
             traceback.print_exc()
-        if found is not None:
-            return _failed(found)
-        sys.stderr.write(
-            f"jtl: bug: {errors.shortened(repr(error))}; please report it with the lines above\n"
-        )
-        return BUG_EXIT_CODE
+        code = BUG_EXIT_CODE if found is None else _failed(found)
+        if found is None:
+            found = errors.shortened(repr(error))
+            sys.stderr.write(f"jtl: bug: {found}; please report it with the lines above\n")
+        _part(code, f"failed: {_one_line(found)}")
+        return code
 
 
 def _at_home(value: Any) -> Any:
@@ -104,9 +108,18 @@ def _stopped(number: int, given: Sequence[str], write: Callable[[str], object] |
     return PREEMPTED_EXIT_CODE if goes_on else SIGNAL_EXIT_CODE + number
 
 
+def _part(code: int, said: str = "") -> None:
+    """Part from the other processes, where there are any; `said` is why this one ends by itself."""
+    distributed = sys.modules.get("jtl.distributed")
+    if distributed is not None:
+        distributed.leave(code, said)
+
+
 def _end_at_once(given: Sequence[str], number: int) -> None:
     """End a process that a signal cannot reach: C++ code is running, or has swallowed it."""
-    os._exit(_stopped(number, given, lambda text: os.write(2, text.encode())))
+    code = _stopped(number, given, lambda text: os.write(2, text.encode()))
+    _part(code, f"was stopped by {signal.Signals(number).name}")
+    os._exit(code)
 
 
 def _parser() -> "argparse.ArgumentParser":

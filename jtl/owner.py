@@ -15,6 +15,8 @@ from jtl.errors import UserError
 from jtl.names import as_unicode, is_unicode
 
 NAME = ".owner"
+# Where processes that do not own the folder say what they do.
+LOGS = "logs"
 # A folder that nobody may write into needs no lock; one that is none is refused where it is opened.
 NEEDLESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
@@ -62,7 +64,7 @@ def owned(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 def is_free(folder: Path) -> bool:
     """Return whether there is nothing in a folder but what `owned` left there."""
-    return all(each.name == NAME for each in folder.iterdir())
+    return all(each.name in (NAME, LOGS) for each in folder.iterdir())
 
 
 def _locked(folder: Path, say: Callable[[str], None]) -> IO[bytes] | None:

@@ -58,6 +58,10 @@ class StopRequest:
         """Ask the process to stop, as a signal of that number does."""
         self.number, self._asked_at = number, time.monotonic()
 
+    def latest(self) -> int:
+        """Return the number of the signal that has come, 0 before any."""
+        return self.number
+
     def check(self) -> None:
         """Raise Stopped if a signal has come; a library may have swallowed the first one."""
         if self.number:

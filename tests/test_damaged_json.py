@@ -12,8 +12,7 @@ from jtl import predictor
 from jtl.errors import UserError
 from jtl.report import summary, writer
 from jtl.report.console import Live
-from jtl.training import build, config, meta
-from jtl.training import run as train
+from jtl.training import build, claim, config, meta
 from jtl.verbs.compare import tables
 from jtl.verbs.fuse import members
 from jtl.weights import inspect
@@ -62,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _repeat(folder: Path) -> None:
     """As the command of a run does on its folder."""
     settings = config.read("configs/smoke.py", SETTINGS, folder)
-    train._finished(settings, folder, Live(io.StringIO()))
+    claim.finished(settings, folder, Live(io.StringIO()))
 
 
 def _go_on(folder: Path) -> None:

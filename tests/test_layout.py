@@ -22,9 +22,9 @@ MAX_TYPE_IGNORES = 10
 
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
-    ("errors", "heap", "names", "signals", "output"),
-    ("files", "ranges", "memory"),
-    ("owner", "faults", "tree", "rng", "metrics", "runtime"),
+    ("errors", "heap", "names", "signals", "output", "peers"),
+    ("engines", "files", "ranges", "memory"),
+    ("distributed", "owner", "faults", "tree", "rng", "metrics", "runtime"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),

@@ -50,7 +50,7 @@ READERS = {
     ),
     "model cifar_resnet": ("models/resnet.py",),
     "weights": ("weights/", "training/build.py"),
-    "inputs": ("training/", "predictor.py", "verbs/bench/"),
+    "inputs": ("data/ahead.py", "training/", "predictor.py", "verbs/bench/"),
     "optim": ("training/step.py", "training/build.py"),
     "train": ("training/", "verbs/"),
 }

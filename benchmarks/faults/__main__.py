@@ -1,7 +1,7 @@
 """Trials of faults on this machine: what a run comes to when it is disturbed.
 
     python -m benchmarks.faults kills --num 60 --seed 0 --out record.json
-    python -m benchmarks.faults signals|together|folders|inputs|machine --num 40 --seed 0 --out record.json
+    python -m benchmarks.faults signals|together|processes|folders|inputs|machine --num 40 --out record.json
 
 The exit code is 1 where a trial went wrong; the record says which, and why.
 """
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks.faults import folders, inputs, kills, machine, record, runs, signals, together
+from benchmarks.faults import folders, inputs, kills, machine, processes, record, runs, signals, together
 from benchmarks.faults.runs import Setup
 
 TRIALS: dict[str, Callable[[Setup, int, int], Iterable[record.Trial]]] = {
@@ -22,6 +22,7 @@ TRIALS: dict[str, Callable[[Setup, int, int], Iterable[record.Trial]]] = {
     "inputs": inputs.trials,
     "kills": kills.trials,
     "machine": machine.trials,
+    "processes": processes.trials,
     "signals": signals.trials,
     "together": together.trials,
 }

@@ -17,8 +17,8 @@ from jtl import files, memory, signals
 from jtl.data import store
 from jtl.data.contract import Info, Source, read
 from jtl.data.entry import Entry, Writer
-from jtl.data.pipeline import num_cores
 from jtl.data.subset import fingerprints
+from jtl.data.workers import num_cores
 from jtl.errors import UserError
 from jtl.inputs.contract import Storage
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jtl.data import pipeline
+from jtl.data import ahead, pipeline
 from jtl.data.contract import Source
-from jtl.data.pipeline import PADDING_ID, Batch, Config, padded, read_ahead, view_of
+from jtl.data.pipeline import PADDING_ID, Batch, Config, padded, view_of
 from jtl.data.sampling import UNIFORM, Order
 
 # By name, [rows, …].
@@ -36,7 +36,7 @@ def train_batches(
     """
     order, _ = pipeline.plan(source, sampling, seed)
     batches = _TrainBatches(arrays, source.labels(), order, len(source), num_views, start_step, batch_size)
-    return read_ahead(batches, config)
+    return ahead.read(batches, config)
 
 
 class KeptEvalBatches:

@@ -8,7 +8,6 @@ permutation, threads and worker processes; each batch is built whole by one thre
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from jtl.data import workers
+from jtl.data import ahead
 from jtl.data.contract import CURE, Example, Source, read
 from jtl.data.sampling import UNIFORM, Order, order_of
-from jtl.data.workers import num_cores
 from jtl.errors import UserError, nearest, shown
 from jtl.inputs import Input, Inputs, Transform, Unreadable
 from jtl.inputs.contract import leaves_of, map_leaves
@@ -96,7 +94,7 @@ def train_batches(
     batches = _TrainBatches(
         source=source,
         transform=transform,
-        collate=partial(kind.collate, buckets=config.buckets, preprocess=preprocess),
+        collate=partial(kind.collate, buckets=_buckets(config, num_shards), preprocess=preprocess),
         order=order,
         key=key,
         num_views=num_views,
@@ -104,7 +102,7 @@ def train_batches(
         stride=batch_size,
         rows=batch_size // num_shards,
     )
-    return read_ahead(batches, config, _num_bytes(kind, preprocess, batches.rows))
+    return ahead.read(batches, config, _num_bytes(kind, preprocess, batches.rows))
 
 
 def eval_batches(
@@ -129,7 +127,7 @@ def eval_batches(
     """
     rows = batch_size // num_shards
     first = first_row(batch_size, shard_index, num_shards)
-    collate = partial(kind.collate, buckets=config.buckets, preprocess=preprocess)
+    collate = partial(kind.collate, buckets=_buckets(config, num_shards), preprocess=preprocess)
     batches = _EvalBatches(source, transform, collate, batch_size, first, rows, blank)
     num_bytes = _num_bytes(kind, preprocess, rows)
     return EvalBatches(batches, config, num_bytes=num_bytes, is_read_again=is_read_again)
@@ -184,7 +182,7 @@ class EvalBatches:
 
     def _opened(self) -> Generator[Batch, None, None]:
         batches = _Repeated(self._batches) if self._keeps_workers() else self._batches
-        return read_ahead(batches, self._config, self._num_bytes)
+        return ahead.read(batches, self._config, self._num_bytes)
 
     def _keeps_workers(self) -> bool:
         return self._is_read_again and self._config.workers > 0
@@ -356,44 +354,14 @@ def first_row(batch_size: int, shard_index: int, num_shards: int) -> int:
     return shard_index * (batch_size // num_shards)
 
 
+def _buckets(config: Config, num_shards: int) -> tuple[int, ...]:
+    """Return the lengths to pad to; a shard, which knows not how long the others' examples are, has none."""
+    return config.buckets if num_shards == 1 else ()
+
+
 def _num_bytes(kind: Input, preprocess: Any, rows: int) -> int:
     """Return what a batch's inputs take, as the kind's spec has them; 0 where there is none to ask."""
     if preprocess is None:
         return 0
     leaves = leaves_of(kind.spec(preprocess))
     return rows * sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
-
-
-def _ahead(config: Config, num_bytes: int) -> tuple[int, int]:
-    """Return threads and batches read ahead, of so many bytes, in each process."""
-    threads = config.threads or num_cores()
-    buffered = max(config.prefetch, threads)
-    if num_bytes:
-        buffered = min(buffered, config.prefetch_bytes // (num_bytes * max(1, config.workers)))
-    return min(threads, max(1, buffered)), max(1, buffered)
-
-
-def read_ahead(batches: Any, config: Config, num_bytes: int = 0) -> Generator[Batch, None, None]:
-    """Yield `batches[0], batches[1], …`, of so many bytes (0: few), read ahead in threads or processes."""
-    from grain import MapDataset, MultiprocessingOptions, ReadOptions
-
-    threads, buffered = _ahead(config, num_bytes)
-    options = ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
-    dataset = MapDataset.source(batches).to_iter_dataset(options)
-    if config.workers:
-        workers.mark_flags_as_parsed()
-        workers.keep_tracker_quiet()
-        options = MultiprocessingOptions(num_workers=config.workers)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=partial(workers.end_with_parent, os.getpid()))
-    iterator = iter(dataset)
-    try:
-        if config.workers:
-            yield from workers.first_of_workers(iterator)
-        yield from iterator
-    except RuntimeError as error:
-        found = workers.DEAD_WORKER.search(str(error))
-        if found is None:
-            raise
-        raise UserError(workers.dead_worker(int(found.group(1)), config.workers)) from error
-    finally:
-        workers.close(iterator)

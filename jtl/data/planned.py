@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jtl.data import pipeline
+from jtl.data import ahead, pipeline
 from jtl.data.contract import Source
 from jtl.data.pipeline import Batch, Config
 from jtl.data.sampling import UNIFORM, Order
@@ -43,7 +43,7 @@ def planned_batches(
         rows=batch_size // num_shards,
     )
     # Nothing is read or decoded: one thread is enough, and processes would cost more than they do.
-    return pipeline.read_ahead(batches, replace(config, threads=1, workers=0))
+    return ahead.read(batches, replace(config, threads=1, workers=0))
 
 
 @dataclass(frozen=True)

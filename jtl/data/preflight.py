@@ -9,8 +9,8 @@ import numpy as np
 from jtl import signals
 from jtl.data.classes import NAMED, few
 from jtl.data.contract import Config, Source
-from jtl.data.pipeline import num_cores
 from jtl.data.subset import Subset, fingerprints
+from jtl.data.workers import num_cores
 from jtl.errors import UserError, counted
 from jtl.inputs import Input, Unreadable
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jtl import files
 from jtl.errors import UserError, at_end, shortened
@@ -22,6 +22,29 @@ EVENTS_FOLDER = "tensorboard"
 SESSION_START = 1
 # What the names of an evaluation's numbers begin with, and those of the final report's.
 MEASURED, FINAL = ("val/", "target/"), ("test/",)
+
+
+@runtime_checkable
+class Numbers(Protocol):
+    """What takes the numbers of a run."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Take values by name at a step."""
+        ...
+
+    def close(self) -> None:
+        """Take no more."""
+        ...
+
+
+class Unwritten:
+    """The numbers of a process that does not write the run folder: another does."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Leave the values to the other."""
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 class Writer:

@@ -317,6 +317,11 @@ def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]
     sharding.check_fits(shapes, placement, mesh, what)
     # Host copies: a buffer of the initial parameters must not be donated with the first step.
     host = jax.device_get((built.params, built.model_state))
+    if sharding.is_cut(placement):
+        # Whole on every device they might not fit.
+        cut = tree.flatten(tree.merge(placement.trainable, placement.frozen))
+        places = tree.map_named(lambda name, leaf: cut[name], host[0])
+        host = (sharding.put(host[0], places), host[1])
     return jax.jit(create, out_shardings=placement)(*host), placement
 
 

@@ -22,13 +22,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jtl import distributed
 from jtl.errors import UserError
-from jtl.training import checkpoint_faults, digests, progress
+from jtl.training import checkpoint_faults, digests, progress, sharding
 from jtl.training.checkpoint_faults import Damage, Diverged
 from jtl.training.state import State
 
 NUM_LATEST = 2
 DAMAGED = "damaged"
+ONE = ocp.options.MultiprocessingOptions()
 # Where Orbax's JSON handler writes.
 META_FILE = "meta/metadata"
 # What must be finite in a checkpoint: what trains, running statistics, and the average of what trains.
@@ -72,7 +74,7 @@ class Checkpoints:
         Raises:
             Diverged: a parameter, a running statistic or an average is not finite.
         """
-        found, counts = jax.device_get(self._examine(state))
+        found, counts = sharding.fetched(self._examine(state))
         bad = {name: int(count) for name, count in counts.items() if count}
         if bad:
             name, count = next(iter(bad.items()))
@@ -114,10 +116,26 @@ class Checkpoints:
             UserError: checkpoints exist, or existed, and every one is damaged; or one may be sound and cannot
                 be restored just now, which moves nothing.
         """
+        if not distributed.is_joined():
+            return self._newest(lambda step: self._verified(step, like), warn)
+        # One process looks which it is to be: of a file that only some of them read the others know nothing.
+        step, is_moved = distributed.told(f"{self._folder} restored", lambda: self._chosen(like, warn))
+        if is_moved:
+            self._reopen()
+        return None if step is None else self._verified(step, like)
+
+    def _chosen(self, like: Any, warn: Callable[[str], None]) -> list[Any]:
+        """Return the step of the newest checkpoint that verifies, and whether others were moved away."""
+        before = set_aside(self._folder.parent)
+        step = self._newest(lambda step: self._checked(step, like), warn)
+        return [step, set_aside(self._folder.parent) != before]
+
+    def _newest(self, verified: Callable[[int], Any], warn: Callable[[str], None]) -> Any:
+        """Return what `verified` gives of the newest step that is not damaged, None where there is none."""
         steps = sorted(self.steps(), reverse=True)
         for index, step in enumerate(steps):
             try:
-                return self._verified(step, like)
+                return verified(step)
             except Damage as damage:
                 following = (
                     f"using step {steps[index + 1]}" if index + 1 < len(steps) else "no earlier one is left"
@@ -146,7 +164,12 @@ class Checkpoints:
         meta = self._sound_meta(step)
         item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(like))
         arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(np.ndarray, leaf.dtype), item)
-        reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        # By itself: the other processes read, if they do, in their own time.
+        own = distributed.process_id()
+        alone = ocp.options.MultiprocessingOptions(own, {own}, f"{own}") if distributed.is_joined() else ONE
+        reader = ocp.Checkpointer(
+            ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+        )
         try:
             found = reader.restore(
                 path / "state",
@@ -231,13 +254,26 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         try:
             state = self._manager.restore(step, args=items)["state"]
-            found, _ = jax.device_get(self._examine(state))
+            found, _ = sharding.fetched(self._examine(state))
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, …
             raise checkpoint_faults.explained(error, path, meta) from error
         _check_digests(meta, digests.as_text(state, found))
         if int(state.step) != step:
             raise Damage(f"it is a copy of step {int(state.step)}")
         return Restored(state, meta, step)
+
+    def _checked(self, step: int, like: Any) -> int:
+        """Return the step of a checkpoint that verifies, read by this process alone.
+
+        Raises:
+            Damage: it is not what was saved.
+            UserError: it may be, and cannot be restored just now.
+        """
+        checkpoint_faults.check_kinds(self._folder / str(step), self._sound_meta(step), like)
+        found = self.restore_values(step, {name: getattr(like, name) for name in like._fields})
+        if int(found["step"]) != step:
+            raise Damage(f"it is a copy of step {int(found['step'])}")
+        return step
 
     def _sound_meta(self, step: int) -> dict[str, Any]:
         path = self._folder / str(step)
@@ -271,6 +307,10 @@ class Checkpoints:
                 f"checkpoint {str(source)!r} is damaged ({damage}) and cannot be moved to {str(target)!r}: "
                 f"{error.strerror}; mend that, or remove it, and repeat the command"
             ) from error
+        if not distributed.is_joined():
+            self._reopen()
+
+    def _reopen(self) -> None:
         self._manager.close()
         self._manager = self._opened()
 

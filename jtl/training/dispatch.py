@@ -19,9 +19,10 @@ from jtl.data.planned import planned_batches
 from jtl.data.sampling import UNIFORM
 from jtl.errors import UserError, at_end
 from jtl.inputs.contract import leaves_of, map_leaves
-from jtl.signals import StopRequest, interruptibly
+from jtl.signals import interruptibly
 from jtl.strategies.contract import TRAIN
 from jtl.training import evaluate, flops, optim, routes, sharding, step
+from jtl.training.agreement import Asked
 from jtl.training.config import Config
 from jtl.training.ready import Feed, Run
 from jtl.training.state import State
@@ -43,7 +44,7 @@ class Span(NamedTuple):
 class Dispatches:
     """The spans of a run from a step on, and the compiled program of each phase and shape of batches."""
 
-    def __init__(self, ready: Run, stop: StopRequest) -> None:
+    def __init__(self, ready: Run, stop: Asked) -> None:
         self._ready, self._stop = ready, stop
         self._phases = optim.phases(ready.plan.built.parts.groups)
         self._jitted: dict[int, jax.stages.Wrapped] = {}
@@ -104,7 +105,8 @@ class Dispatches:
     def _most(self, start: int, state: State, first: Mapping[str, pipeline.Batch]) -> int:
         """Return how many steps are asked for at once, and say so where there could be several."""
         ready, parts = self._ready, self._ready.plan.built.parts
-        if not all(name in ready.feed.kept or name in ready.feed.residents for name in first):
+        is_near = all(name in ready.feed.kept or name in ready.feed.residents for name in first)
+        if not is_near or jax.process_count() > 1:
             return 1
         interval = min(*self._every(), parts.num_steps)
         asked = ready.plan.settings.train.steps_per_dispatch
@@ -137,8 +139,13 @@ def check(asked: int, feed: Feed, unit: str, *, is_kept: bool) -> None:
     """Check that several steps can be asked for at once, where they are to be.
 
     Raises:
-        UserError: the examples are read on the host for every step.
+        UserError: the examples are read on the host for every step, or several processes ask.
     """
+    if asked > 1 and jax.process_count() > 1:
+        raise UserError(
+            f"train.steps_per_dispatch is {asked} and there are {jax.process_count()} processes; expected 0 "
+            f"or 1: after every step they agree on whether to go on"
+        )
     if asked > 1 and not is_kept and TRAIN not in feed.residents:
         raise UserError(
             f"train.steps_per_dispatch is {asked}, and {unit} are read on the host for every step; expected "
@@ -194,6 +201,7 @@ def _made(feed: Feed, batch: step.Batch, lying: Mapping[str, Any]) -> step.Batch
 def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None, None]:
     """Return the batches of a stream on the host from the step `start` on."""
     settings, parts = ready.plan.settings, ready.plan.built.parts
+    own = sharding.rows_of(ready.programs.mesh)
     if name in ready.feed.kept:
         return ready.feed.kept[name](start)
     read = partial(
@@ -208,6 +216,8 @@ def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None
         seed=routes.stream_seed(settings.train.seed, name),
         start_step=start,
         sampling=settings.train.sampling if name == TRAIN else UNIFORM,
+        shard_index=own.place,
+        num_shards=own.num,
         num_views=settings.train.views if parts.augment is not None else 0,
         config=settings.inputs,
     )

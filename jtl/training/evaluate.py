@@ -39,13 +39,14 @@ def measure(
     mesh: Mesh,
     task: Task,
     num_examples: int,
+    check: Callable[[], None] = signals.check,
 ) -> metrics.Summary:
     """Return the task's metrics over padded batches; `state` is whatever `eval_step` takes.
 
     Counts (int32; matrices of classes by classes among them) are added up on the devices and fetched every
     `FETCH_EVERY` batches, to be added in int64. Other sums are fetched with them, but batch by batch, to be
     added in float64, as float32 would round. Logits that stand beside the sums are kept with the labels, as
-    long as they are no more than `MAX_KEPT` values.
+    long as they are no more than `MAX_KEPT` values. `check` is called between batches.
     """
 
     def begin(batch: Batch) -> metrics.Sums:
@@ -55,11 +56,12 @@ def measure(
     counts: metrics.Sums = {}
     others: list[metrics.Sums] = []
     kept: list[tuple[np.ndarray, np.ndarray]] = []
-    for batch, sums in ahead(begin, batches):
+    for batch, sums in ahead(begin, batches, check=check):
         jax.block_until_ready(sums)
         logits = sums.get(metrics.LOGITS)
         if logits is not None and "label" in batch and num_examples * logits.shape[-1] <= MAX_KEPT:
-            kept.append((np.asarray(logits)[batch["mask"]], batch["label"][batch["mask"]]))
+            mask, label = (sharding.gathered(batch[name], mesh) for name in ("mask", "label"))
+            kept.append((np.asarray(logits)[mask], label[mask]))
         whole, rest = metrics.divided({name: each for name, each in sums.items() if name != metrics.LOGITS})
         counts = _added(counts, whole) if others else whole
         others.append(rest)
@@ -78,7 +80,10 @@ def measure(
 
 
 def ahead(
-    begin: Callable[[Batch], Any], batches: Iterable[Batch], num_ahead: int = MAX_PENDING
+    begin: Callable[[Batch], Any],
+    batches: Iterable[Batch],
+    num_ahead: int = MAX_PENDING,
+    check: Callable[[], None] = signals.check,
 ) -> Iterator[tuple[Batch, Any]]:
     """Yield each batch with what `begin` gave of it, once it was called of `num_ahead` more.
 
@@ -87,7 +92,7 @@ def ahead(
     begun: deque[tuple[Batch, Any]] = deque()
     is_compiled = False
     for batch in batches:
-        signals.check()
+        check()
         # The first one compiles.
         found = begin(batch) if is_compiled else signals.interruptibly(partial(begin, batch))
         is_compiled = True
@@ -113,7 +118,8 @@ def prepared(built: Built, source: Source, settings: config.Config, mesh: Mesh) 
         setting="train.batch_size",
     )
     state = State(jnp.zeros([], jnp.int32), built.params, {}, built.model_state, (), {})
-    outputs, labels = collect(make_output_step(parts), state, batches, ("features", "logits"), mesh=mesh)
+    program = sharding.with_whole_results(make_output_step(parts), mesh)
+    outputs, labels = collect(program, state, batches, ("features", "logits"), mesh=mesh)
     extra = parts.strategy.prepare(built.params[EXTRA], outputs["features"], labels)
     return built._replace(params={**built.params, EXTRA: extra})
 
@@ -138,10 +144,12 @@ def collect(
     names: tuple[str, ...],
     *,
     mesh: Mesh,
+    check: Callable[[], None] = signals.check,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return the outputs of those names, [examples, …], and the labels of padded batches, in order.
 
     Where there are no labels, the examples' indices stand in their place. Other outputs stay where they are.
+    `check` is called between batches.
     """
 
     def begin(batch: Batch) -> dict[str, Any]:
@@ -150,11 +158,11 @@ def collect(
 
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     labels: list[np.ndarray] = []
-    for batch, outputs in ahead(begin, batches):
-        mask = batch["mask"]
+    for batch, outputs in ahead(begin, batches, check=check):
+        mask = sharding.gathered(batch["mask"], mesh)
         for name, values in jax.device_get(outputs).items():
             found[name].append(values[mask])
-        labels.append(batch.get("label", batch["id"])[mask])
+        labels.append(sharding.gathered(batch.get("label", batch["id"]), mesh)[mask])
     return {name: np.concatenate(parts) for name, parts in found.items()}, np.concatenate(labels)
 
 
@@ -177,6 +185,8 @@ def batches_of(
 ) -> pipeline.EvalBatches:
     """Return padded evaluation batches; the batch size is rounded up to a multiple of the devices.
 
+    Of several processes each reads its own rows of every batch.
+
     `blank` and `is_read_again` are as `pipeline.eval_batches` has them; `setting` gave the batch size.
 
     Raises:
@@ -184,6 +194,7 @@ def batches_of(
     """
     check_batch_size(kind, preprocess, batch_size, setting)
     size = -(-batch_size // mesh.size) * mesh.size
+    own = sharding.rows_of(mesh)
     transform = kind.transform(preprocess, None)
     return pipeline.eval_batches(
         source,
@@ -194,6 +205,8 @@ def batches_of(
         config=settings,
         blank=blank,
         is_read_again=is_read_again,
+        shard_index=own.place,
+        num_shards=own.num,
     )
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jtl import files, tree
+from jtl import distributed, files, tree
 from jtl.report import summary, tables
-from jtl.report.writer import FINAL, Writer
-from jtl.training import account, adaptation, evaluate, loop, meta, precision, progress
+from jtl.report.writer import FINAL, Numbers
+from jtl.training import account, adaptation, evaluate, loop, meta, precision, progress, sharding
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.checkpoint_faults import Damage
@@ -30,9 +30,12 @@ class Outcome(NamedTuple):
 NOT_YET = Outcome({}, "")
 
 
-def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -> Outcome:
-    """Measure the best step on every split that is not for training; write weights, tables and plots."""
-    state = _best_state(ready, ended, checkpoints)
+def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Numbers) -> Outcome:
+    """Measure the best step on every split that is not for training; write weights, tables and plots.
+
+    Of several processes all measure, and one writes.
+    """
+    state, is_writer = _best_state(ready, ended, checkpoints), distributed.is_writer()
     if ready.settled is not None:
         settled = ready.settled(state, ended.history)
         for name, values in settled.files.items():
@@ -42,13 +45,17 @@ def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Writer) -
         ready, state = settled.ready, settled.state
     params = _as_loaded(ready, states.params_for_evaluation(state))
     merged = ready.plan.built.parts.strategy.merged(params)
-    model_sha256 = write_run_weights(ready.plan.folder, merged, jax.device_get(state.model_state))
+    model_state, model_sha256 = sharding.fetched(state.model_state), ""
+    if is_writer:
+        model_sha256 = write_run_weights(ready.plan.folder, merged, model_state)
     scores: dict[str, Any] = {"step": int(state.step)}
     told: dict[str, account.Told] = {}
     for split in ready.feed.eval_batches:
         known = ended.measured if split == loop.VALIDATION and state is ended.state else None
         found = loop.evaluated(ready, state, split) if known is None else known
         scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
+        if not is_writer:
+            continue
         each = told[split] = account.of_split(ready, split, found, told)
         text = tables.final_table(each.shown, ready.plan.stats.label_names, intervals=each.intervals)
         ready.reporter.live.log(f"{split}, step {int(state.step)}:\n{text}")
@@ -90,6 +97,8 @@ def digest(ready: Run, state: State) -> str:
 def say(ready: Run, text: str) -> None:
     """Say what was found of a checkpoint, on the screen and in the notes of meta.json."""
     ready.reporter.live.log(text)
+    if not distributed.is_writer():
+        return
     path = ready.plan.folder / "meta.json"
     about = files.read_record(path)
     summary.write_json(path, {**about.values, "notes": [*about.get("notes", files.TEXTS, []), text]})
@@ -119,13 +128,13 @@ def _best_state(ready: Run, ended: Ended, checkpoints: Checkpoints) -> State:
     places = jax.tree.map(lambda leaf: leaf.sharding, like)
     for leaf in jax.tree.leaves(like):
         leaf.delete()
-    number = jax.device_put(np.int32(best["step"]), state.step.sharding)
-    return state._replace(step=number, **jax.device_put(values, places))
+    number = sharding.put(np.int32(best["step"]), state.step.sharding)
+    return state._replace(step=number, **sharding.put(values, places))
 
 
 def _as_loaded(ready: Run, params: Any) -> Any:
     """Return parameters on the host, frozen ones in the precision they were loaded in."""
-    return precision.widened(jax.device_get(params), ready.plan.built.params)
+    return precision.widened(sharding.fetched(params), ready.plan.built.params)
 
 
 def _outcome(ready: Run, ended: Ended) -> dict[str, Any]:

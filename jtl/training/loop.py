@@ -12,11 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jtl import signals
 from jtl.errors import at_end
 from jtl.metrics import GRID_PREFIX, Summary
-from jtl.report.writer import Writer
-from jtl.signals import Stopped, StopRequest
+from jtl.report.writer import Numbers
+from jtl.signals import Stopped
 from jtl.training import adaptation, build, dispatch, evaluate, progress
+from jtl.training.agreement import Asked
 from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.ready import Ended, Run, Saves
 from jtl.training.state import State
@@ -33,8 +35,8 @@ def run(
     state: State,
     history: progress.History,
     checkpoints: Saves,
-    writer: Writer,
-    stop: StopRequest,
+    writer: Numbers,
+    stop: Asked,
 ) -> Ended:
     """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
 
@@ -105,7 +107,8 @@ def _rescue(
     error: Exception,
 ) -> None:
     """Save the last whole state of a run that an error ends, where it has one; what fails then is a note."""
-    is_lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    # Several processes save together, which they cannot where one has failed.
+    is_lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state)) or jax.process_count() > 1
     if is_lost or isinstance(error, Diverged | Unsaved) or int(state.step) <= saved:
         return
     try:
@@ -118,8 +121,8 @@ def _rescue(
     ready.reporter.live.log(f"saved step {int(state.step)}: repeat the command to go on from there")
 
 
-def evaluated(ready: Run, state: State, split: str) -> Summary:
-    """Return the task's metrics of a state on one split."""
+def evaluated(ready: Run, state: State, split: str, check: Callable[[], None] = signals.check) -> Summary:
+    """Return the task's metrics of a state on one split; `check` is called between batches."""
     with ready.reporter.phases.measure("evaluate"):
         return evaluate.measure(
             ready.programs.evaluate,
@@ -128,6 +131,7 @@ def evaluated(ready: Run, state: State, split: str) -> Summary:
             mesh=ready.programs.mesh,
             task=ready.plan.built.parts.task,
             num_examples=len(ready.feed.splits[split]),
+            check=check,
         )
 
 
@@ -141,7 +145,7 @@ class _Reader:
     def __init__(
         self,
         ready: Run,
-        writer: Writer,
+        writer: Numbers,
         history: progress.History,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -244,7 +248,7 @@ def _lacks_evaluation(ready: Run, history: progress.History, number: int) -> boo
 
 
 def _measured(
-    ready: Run, state: State, history: progress.History, writer: Writer, stop: StopRequest
+    ready: Run, state: State, history: progress.History, writer: Numbers, stop: Asked
 ) -> tuple[progress.History, Summary | None]:
     """Return the history with an evaluation of the state, and what it found on validation; report it.
 
@@ -253,9 +257,10 @@ def _measured(
     """
     number = int(state.step)
     with stop.raising():
-        found = evaluated(ready, state, VALIDATION) if VALIDATION in ready.feed.eval_batches else None
+        has_validation = VALIDATION in ready.feed.eval_batches
+        found = evaluated(ready, state, VALIDATION, stop.check) if has_validation else None
         entry = {} if found is None else found.scalars
-        entry = {"step": number, **entry, **_measured_target(ready, state)}
+        entry = {"step": number, **entry, **_measured_target(ready, state, stop.check)}
     stop.check()
     numbers = adaptation.scalars(entry)
     writer.scalars(number, numbers)
@@ -264,13 +269,18 @@ def _measured(
     return [*history, entry], found
 
 
-def _measured_target(ready: Run, state: State) -> dict[str, float]:
+def _measured_target(ready: Run, state: State, check: Callable[[], None]) -> dict[str, float]:
     """Return what can be said of the other domain's examples, {} without any."""
     if ready.feed.target is None or ready.feed.target_batches is None:
         return {}
     with ready.reporter.phases.measure("evaluate"):
         outputs, labels = evaluate.collect(
-            ready.programs.outputs, state, ready.feed.target_batches, ("logits",), mesh=ready.programs.mesh
+            ready.programs.outputs,
+            state,
+            ready.feed.target_batches,
+            ("logits",),
+            mesh=ready.programs.mesh,
+            check=check,
         )
         known = labels if ready.feed.target.is_labelled else None
         has_classes = build.has_classes(ready.plan.settings)

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jtl import __version__, files, tree
-from jtl.data import Source, pipeline, preflight
+from jtl.data import Source, preflight
+from jtl.data.workers import num_cores
 from jtl.errors import UserError, shown
 from jtl.models import MODELS
 from jtl.models.linen import module_names
@@ -115,7 +116,8 @@ def machine() -> dict[str, Any]:
         "versions": {"jtl": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "num_cores": pipeline.num_cores(),
+        "num_cores": num_cores(),
+        "num_processes": jax.process_count(),
     }
 
 
@@ -129,6 +131,7 @@ def moved(folder: Path) -> list[str]:
         **begun.get("versions", files.OBJECT, {}),
         "device": begun.get("device", files.TEXT, ""),
         "num_cores": begun.get("num_cores", files.COUNT, 0),
+        "num_processes": begun.get("num_processes", files.COUNT, 0),
     }
     now = {name: value for name, value in machine().items() if name != "versions"} | machine()["versions"]
     if jax.default_backend() != "cpu":

@@ -22,7 +22,7 @@ def check(settings: Config, splits: dict[str, Source], target: Target | None) ->
     Raises:
         UserError: it cannot be.
     """
-    build.check_batch(settings, sharding.mesh(settings.sharding).size)
+    build.check_batch(settings, sharding.num_shards(sharding.mesh(settings.sharding)))
     stats = build.label_stats(settings, splits["train"])
     built = build.build(settings, stats, build.num_steps(settings, len(splits["train"])))
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})

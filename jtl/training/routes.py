@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from jtl import files, memory
+from jtl import distributed, files, memory
 from jtl.data import Source, cache
 from jtl.data.pipeline import AUTO, CACHE, DEVICE, STREAM
 from jtl.errors import UserError
@@ -86,6 +86,10 @@ def opened(
             )
         return Routed(streams)
     case = Case(settings, parts, storage, streams, mesh, say)
+    # All processes have the same batches, each its rows of them: so one route, which one of them chooses.
+    if distributed.is_joined():
+        asked, begun, reason = _of_several(case, asked, begun)
+        return OPENING[asked](case, reason)
     if begun:
         found = OPENING[begun](case, "as the run began")
         if found.name != begun:
@@ -97,6 +101,19 @@ def opened(
         return OPENING[asked](case, "as set")
     name, reason = chosen(case)
     return OPENING[name](case, reason)
+
+
+def _of_several(case: Case, asked: str, begun: str) -> tuple[str, str, str]:
+    """Return the route of a run of several processes, the one it began with, and why it is that one."""
+    if begun or asked != AUTO:
+        name, reason = (begun, "as the run began") if begun else (asked, "as set")
+    else:
+        name, reason = distributed.told(f"route {case.settings.data.path}", lambda: list(chosen(case)))
+    if name == DEVICE:
+        name, reason = CACHE, "several processes do not keep examples on the devices yet"
+        if not any(_is_encoded(source) for source in case.streams.values()):
+            name = STREAM
+    return name, begun, reason
 
 
 def begun_with(folder: Path) -> str:

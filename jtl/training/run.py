@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,19 +11,21 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jtl import files, owner, runtime, signals
+from jtl import distributed, runtime, signals
 from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
 from jtl.report.summary import Phases
-from jtl.report.writer import Writer
+from jtl.report.writer import Unwritten, Writer
 from jtl.signals import StopRequest
 from jtl.strategies.contract import TARGET, TRAIN
 from jtl.training import (
     account,
+    agreement,
     build,
     choice,
+    claim,
     config,
     dispatch,
     evaluate,
@@ -42,8 +43,10 @@ from jtl.training import (
     routes,
     seen,
     sharding,
+    shared,
     slices,
     solve,
+    starting,
     step,
 )
 from jtl.training.build import Built, Target
@@ -53,13 +56,9 @@ from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, 
 from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
+from jtl.weights.run_folder import CHECKPOINTS_NAME
 
 TARGET_TEST = "target_test"
-# How lines begin that the process says which finds them, and that stay.
-SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID)
-# What a run's length is made of.
-LENGTHS = ("train.epochs:", "train.steps:")
 
 
 def run_folder(settings: Config, spec: str) -> Path:
@@ -85,13 +84,14 @@ def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict
             f"pretrained weights, or baseline=false"
         )
     live = Live()
-    with owner.owned(folder, live.log):
+    with shared.owned(folder, live.log, by="run"):
         return _run(settings, folder, live, stop)
 
 
 def _run(settings: Config, folder: Path, live: Live, stop: StopRequest | None) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
-    result = _finished(settings, folder, live) or _train(settings, folder, live, stop)
+    result = distributed.told(f"{folder} finished", lambda: claim.finished(settings, folder, live))
+    result = result or _train(settings, folder, live, stop)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
     other = run(_scratch(settings), folder / "scratch", stop)
@@ -106,61 +106,6 @@ def _scratch(settings: Config) -> Config:
     return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
 
 
-def _finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
-    """Return the summary of a finished run of this configuration, None where there is none yet.
-
-    Raises:
-        UserError: the folder holds something else, or the weights are no longer those it wrote.
-    """
-    if not (folder / config.NAME).exists():
-        if folder.exists() and (not folder.is_dir() or not owner.is_free(folder)):
-            raise UserError(
-                f"{str(folder)!r} is not empty and no run folder (no config.json); give another --workdir"
-            )
-        return None
-    if not config.has_begun(folder):
-        live.log("what was started here before made no step: it starts as it is configured now")
-        return None
-    changed = config.conflicts(settings, config.saved(folder))
-    result = summary.read(folder / "summary.json") if (folder / "summary.json").exists() else None
-    is_finished = result is not None and result["status"] in FINISHED
-    if changed:
-        is_longer = is_finished and all(each.startswith(LENGTHS) for each in changed)
-        cure = "give another --workdir, or repeat the command it was made with"
-        if is_longer:
-            cure += f"; to train its weights further: another --workdir and --config.model.weights={folder}"
-        raise UserError(
-            f"run folder {str(folder)!r} belongs to another configuration ({'; '.join(changed[:4])}); {cure}"
-        )
-    if result is None or not is_finished:
-        return None
-    verified(folder)
-    live.log(f"this run is finished ({result['status']} at step {result['steps']}); nothing to do")
-    return result
-
-
-def _claim(
-    plan: Plan, splits: Mapping[str, Source], target: Target | None, notes: Sequence[str], route: str
-) -> None:
-    """Write config.json and meta.json, once everything they name has been found to fit.
-
-    Raises:
-        UserError: the folder's checkpoints are of other training data, or other examples of the target.
-    """
-    folder = plan.folder
-    described = meta.describe(plan.settings, plan.built, plan.stats, splits, target, notes)
-    described[routes.KEY] = route
-    if (folder / "meta.json").exists() and (folder / CHECKPOINTS_NAME).exists():
-        meta.check_same(folder, described)
-        # What was found of its checkpoints, and that it goes on elsewhere, is said once, by who found it.
-        said = files.read_record(folder / "meta.json").get("notes", files.TEXTS, [])
-        described["notes"] += [text for text in said if text.startswith(SAID)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
-    summary.write_json(folder / config.NAME, config.kept(plan.settings))
-    summary.write_json(folder / "meta.json", described)
-
-
 def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
@@ -172,24 +117,29 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
             state, history = _restored(ready, state, checkpoints)
             whole = ready
             ready, state = features.begun(whole, state)
-        writer = Writer(folder, int(state.step), [entry["step"] for entry in history])
+        is_writer, measured = distributed.is_writer(), [entry["step"] for entry in history]
+        writer = Writer(folder, int(state.step), measured) if is_writer else Unwritten()
         with at_end(writer.close):
-            with listening as stop, stop.deferred():
+            with listening as own, own.deferred():
+                stop = agreement.of(own, ready.programs.mesh)
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
                     checkpoints.tidy(ended.history)
                 digest = finish.digest(ready, ended.state)
-                if stop.number and ended.status in FINISHED:  # asked since its last step: the report can wait
+                if (
+                    stop.latest() and ended.status in FINISHED
+                ):  # asked since its last step: the report can wait
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended, digest)
             outcome = finish.report(ready, ended, checkpoints, writer)
     result = finish.summarize(ready, ended, digest, outcome)
-    curves.plot(folder / "metrics.jsonl", folder / "curves.png")
-    account.write(whole, outcome.told, result)
-    # Last: with it nothing is left to do, and a repeat does nothing.
-    summary.write_json(folder / "summary.json", result)
+    if is_writer:
+        curves.plot(folder / "metrics.jsonl", folder / "curves.png")
+        account.write(whole, outcome.told, result)
+        # Last: with it nothing is left to do, and a repeat does nothing.
+        summary.write_json(folder / "summary.json", result)
     return result
 
 
@@ -202,7 +152,8 @@ def _stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
         else "stopped before the first step; repeat the command"
     )
     result = finish.summarize(ready, ended, digest)
-    summary.write_json(ready.plan.folder / "summary.json", result)
+    if distributed.is_writer():
+        summary.write_json(ready.plan.folder / "summary.json", result)
     return result
 
 
@@ -222,7 +173,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     in the checkpoint.
     """
     mesh = sharding.mesh(settings.sharding)
-    build.check_batch(settings, mesh.size)
+    build.check_batch(settings, sharding.num_shards(mesh))
     opened = _open(settings, live)
     splits, target = opened.splits, opened.target
     stats = build.label_stats(settings, splits["train"])
@@ -237,11 +188,13 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     monitor = choice.monitor(settings, built, splits, target)
     solve.check(settings, built)
     grid.check(settings, built, list(splits))
+    mesh, placed = _mesh(built, settings)
     cut = frozen.decided(settings, built, len(splits["train"]))
     decided = [
+        *placed,
         *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
         *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
-        *(*cut.lines, *meta.moved(folder)),
+        *(*cut.lines, *distributed.told(f"{folder} moved", lambda: meta.moved(folder))),
         *(*precision.remarks(settings, built.parts.groups), *runtime.remarks()),
     ]
     for line in decided:
@@ -250,7 +203,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
     rehearsal.first_examples(built.parts, streams, splits)
-    begun = routes.begun_with(folder)
+    begun = distributed.told(f"{folder} route", lambda: routes.begun_with(folder))
     routed = routes.opened(
         settings,
         built.parts,
@@ -265,16 +218,26 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     feed = _feed(plan, mesh, splits, routed, target)
     unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
     dispatch.check(asked, feed, unit, is_kept=cut.cut is not None)
-    lost.check(folder, settings.train, dispatch.eval_every(settings, len(splits["train"])))
-    _claim(plan, splits, target, [*notes, *routed.lines()], routed.name)
+    every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
+    distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
+    distributed.told(f"{folder} claim", lambda: claim.begun(plan, splits, target, told, routed.name))
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
-    if not checkpoints.steps():
+    if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
     parts = plan.built.parts
-    programs = Programs(mesh, state_sharding, step.make_eval_step(parts), step.make_output_step(parts))
+    compiled = (step.make_eval_step(parts), step.make_output_step(parts))
+    whole = (sharding.with_whole_results(each, mesh) for each in compiled)
+    programs = Programs(mesh, state_sharding, *whole)
     return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
+
+
+def _mesh(built: Built, settings: Config) -> tuple[Mesh, list[str]]:
+    """Return the mesh on which the state fits, and a line for people where there was a choice."""
+    values = (built.params, built.model_state)
+    shapes = jax.eval_shape(starting.creator(built.parts, settings, *values), *values)
+    return sharding.chosen(settings.sharding, shapes, shapes.trainable)
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jtl import owner, runtime
+from jtl import distributed, runtime
 from jtl.errors import UserError
 from jtl.verbs.contract import Overrides, Verb, say_next, show
 
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", default="", help="run folder; the same command on the same folder resumes it"
     )
+    distributed.add_arguments(parser)
     parser.epilog = "Any setting: --config.SECTION.NAME=VALUE, such as --config.optim.learning_rate=1e-3"
 
 
@@ -84,8 +85,10 @@ def trained(
     """Do what `run` does, and return what summary.json says, and the run folder."""
     _check(config, data, {"--weights": weights, "--strategy": strategy, "--epochs": epochs})
     folder = Path(workdir) if workdir else None
+    from jtl.training import shared
+
     # Before jax is imported and weights are fetched: who comes second hears it at once.
-    with nullcontext() if folder is None else owner.owned(folder, _say):
+    with nullcontext() if folder is None else shared.owned(folder, _say, by="command"):
         from jtl.training import config as configs
         from jtl.training import run as train
 
@@ -96,6 +99,7 @@ def trained(
         else:
             settings = configs.read(config, overrides, folder)
         folder = folder or train.run_folder(settings, config or Path(data).name)
+        shared.log_apart(folder)
         return train.run(settings, folder), folder
 
 
@@ -145,10 +149,12 @@ def _default(data: str) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    if distributed.is_writer():
+        sys.stderr.write(f"{line}\n")
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    distributed.begin(distributed.given_by(args))
     summary, folder = trained(
         config=args.config,
         data=args.data,
@@ -158,9 +164,13 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         workdir=args.workdir,
         overrides=overrides,
     )
-    show(args, summary)
+    is_writer = distributed.is_writer()
+    if is_writer:
+        show(args, summary)
     if summary["status"] == "preempted":
         return runtime.PREEMPTED_EXIT_CODE
+    if not is_writer:
+        return 0
     say_next(
         ["jtl", "predict", "--run", str(folder), "FILES"],
         ["jtl", "evaluate", "--run", str(folder), "--data", "DATA"],

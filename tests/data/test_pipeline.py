@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jtl.data import pipeline
+from jtl.data import ahead, pipeline
 from jtl.data.contract import Info
 from jtl.data.files import Files
 from jtl.data.pipeline import Config, eval_batches, train_batches
@@ -232,9 +232,9 @@ def test_read_ahead_is_bounded_by_bytes_in_all_processes_together() -> None:
         ({"prefetch_bytes": 1 << 40}, (64, 64)),
         ({"threads": 2}, (2, 4)),
     ):
-        assert pipeline._ahead(Config(**{"threads": 64, **changes}), num_bytes) == expected
+        assert ahead.room(Config(**{"threads": 64, **changes}), num_bytes) == expected
     # Where nothing says how large a batch is, there is nothing to go by.
-    assert pipeline._ahead(Config(threads=64), 0) == (64, 64)
+    assert ahead.room(Config(threads=64), 0) == (64, 64)
 
 
 def _own_process(raw: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from jtl.errors import UserError
 from jtl.report import summary
 from jtl.report.console import Live
 from jtl.tasks import LabelStats
-from jtl.training import build, config, config_file, meta, rehearsal, sharding
+from jtl.training import build, config, config_file, meta, rehearsal
 from jtl.training import run as train
 
 
@@ -177,12 +177,6 @@ def test_folder_that_says_nothing_of_its_data_is_not_asked(tmp_path: Path) -> No
     stats = LabelStats(("a", "b"), 2)
     summary.write_json(tmp_path / "meta.json", {"labels": stats._asdict()})
     meta.check_same(tmp_path, {"labels": stats._asdict(), "data": {"train": {"num_examples": 2}}})
-
-
-def test_several_processes_of_one_program_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"this is process 0 of 2 of a JAX program, and jtl runs in one"):
-        sharding.mesh(sharding.Config())
 
 
 def test_owner_is_one_a_folder_whatever_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

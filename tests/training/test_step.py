@@ -208,8 +208,9 @@ def test_fully_sharded_state_gives_the_loss_curve_of_a_replicated_one(
     batches = [tiny.make_batch(parts, size=16, seed=seed) for seed in range(3)]
     start = tiny.make_state(parts, params, model_state)
     _, expected = tiny.Trainer(parts, 8).train(start, batches)
-    mesh = sharding.mesh(sharding.Config())
-    place = sharding.of_state(start, sharding.Config(rules=((".", "fsdp"),)), mesh)
+    settings = sharding.Config(mesh=(1, 0, 1))
+    mesh = sharding.mesh(settings)
+    place = sharding.of_state(start, settings, mesh)
     assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(place))
     train_step = step.make_train_step(parts, 0, place, sharding.of_batch(mesh))
     state = jax.device_put(jax.tree.map(np.array, start), place)

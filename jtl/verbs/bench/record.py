@@ -26,7 +26,7 @@ def surroundings() -> dict[str, Any]:
     import jax
 
     from jtl import __version__
-    from jtl.data.pipeline import num_cores
+    from jtl.data.workers import num_cores
 
     device = jax.devices()[0]
     return {

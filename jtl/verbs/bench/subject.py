@@ -47,7 +47,7 @@ def subject(settings: "jtl.training.config.Config", *, has_values: bool = True) 
     names = tuple(map(str, range(NUM_CLASSES)))
     labels = LABELS[kind.label_kind](NUM_CLASSES)
     mesh = sharding.mesh(settings.sharding)
-    build.check_batch(settings, mesh.size)
+    build.check_batch(settings, sharding.num_shards(mesh))
     stats = kind.stats(labels, names)
     model_of = None if has_values else _shaped
     return Subject(settings, build.build(settings, stats, NUM_STEPS, model_of), mesh)

@@ -85,7 +85,7 @@ def contenders(
 def _opened(dtype: str) -> tuple[_Torch, list[str]]:
     import jax
 
-    from jtl.data.pipeline import num_cores
+    from jtl.data.workers import num_cores
     from jtl.verbs.bench.torch_models import imported
 
     library = imported("torch")
