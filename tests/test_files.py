@@ -39,6 +39,10 @@ READERS = {
     ("jtl/weights/formats/safetensors_file.py", "_header"): "the library has parsed it before",
     ("jtl/data/entry.py", "_header"): "its checksum is that of what was written",
     ("jtl/verbs/bench/stand_in.py", "_tokenizer"): "the library has just made it",
+    ("jtl/inputs/tokenizer.py", "_check_template"): "the library has just made it",
+    ("jtl/distributed.py", "told"): "the first process has just made it",
+    ("jtl/peers.py", "look"): "a process of the same run has made it",
+    ("jtl/peers.py", "_lost"): "a process of the same run has made it",
     ("jtl/verbs/bench/stand_in.py", "texts"): "the run has read that tokenizer before",
 }
 

@@ -1,7 +1,6 @@
 """PARC: whether examples that lie apart in the features are of other classes (Bolya et al. 2021)."""
 
 import numpy as np
-from scipy.stats import rankdata
 
 from jtl.ranking.contract import Classes, Features
 
@@ -15,6 +14,8 @@ def parc(features: Features, labels: Classes) -> float:
     That of features is 1 - Pearson's correlation of the standardised features of two examples, that of
     classes tells equal from other; every feature that varies is standardised.
     """
+    from scipy.stats import rankdata
+
     features = np.asarray(features, np.float64)
     spread = features.std(axis=0)
     varied = features[:, spread > 0]

@@ -7,7 +7,6 @@ shrinkage are fitted anew. As in the authors' code the result is the mean probab
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import log_softmax, softmax
 
 from jtl.ranking.contract import Classes, Features, class_means
 
@@ -16,6 +15,8 @@ DECAY, LEAST_SHRINKAGE = 5.0, 1e-10
 
 def sfda(features: Features, labels: Classes) -> float:
     """Return the mean probability of the right class, between 0 and 1."""
+    from scipy.special import softmax
+
     features = np.asarray(features, np.float64)
     within = _within(features, labels)
     # The paper's rule: little spread within the classes is shrunk the most.
@@ -42,6 +43,8 @@ def _log_probabilities(
     features: Features, labels: Classes, within: Float[np.ndarray, "d d"], shrinkage: float
 ) -> Float[np.ndarray, "n classes"]:
     """Return log posteriors of Gaussian classes with one covariance, shrunk to a multiple of the identity."""
+    from scipy.special import log_softmax
+
     num_features = len(within)
     shrunk = (1.0 - shrinkage) * within
     shrunk = shrunk + shrinkage * np.trace(within) / num_features * np.eye(num_features)

@@ -204,20 +204,15 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     plan = Plan(settings, folder, stats, built, monitor)
     rehearsal.first_examples(built.parts, streams, splits)
     begun = distributed.told(f"{folder} route", lambda: routes.begun_with(folder))
+    is_once = cut.cut is not None
     routed = routes.opened(
-        settings,
-        built.parts,
-        streams,
-        mesh,
-        begun=begun,
-        say=live.log,
-        is_passed_once=cut.cut is not None,
+        settings, built.parts, streams, mesh, begun=begun, say=live.log, is_passed_once=is_once
     )
     for line in routed.lines():
         live.log(line)
     feed = _feed(plan, mesh, splits, routed, target)
     unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
-    dispatch.check(asked, feed, unit, is_kept=cut.cut is not None)
+    dispatch.check(asked, feed, unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     distributed.told(f"{folder} claim", lambda: claim.begun(plan, splits, target, told, routed.name))

@@ -301,4 +301,4 @@ def test_size_is_upright_and_asks_for_no_pixels(kind: str) -> None:
     turned = encoded(picture, kind, exif=exif)
     assert (decoding.size_of(encoded(picture, kind)), decoding.size_of(turned)) == ((60, 40), (40, 60))
     # All but the last of its pixels.
-    assert decoding.size_of(encoded(picture, kind)[:-200]) == (60, 40)
+    assert decoding.size_of(encoded(picture, kind)[:-20]) == (60, 40)

@@ -148,8 +148,8 @@ def test_the_next_run_computes_none_and_one_that_is_stopped_ends_in_the_same_bit
     monkeypatch.setenv("JTL_CACHE", str(kept[0].parent / "cache"))
     stop, push = StopRequest(), _Reader.push
 
-    def stopping(reader: Any, number: int, values: Any) -> None:
-        push(reader, number, values)
+    def stopping(reader: Any, number: int, num_steps: int, values: Any) -> None:
+        push(reader, number, num_steps, values)
         if number == 6:
             stop.ask()
 

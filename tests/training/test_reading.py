@@ -71,7 +71,7 @@ def test_numbers_come_together_and_every_line_is_written(
     written = _Written()
     reader = _reader(written, log_every)
     for number in range(1, NUM_STEPS + 1):
-        reader.push(number, _values(number))
+        reader.push(number, 1, _values(number))
     reader.flush()
     assert sum(fetched) == NUM_STEPS
     assert len(fetched) <= most
@@ -89,7 +89,7 @@ def test_loss_that_people_see_is_read_after_a_while_though_nothing_is_logged(fet
     written, seconds = _Written(), iter(0.05 * index for index in range(10_000))
     reader = _reader(written, 1000, lambda: next(seconds))
     for number in range(1, 21):
-        reader.push(number, _values(number))
+        reader.push(number, 1, _values(number))
     assert len(fetched) > 3
     assert written.shown[-1]["loss"] < written.shown[0]["loss"]
 
@@ -101,8 +101,8 @@ def test_divergence_is_noticed_before_anything_is_saved_and_by_its_own_step(name
     for number in range(1, 9):
         # The step after a fault begins from the same state: its numbers can be finite.
         values = _values(number) | ({name: jnp.float32("nan")} if number == 8 else {})
-        reader.push(number, values)
-    reader.push(9, _values(9))
+        reader.push(number, 1, values)
+    reader.push(9, 1, _values(9))
     with pytest.raises(UserError, match=r"the loss is .* at step 8; expected finite numbers"):
         reader.flush()
     assert [number for number, _ in written.lines] == [3, 6]
@@ -121,8 +121,8 @@ def test_best_evaluation_is_sought_once_an_evaluation_not_once_a_step(
     written = _Written()
     reader = _reader(written, 10, history=[{"step": 1, "accuracy": 0.5}])
     for number in range(2, 40):
-        reader.push(number, _values(number))
+        reader.push(number, 1, _values(number))
     reader.measured([{"step": 1, "accuracy": 0.5}, {"step": 39, "accuracy": 0.25}])
-    reader.push(40, _values(40))
+    reader.push(40, 1, _values(40))
     assert len(sought) == 2
     assert (written.shown[-1]["last"], written.shown[-1]["best"]) == (0.25, 0.5)

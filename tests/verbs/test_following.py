@@ -244,7 +244,11 @@ def test_training_and_weights_say_what_comes_next(
         json.loads(shown.out)
         check_taken(told(shown.err))
         found.append(told(shown.err))
-    assert found[0] == ["jtl predict --run r FILES", "jtl evaluate --run r --data DATA"]
+    assert found[0] == [
+        "jtl predict --run r FILES",
+        "jtl evaluate --run r --data DATA",
+        "jtl serve --run r",
+    ]
     assert found[1] == ["jtl weights inspect NAME", "jtl train DATA --weights NAME"]
     assert found[2] == [
         "jtl train DATA --weights embedded://vit_mini",
@@ -255,5 +259,6 @@ def test_training_and_weights_say_what_comes_next(
 
 
 def test_every_verb_is_asked_here() -> None:
-    asked = {words[0] for words, *_ in ASKED} | {"train", "weights"}
+    # A server says what to ask it while it runs (tests/verbs/test_serve.py).
+    asked = {words[0] for words, *_ in ASKED} | {"train", "weights", "serve"}
     assert asked == VERBS.keys()
