@@ -208,9 +208,7 @@ def test_stop_answers_what_has_come_and_what_waits_to_be_taken(
         connected(running)
 
 
-def test_what_is_not_answered_in_time_is_cut_off_and_counted(
-    start: Callable[..., Running], caplog: Any
-) -> None:
+def test_what_is_not_answered_in_time_is_cut_off(start: Callable[..., Running], caplog: Any) -> None:
     running = start(stop_seconds=0.1)
     running.computed.clear()
     connected(running, post(png()))
