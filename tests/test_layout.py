@@ -349,10 +349,8 @@ def commands(text: str) -> dict[str, set[str]]:
     }
 
 
-DOCUMENTS = tuple(
-    f"docs/{name}.md"
-    for name in ("evaluate", "explain", "export", "faults", "frozen", "report", "serve", "speed")
-)
+PAGES = ("evaluate", "explain", "export", "faults", "frozen", "report", "serve", "speed")
+DOCUMENTS = tuple(f"docs/{name}.md" for name in PAGES)
 
 
 def test_commands_of_the_documents_exist() -> None:

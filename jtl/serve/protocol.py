@@ -40,7 +40,7 @@ class Bounded(H11Protocol):
         self._writing: asyncio.TimerHandle | None = None
         self._is_refused = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as uvicorn's own
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a head, or turn the connection away."""
         super().connection_made(transport)
         most = self.limits.max_connections
@@ -63,7 +63,7 @@ class Bounded(H11Protocol):
         elif self._timer is None and not self._is_refused:
             self._expect_head()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # asyncio asks for it
         """Answer a client that sends no more: what it sent is whole, or cut short."""
         cycle, their_state = self.cycle, self.conn.their_state
         if cycle is not None and not cycle.response_complete and not cycle.more_body:

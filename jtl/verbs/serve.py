@@ -2,15 +2,16 @@
 
 import argparse
 import re
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jtl.errors import UserError
+from jtl.errors import UserError, counted
 from jtl.serve.settings import KEY_VARIABLE, Settings, key_of
 from jtl.verbs import given
-from jtl.verbs.contract import Overrides, Verb, add_model, say_next, show
+from jtl.verbs.contract import Overrides, Verb, add_model, show
 
 if TYPE_CHECKING:
     import jtl.predictor
@@ -98,17 +99,17 @@ def run(
         def on_warm() -> None:
             sizes = ", ".join(map(str, served.engine.sizes))
             _say(f"ready after {time.monotonic() - begin:.1f} s at {url}: batches of {sizes}")
-            say_next(_curl(served, url), page=url)
+            _say(f"look at: {url}\nnext: {_curl(served, url)}")
 
         with signals.listening() as stop:
             ended = server.run(served, made, stop, on_warm)
     by_code = served.counters.by_code()
-    name = signals.signal.Signals(stop.number).name if stop.number else ""
+    name = signal.Signals(stop.number).name if stop.number else ""
     if ended.num_cut:
-        _say(f"{ended.num_cut} requests were cut off: not answered within --stop-seconds")
+        _say(f"{counted(ended.num_cut, 'requests')} cut off: not answered within --stop-seconds")
     if ended.num_cut or not ended.was_ready:
         raise signals.Stopped(stop.number)
-    _say(f"stopped by {name}: {sum(by_code.values()):,} requests answered, none lost")
+    _say(f"stopped by {name}: {counted(sum(by_code.values()), 'requests')} answered, none lost")
     return {"model": artefact or run_folder or weights, "url": url, "stopped_by": name, "answered": by_code}
 
 
@@ -136,7 +137,7 @@ def _served(
     made = engine.of_model(opened, settings.max_batch, is_program=is_program)
     _say(made.method if made.explain is None else f"explained by {made.method}")
     name = artefact or run_folder or weights
-    return Served(made, settings, Path(name).resolve().name if not weights else name)
+    return Served(made, settings, name if "://" in name else Path(name).resolve().name)
 
 
 def _check_packages() -> None:
@@ -165,11 +166,11 @@ def _reach(host: str, *, has_key: bool) -> str:
     )
 
 
-def _curl(served: "jtl.serve.state.Served", url: str) -> list[str]:
-    """Return the command that asks for a prediction."""
-    key = ["-H", f"Authorization: Bearer ${KEY_VARIABLE}"] if served.settings.key else []
-    given = {"image": ["-F", "file=@PHOTO.jpg"], "text": ["-H", "Content-Type: text/plain", "-d", "TEXT"]}
-    return ["curl", *key, *given[served.holds], f"{url}/v1/predict"]
+def _curl(served: "jtl.serve.state.Served", url: str) -> str:
+    """Return the command that asks for a prediction, for a shell that knows the key."""
+    key = f'-H "Authorization: Bearer ${KEY_VARIABLE}" ' if served.settings.key else ""
+    ways = {"image": "-F file=@PHOTO.jpg", "text": "-H 'Content-Type: text/plain' -d TEXT"}
+    return f"curl {key}{ways[served.holds]} {url}/v1/predict"
 
 
 def _say(lines: str) -> None:

@@ -23,12 +23,12 @@ from jtl.weights.report import LoadReport
 
 Draw = Callable[[Sequence[str]], Mapping[str, Any]]
 MAX_EPSILON = 1e-6
-# What may differ from what the weights were made with: it changes what is read out, or training alone.
+# What may differ from what the weights were made with: it changes what is read out, how, or training alone.
 FREE_FIELDS = {
     *(each.name for each in fields(Settings)),
     *("pool", "feature_norm", "projection_dim", "has_unit_features"),
     *("dropout", "attention_dropout", "drop_path", "norm_momentum", "image_px"),
-    *("num_prompts", "has_deep_prompts"),
+    *("num_prompts", "has_deep_prompts", "attention"),
 }
 
 

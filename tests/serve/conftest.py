@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jtl.inputs import tokens
 from jtl.serve import app, engine
 from jtl.serve.settings import Settings
 from jtl.serve.state import Served
+from jtl.tasks import TASKS
 from tests import tiny
 
 TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokens" / "words" / "tokenizer.json"
@@ -32,11 +34,17 @@ def png(seed: int = 0, side: int = 20) -> bytes:
     return stream.getvalue()
 
 
-def make_served(family: str, *, is_program: bool = False, **changes: Any) -> Served:
+def make_served(family: str, *, is_program: bool = False, task: str = "multiclass", **changes: Any) -> Served:
     """Return a tiny model, ready to be served."""
     predictor = tiny.make_predictor(family, **({"vocabulary": 200} if family == "bert" else {}))
     if family == "bert":
         predictor = predictor._replace(preprocess=tokens.of_file(TOKENIZER, max_tokens=16))
+    kind = TASKS[task]
+    names = ("ant", "bee", "cow") if kind.label_kind != "regression" else ()
+    stats = kind.stats(tiny.LABELS[task](np.random.default_rng(0), 30), names)
+    whole = replace(predictor.settings, task=kind.Config())
+    built = kind.build(whole.task, stats, predictor.preprocess)
+    predictor = predictor._replace(settings=whole, stats=stats, task=built)
     settings = Settings(**{**LIMITS, **changes})
     made = engine.of_model(predictor, settings.max_batch, is_program=is_program)
     return Served(made, settings, "tiny")
@@ -67,7 +75,7 @@ def starting() -> Iterator[Callable[..., tuple[Served, TestClient]]]:
 
     def start(family: str, **changes: Any) -> tuple[Served, TestClient]:
         served = make_served(family, **changes)
-        clients.append(TestClient(app.make(served)))
+        clients.append(TestClient(app.make(served), raise_server_exceptions=False))
         return served, clients[-1].__enter__()
 
     yield start

@@ -82,6 +82,7 @@ def test_answer_names_items_and_classes_and_gives_the_first_ones(images: Running
 
 def test_every_way_to_send_texts_gives_what_the_predictor_says(texts: Running) -> None:
     served, client = texts
+    assert client.get("/v1/model").json()["reads"] == "texts"
     raws = ["a good film", ("a good film", "a bad one"), "bad"]
     wanted = expected(served, raws)
     inputs = [raws[0], list(raws[1]), {"text": raws[2], "id": "third"}]

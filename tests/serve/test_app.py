@@ -38,6 +38,16 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> dict[str, threading.Event]:
     return events
 
 
+@pytest.fixture
+def running(starting: Callable[..., Running], stubbed: dict[str, threading.Event]) -> Running:
+    """A server that is ready."""
+    found = starting("vit")
+    for event in stubbed.values():
+        event.set()
+    warm(found[1])
+    return found
+
+
 def test_it_is_alive_before_it_is_ready_and_predicts_only_then(
     starting: Callable[..., Running], stubbed: dict[str, threading.Event]
 ) -> None:
@@ -54,13 +64,33 @@ def test_it_is_alive_before_it_is_ready_and_predicts_only_then(
     assert client.post("/v1/predict", **SENT).status_code == 200
 
 
-def test_server_that_stops_is_not_ready_and_closes_connections_behind_its_answers(
-    starting: Callable[..., Running], stubbed: dict[str, threading.Event]
+@pytest.mark.parametrize(
+    ("task", "kind", "labels"),
+    [
+        ("multilabel", "multilabel", ["bee", "cow"]),
+        ("regression", "regression", ["value0", "value1", "value2"]),
+    ],
+)
+def test_other_tasks_say_what_their_values_are(
+    starting: Callable[..., Running],
+    stubbed: dict[str, threading.Event],
+    task: str,
+    kind: str,
+    labels: list[str],
 ) -> None:
-    served, client = starting("vit")
+    _, client = starting("vit", task=task)
     for event in stubbed.values():
         event.set()
     warm(client)
+    found = client.post("/v1/predict?top=2", **SENT).json()
+    assert found["kind"] == kind
+    assert [each["label"] for each in found["results"][0]["predictions"]] == labels
+
+
+def test_server_that_stops_is_not_ready_and_closes_connections_behind_its_answers(
+    running: Running,
+) -> None:
+    served, client = running
     assert "connection" not in client.get("/readyz").headers
     served.is_stopping = True
     assert client.get("/readyz").status_code == 503
@@ -90,13 +120,8 @@ def test_full_queue_is_503_with_when_to_come_again(
     assert served.held.num_bytes == 0
 
 
-def test_bodies_beyond_what_is_held_are_503(
-    starting: Callable[..., Running], stubbed: dict[str, threading.Event]
-) -> None:
-    served, client = starting("vit")
-    for event in stubbed.values():
-        event.set()
-    warm(client)
+def test_bodies_beyond_what_is_held_are_503(running: Running) -> None:
+    served, client = running
     served.held.take(served.settings.max_held_bytes)
     assert client.post("/v1/predict", **SENT).status_code == 503
     served.held.give_back(served.settings.max_held_bytes)
@@ -104,9 +129,9 @@ def test_bodies_beyond_what_is_held_are_503(
 
 
 def test_fault_of_the_model_is_500_for_those_who_wait_and_ends_nothing(
-    images: Running, monkeypatch: pytest.MonkeyPatch
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served, client = images
+    served, client = running
     assert served.batcher is not None
 
     def fail(inputs: list[Any]) -> np.ndarray:
@@ -155,8 +180,8 @@ def partial_post(client: TestClient, headers: dict[str, str]) -> Callable[[], An
     return lambda: client.post("/v1/predict", headers=headers, **SENT)
 
 
-def test_metrics_count_requests_by_code_and_no_path_of_a_stranger(images: Running) -> None:
-    _, client = images
+def test_metrics_count_requests_by_code_and_no_path_of_a_stranger(running: Running) -> None:
+    _, client = running
     client.post("/v1/predict", **SENT)
     client.get("/wp-login.php")
     lines = client.get("/metrics").text.splitlines()
@@ -178,16 +203,16 @@ def test_metrics_count_requests_by_code_and_no_path_of_a_stranger(images: Runnin
     assert not any("wp-login" in line for line in lines)
 
 
-def test_paths_and_methods_that_there_are_not_say_which_there_are(images: Running) -> None:
-    _, client = images
+def test_paths_and_methods_that_there_are_not_say_which_there_are(running: Running) -> None:
+    _, client = running
     assert "GET /nowhere; expected POST /v1/predict" in client.get("/nowhere").json()["error"]["message"]
     answer = client.get("/v1/predict")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert "expected POST for /v1/predict" in answer.json()["error"]["message"]
 
 
-def test_page_loads_nothing_but_its_own_files(images: Running) -> None:
-    _, client = images
+def test_page_loads_nothing_but_its_own_files(running: Running) -> None:
+    _, client = running
     for path, (_, kind) in app.ASSETS.items():
         answer = client.get(path)
         assert answer.headers["content-type"].startswith(kind)
@@ -199,9 +224,8 @@ def test_page_loads_nothing_but_its_own_files(images: Running) -> None:
     assert "innerHTML" not in client.get("/page.js").text
 
 
-def test_model_says_what_it_reads_and_its_limits(images: Running, texts: Running) -> None:
-    found = images[1].get("/v1/model").json()
+def test_model_says_what_it_reads_and_its_limits(running: Running) -> None:
+    found = running[1].get("/v1/model").json()
     assert (found["reads"], found["classes"]) == ("images", ["ant", "bee", "cow"])
     assert found["batch_sizes"] == [1, 2, 4]
     assert found["limits"]["max_pixels"] == 10_000
-    assert texts[1].get("/v1/model").json()["reads"] == "texts"

@@ -5,7 +5,6 @@ import json
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -183,10 +182,11 @@ def test_stop_answers_what_has_come_and_what_waits_to_be_taken(
     """Also what the kernel has connected and the server has not yet taken when it hears the signal."""
     running = start(header_seconds=30.0)
     waiting: list[socket.socket] = []
-    take = server.Server._take_waiting
+    are_waiting, take = threading.Event(), server.Server._take_waiting
 
     async def taking(self: server.Server) -> None:
         waiting.extend(connected(running, post(png())) for _ in range(3))
+        are_waiting.set()
         await take(self)
 
     monkeypatch.setattr(server.Server, "_take_waiting", taking)
@@ -195,8 +195,7 @@ def test_stop_answers_what_has_come_and_what_waits_to_be_taken(
     assert answered(speaking)[0] == 200
     assert running.begun.wait(60)
     running.stop.ask(signal.SIGTERM)
-    while not waiting:
-        time.sleep(0.01)
+    assert are_waiting.wait(20)
     speaking.sendall(post(png()))
     running.computed.set()
     for made in (begun, speaking, *waiting):
@@ -208,9 +207,7 @@ def test_stop_answers_what_has_come_and_what_waits_to_be_taken(
         connected(running)
 
 
-def test_what_is_not_answered_in_time_is_cut_off_and_counted(
-    start: Callable[..., Running], caplog: Any
-) -> None:
+def test_what_is_not_answered_in_time_is_cut_off(start: Callable[..., Running], caplog: Any) -> None:
     running = start(stop_seconds=0.1)
     running.computed.clear()
     connected(running, post(png()))

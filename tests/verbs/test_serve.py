@@ -48,7 +48,7 @@ def test_what_is_served_where_and_how_it_is_asked_is_said(
         "explained by Grad-CAM",
         f"look at: {url}",
         f"next: curl -F file=@PHOTO.jpg {url}/v1/predict",
-        "stopped by SIGTERM: 1 requests answered, none lost",
+        "stopped by SIGTERM: 1 request answered, none lost",
     ):
         assert line in told, told
     assert found == {"model": weights, "url": url, "stopped_by": "SIGTERM", "answered": {"200": 1}}
@@ -60,7 +60,7 @@ def test_key_is_in_the_command_and_open_addresses_are_said(
     ending()
     serve.run(weights=weights, port=0, settings=Settings(max_batch=1, key="s3cret"), overrides=ONE)
     told = capsys.readouterr().err
-    assert "curl -H 'Authorization: Bearer $JTL_SERVE_KEY' -F" in told
+    assert 'next: curl -H "Authorization: Bearer $JTL_SERVE_KEY" -F' in told
     assert "s3cret" not in told
     assert "without a key: whoever reaches it can use it" in serve._reach("0.0.0.0", has_key=False)
     assert "needs the key in JTL_SERVE_KEY" in serve._reach("0.0.0.0", has_key=True)
@@ -68,7 +68,7 @@ def test_key_is_in_the_command_and_open_addresses_are_said(
 
 @pytest.mark.parametrize(
     ("how", "line"),
-    [(server.Ended(True, 3), "3 requests were cut off"), (server.Ended(False, 0), "compiling")],
+    [(server.Ended(True, 3), "3 requests cut off"), (server.Ended(False, 0), "compiling")],
 )
 def test_stop_that_is_no_clean_end_has_the_code_of_its_signal(
     weights: str, ending: Any, capsys: pytest.CaptureFixture[str], how: server.Ended, line: str

@@ -132,3 +132,7 @@ def test_a_file_of_other_places_says_to_set_the_image_size(tmp_path: Path) -> No
             model_state=model_state,
             settings=Config(),
         )
+
+
+def test_weights_are_the_same_whatever_code_computes_attention() -> None:
+    assert differing_settings("vit", MODELS["vit"].Config(attention="xla"), {"attention": "auto"}) == {}
