@@ -55,6 +55,16 @@ def test_ridge_is_that_of_the_strength_that_leaves_one_out_best(dim: int) -> Non
     np.testing.assert_allclose(ridge.predicted(features, TARGETS, others), model.predict(others), rtol=1e-7)
 
 
+def test_leverage_counts_where_examples_are_few() -> None:
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        features, others = random.normal(size=(6, 3)), random.normal(size=(4, 3))
+        targets = features[:, :1] + random.normal(size=(6, 1))
+        alphas = ridge.STRENGTHS * np.sum((features - features.mean(0)) ** 2) / 6
+        expected = RidgeCV(alphas).fit(features, targets).predict(others).reshape(4, 1)
+        np.testing.assert_allclose(ridge.predicted(features, targets, others), expected, rtol=1e-6)
+
+
 def test_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logistic, "SOLVER", Solver((5.0,), 2))
     mean = FEATURES.mean(0)
