@@ -349,7 +349,7 @@ def commands(text: str) -> dict[str, set[str]]:
     }
 
 
-PAGES = ("evaluate", "explain", "export", "faults", "frozen", "report", "serve", "speed")
+PAGES = ("choose", "evaluate", "explain", "export", "faults", "frozen", "report", "serve", "speed")
 DOCUMENTS = tuple(f"docs/{name}.md" for name in PAGES)
 
 

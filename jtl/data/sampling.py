@@ -2,7 +2,8 @@
 
 They are random access, so that a run goes on at any step, and picklable, for worker processes. None draws
 with replacement: by the end of a round, any two examples of a class have been drawn equally often, or one of
-them once more. A round of `_Balanced` is a visit of each class, of `_Weighted` as many positions as examples.
+them once more. A round of `_Balanced` and `_Episodic` is a visit of each class, of `_Weighted` as many
+positions as examples.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,11 @@ from jaxtyping import Int
 
 from jtl.data.contract import Source
 from jtl.errors import UserError, nearest, shown
+from jtl.ranges import INT32_MAX
 
 UNIFORM = "uniform"
+# What stands between the name of a sampling and its number.
+NUMBER = ":"
 
 
 @runtime_checkable
@@ -26,26 +30,39 @@ class Order(Protocol):
 
 
 class Sampling(NamedTuple):
-    """One way to draw: `order(source, seed)`, and how often each class is drawn, from the examples it has."""
+    """One way to draw: `order(source, seed)`, and how often each class is drawn, from the examples it has.
 
-    order: Callable[[Source, int], Order]
+    Where it `takes_number`, as in "episodic:8", that is the third argument of `order`, 1 where none is given.
+    """
+
+    order: Callable[..., Order]
     counts: Callable[[np.ndarray], np.ndarray]
+    takes_number: bool = False
 
 
 def order_of(source: Source, sampling: str, seed: int) -> Order:
     """Return the order that a name of `SAMPLINGS` means for the examples of a source."""
     check_source(sampling, source)
-    return SAMPLINGS[sampling].order(source, seed)
+    kind, number = _parsed(sampling)
+    return kind.order(source, seed, number) if kind.takes_number else kind.order(source, seed)
 
 
 def check_name(sampling: str) -> None:
-    """Check that a sampling is known.
+    """Check that a sampling is known, and that its number is one.
 
     Raises:
         UserError: it is not.
     """
-    if sampling not in SAMPLINGS:
-        raise UserError(f"train.sampling is {shown(sampling)}; nearest: {nearest(sampling, SAMPLINGS)}")
+    name, has_number, number = sampling.partition(NUMBER)
+    if name not in SAMPLINGS:
+        raise UserError(f"train.sampling is {shown(sampling)}; nearest: {nearest(name, SAMPLINGS)}")
+    is_number = number.isascii() and number.isdigit() and 0 < int(number) <= INT32_MAX
+    if has_number and not (is_number and SAMPLINGS[name].takes_number):
+        raise UserError(
+            f"train.sampling is {shown(sampling)}; expected {', '.join(SAMPLINGS)}, of which "
+            f"{', '.join(each for each, kind in SAMPLINGS.items() if kind.takes_number)} may have a number "
+            f"behind it, such as {next(each for each, kind in SAMPLINGS.items() if kind.takes_number)}:8"
+        )
 
 
 def check_source(sampling: str, source: Source) -> None:
@@ -71,7 +88,7 @@ def drawn_counts(sampling: str, counts: Int[np.ndarray, " classes"]) -> Int[np.n
     >>> drawn_counts("class_balanced", np.array([64, 16, 4, 0])).tolist()
     [1, 1, 1, 0]
     """
-    return SAMPLINGS[sampling].counts(counts)
+    return _parsed(sampling)[0].counts(counts)
 
 
 def _uniform(source: Source, seed: int) -> Order:
@@ -91,6 +108,37 @@ def _square_root(source: Source, seed: int) -> Order:
     ranks = np.concatenate([np.arange(count) for count in counts])
     orders = _orders(members, np.arange(len(members)), seed)
     return _Weighted(tuple(members), orders, counts, classes, ranks, _permuted(len(classes), seed))
+
+
+def _parsed(sampling: str) -> tuple[Sampling, int]:
+    name, _, number = sampling.partition(NUMBER)
+    return SAMPLINGS[name], int(number or 1)
+
+
+def _episodic(source: Source, seed: int, count: int) -> Order:
+    members = _members(source)
+    orders = _orders(members, np.arange(len(members)), seed)
+    return _Episodic(tuple(members), orders, _permuted(len(members), seed), count)
+
+
+@dataclass(frozen=True)
+class _Episodic:
+    """The classes in turn, each with `count` of its examples in a row, in another order every round.
+
+    A batch of ways x count examples is an episode of so many classes, or of fewer where a round ends in it
+    and the next begins with a class it has.
+    """
+
+    members: tuple[np.ndarray, ...]
+    orders: tuple[Any, ...]
+    classes: Any
+    count: int
+
+    def __getitem__(self, position: int) -> int:
+        turn, place = divmod(position, self.count)
+        each = int(self.classes[turn])
+        visit = turn // len(self.members) * self.count + place
+        return int(self.members[each][self.orders[each][visit]])
 
 
 @dataclass(frozen=True)
@@ -171,4 +219,5 @@ SAMPLINGS: dict[str, Sampling] = {
     UNIFORM: Sampling(_uniform, _same),
     "class_balanced": Sampling(_class_balanced, _once),
     "square_root": Sampling(_square_root, _square_root_counts),
+    "episodic": Sampling(_episodic, _once, takes_number=True),
 }

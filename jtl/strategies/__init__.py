@@ -20,6 +20,7 @@ from jtl.strategies import (
     mdd,
     partial,
     probe,
+    proto_net,
     vpt,
 )
 from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
@@ -47,4 +48,5 @@ STRATEGIES: dict[str, StrategyKind] = {
     "ia3": ia3.KIND,
     "distillation": distillation.KIND,
     "vpt": vpt.KIND,
+    "proto_net": proto_net.KIND,
 }

@@ -243,7 +243,7 @@ class _Maker:
                 self._entries.append(entry)
                 return entry.arrays
             memory.check(2 * num_bytes, about, "set train.cache_features=off")
-            found = _InMemory()
+            found = InMemory()
             self._compute(batches, found)
             return found.arrays()
 
@@ -280,7 +280,7 @@ class _Maker:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-class _InMemory:
+class InMemory:
     """Rows of arrays that no disk keeps."""
 
     def __init__(self) -> None:

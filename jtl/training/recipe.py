@@ -32,9 +32,12 @@ OPTIM: dict[str, dict[str, Any]] = {
     "cdan": {},
     "mcc": {},
     "mdd": {},
+    "proto_net": {},
 }
 MODEL: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 10}}
 STRATEGY: dict[str, dict[str, Any]] = {"partial": {"rules": (("^head/", 1.0), (".", 0.1))}}
+# Episodes of 4 classes, each with 3 labelled examples and 5 to tell.
+TRAIN: dict[str, dict[str, Any]] = {"proto_net": {"sampling": "episodic:8"}}
 EPOCHS = 15.0
 
 
@@ -55,5 +58,5 @@ def values(strategy: str, weights: str, epochs: float = EPOCHS) -> dict[str, Any
         "strategy": {"name": strategy, **STRATEGY.get(strategy, {})},
         "task": {"label_smoothing": 0.1},
         "optim": {"learning_rate": RATE, "weight_decay": 0.05, "layer_decay": 0.75, **OPTIM[strategy]},
-        "train": {"epochs": epochs, "batch_size": 32},
+        "train": {"epochs": epochs, "batch_size": 32, **TRAIN.get(strategy, {})},
     }

@@ -21,7 +21,8 @@ class Train:
     only with evaluation). `monitor` names the metric that picks the best step and drives early stopping
     ("": the task's own); training stops after `patience` evaluations without a gain above `min_gain` (0:
     never). `sampling` draws training examples "uniform" (each once an epoch), "class_balanced" (all
-    classes in turn) or "square_root" (in the ratio of the roots of their numbers). They are varied as
+    classes in turn), "square_root" (in the ratio of the roots of their numbers) or "episodic:8" (eight of a
+    class in a row, the classes in another order every round). They are varied as
     `augment` says if `is_augmented`, else read as in evaluation: anew each time, or with `views` (0: anew) in
     that many fixed ways in turn. What the frozen layers below all that trains make of them is computed once
     and kept where it can be (`cache_features` "auto"), or at every step ("off"); "on" refuses a run that

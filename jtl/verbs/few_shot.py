@@ -104,7 +104,8 @@ def run(
             others, *_ = _features(opened, each, (base, ""), layer, batch_size, overrides)
             centre = others.mean(axis=0, keepdims=True)
         found = _rows(features, labels, asked, centre)
-        rows += [{"weights": each.spec, "label": each.label, **row} for row in found]
+        about = {"weights": each.spec, "settings": dict(each.overrides), "label": each.label}
+        rows += [{**about, **row} for row in found]
     over = f"{asked.num_episodes:,} episodes of {asked.ways} classes"
     _say(f"\naccuracy in percent over {over}, 95 % interval:\n{_table(rows)}")
     result = {
@@ -309,9 +310,10 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     best = max(result["results"], key=lambda row: row["accuracy"])
+    own = [f"--config.{name}={value}" for name, value in best["settings"].items()]
     say_next(
         ["jtl", "rank", args.data, "--weights", *args.weights],
-        ["jtl", "train", args.data, "--weights", best["weights"], "--strategy", "probe"],
+        ["jtl", "train", args.data, "--weights", best["weights"], *own, "--strategy", "probe"],
     )
     return 0
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import jtl.predictor
 
 POOL, LOGITS = "mean", "logits"
-FOLDER = "features"
 NUM_TIMED = 3
 
 
@@ -57,6 +56,7 @@ def observed(
 
     from jtl import files, predictor
     from jtl.data import store
+    from jtl.training.features import FOLDER, InMemory
 
     names, step = layers_of(opened), make_step(opened)
     batches = predictor.batches(opened, source, batch_size)
@@ -73,7 +73,7 @@ def observed(
     key, num_bytes = _key(opened, step, source, batch_size), _bytes(opened, source)
     entry = store.kept(kept, key, make, num_bytes=num_bytes, about=what, say=say)
     if entry is None:
-        found = _Rows()
+        found = InMemory()
         make(found)
         arrays = found.arrays()
     else:
@@ -143,23 +143,6 @@ def make_step(opened: "jtl.predictor.Predictor") -> "Any":
         return found if opened.task is None else {**found, LOGITS: outputs.logits}
 
     return compiled
-
-
-class _Rows:
-    """Rows of arrays that no disk keeps."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, list[np.ndarray]] = {}
-
-    def append(self, name: str, rows: "np.ndarray") -> None:
-        """Add rows to an array."""
-        self._rows.setdefault(name, []).append(rows)
-
-    def arrays(self) -> "dict[str, np.ndarray]":
-        """Return the arrays."""
-        import numpy as np
-
-        return {name: np.concatenate(rows) for name, rows in self._rows.items()}
 
 
 def _array(name: str, names: tuple[str, ...]) -> str:

@@ -148,6 +148,27 @@ def test_examples_without_one_class_each_are_refused(
     check_source("uniform", _source(labels, names))
 
 
+def test_an_episode_has_so_many_examples_of_each_class_in_a_row() -> None:
+    labels = np.repeat(np.arange(5), 12)
+    order = order_of(_source(labels, NAMES), "episodic:4", 0)
+    drawn = np.array([order[position] for position in range(5 * 4 * 9)]).reshape(9, 5, 4)
+    for number in range(9):
+        # A round has every class once, and of each four examples that differ: 4 divides 12.
+        classes = labels[drawn[number]]
+        assert (classes == classes[:, :1]).all()
+        assert sorted(classes[:, 0]) == [0, 1, 2, 3, 4]
+        assert len(np.unique(drawn[number])) == 20
+    assert len({tuple(labels[each[:, 0]]) for each in drawn}) > 5
+
+
+@pytest.mark.parametrize(
+    "sampling", ["episodic:0", "episodic:x", "episodic:", "uniform:3", f"episodic:{2**31}"]
+)
+def test_a_number_that_is_none_or_goes_with_no_sampling_is_refused(sampling: str) -> None:
+    with pytest.raises(UserError, match=r"of which episodic may have a number behind it, such as episodic:8"):
+        check_name(sampling)
+
+
 def test_unknown_sampling_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"train.sampling is 'balanced'; nearest: 'class_balanced'"):
         check_name("balanced")

@@ -11,7 +11,7 @@ from jtl.ranking import FEW_SHOT, logistic, nearest_mean
 RANDOM = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(3), 2)
 FEATURES = RANDOM.normal(size=(6, 8)) + 1.5 * np.eye(3, 8)[LABELS] + 2.0
-OTHERS = RANDOM.normal(size=(30, 8)) + 1.5 * np.eye(3, 8)[np.arange(30) % 3] + 2.0
+OTHERS = RANDOM.normal(size=(600, 8)) + 1.5 * np.eye(3, 8)[np.arange(600) % 3] + 2.0
 
 
 @pytest.mark.parametrize("centre", [None, np.full((1, 8), 1.8)], ids=["own", "base"])

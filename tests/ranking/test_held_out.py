@@ -43,12 +43,26 @@ def test_numbers_of_neighbours_are_averaged() -> None:
     np.testing.assert_allclose(found, model.predict(normalize(OTHERS)))
 
 
-def test_ridge_is_that_of_the_strength_that_leaves_one_out_best() -> None:
-    centred = FEATURES - FEATURES.mean(0)
+@pytest.mark.parametrize("dim", [DIM, 90], ids=["narrow", "wide"])
+def test_ridge_is_that_of_the_strength_that_leaves_one_out_best(dim: int) -> None:
+    random = np.random.default_rng(2)
+    features = np.concatenate([FEATURES, 0.7 * random.normal(size=(NUM, dim - DIM))], axis=1)
+    others = np.concatenate([OTHERS, 0.7 * random.normal(size=(9, dim - DIM))], axis=1)
+    centred = features - features.mean(0)
     alphas = ridge.STRENGTHS * np.sum(centred**2) / NUM
-    model = RidgeCV(alphas).fit(FEATURES, TARGETS)
-    assert alphas[0] < model.alpha_ < alphas[-1]
-    np.testing.assert_allclose(ridge.predicted(FEATURES, TARGETS, OTHERS), model.predict(OTHERS), rtol=1e-8)
+    model = RidgeCV(alphas).fit(features, TARGETS)
+    assert dim > DIM or alphas[0] < model.alpha_ < alphas[-1]
+    np.testing.assert_allclose(ridge.predicted(features, TARGETS, others), model.predict(others), rtol=1e-7)
+
+
+def test_leverage_counts_where_examples_are_few() -> None:
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        features, others = random.normal(size=(6, 3)), random.normal(size=(4, 3))
+        targets = features[:, :1] + random.normal(size=(6, 1))
+        alphas = ridge.STRENGTHS * np.sum((features - features.mean(0)) ** 2) / 6
+        expected = RidgeCV(alphas).fit(features, targets).predict(others).reshape(4, 1)
+        np.testing.assert_allclose(ridge.predicted(features, targets, others), expected, rtol=1e-6)
 
 
 def test_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,13 +41,13 @@ def test_the_interval_is_that_of_a_mean_over_episodes() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 9)
     features = random.normal(size=(36, 6)) + 1.2 * np.eye(4, 6)[labels]
-    asked = Asked(ways=3, shots=(1, 5), queries=4, num_episodes=40)
+    asked = Asked(ways=3, shots=(1, 5), queries=4, num_episodes=12)
     rows = few_shot._rows(features, labels, asked, None)
     shares = few_shot.accuracies(FEW_SHOT["nearest_mean"], features, labels, Shape(3, 1, 4), asked)
     row = rows[0]
     assert (row["method"], row["shots"], len(rows)) == ("nearest_mean", 1, 4)
     assert row["accuracy"] == pytest.approx(shares.mean())
-    assert row["half"] == pytest.approx(1.959964 * shares.std(ddof=1) / math.sqrt(40))
+    assert row["half"] == pytest.approx(1.959964 * shares.std(ddof=1) / math.sqrt(12))
     # More examples tell more.
     assert rows[2]["accuracy"] > row["accuracy"] > 0.4
 

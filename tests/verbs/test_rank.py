@@ -175,7 +175,7 @@ def test_unreadable_weights_are_left_out_only_when_that_is_said(
     assert [each["weights"] for each in found["skipped"]] == [str(bad)]
     assert len(found["candidates"]) == 1
     assert "skipped bad.safetensors: " in capsys.readouterr().err
-    with pytest.raises(UserError, match="none of 1 weights can be read"):
+    with pytest.raises(UserError, match="none of 1 weights can be ranked; the first: "):
         run(weights=[str(bad)], skips_unreadable=True, **options)
 
 

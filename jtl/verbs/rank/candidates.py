@@ -41,11 +41,6 @@ class Candidate(NamedTuple):
     spec: str
     overrides: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def words(self) -> list[str]:
-        """The arguments of a command that begins with them."""
-        return ["--weights", self.spec, *(f"--config.{name}={value}" for name, value in self.overrides)]
-
 
 def read(specs: Sequence[str], catalogue: str, data: str) -> list[Candidate]:
     """Return the candidates in order: those listed, then those of the catalogue.

@@ -128,6 +128,6 @@ def _labels(source: "jtl.data.Source", data: str, least: int) -> "tuple[np.ndarr
         few = names[int(counts.argmin())]
         raise UserError(
             f"class {few!r} has {counted(int(counts.min()), 'examples')} and {least} are needed of each; add "
-            f"some, or ask for fewer (--folds of jtl rank, 2 or more)"
+            f"some, or lower --folds"
         )
     return labels.astype(np.int64), names

@@ -88,12 +88,12 @@ def run(
         try:
             found.append(ranking.measured(each))
         except UserError as error:
-            if not skips_unreadable or ranking.is_wrong:
+            if not skips_unreadable:
                 raise
             skipped.append({"weights": each.spec, "why": str(error)})
             _say(f"skipped {each.label}: {error}")
     if not found:
-        raise UserError(f"none of {len(listed)} weights can be read; see the lines above")
+        raise UserError(f"none of {len(listed)} weights can be ranked; the first: {skipped[0]['why']}")
     examples = ranking.examples
     assert examples is not None, "what was measured was measured on examples"
     metric = results.METRICS[examples.label_kind]
@@ -137,8 +137,6 @@ class _Ranking:
         self._data, self._num_folds, self._asked = data, folds, asked
         self._batch_size, self._overrides, self._estimates = batch_size, overrides, estimates
         self.examples: Examples | None = None
-        # Whether it is the data that is at fault, which leaving a candidate out does not mend.
-        self.is_wrong = False
 
     def measured(self, each: "Candidate") -> "Measured":
         """Run a candidate forward and compute everything of it."""
@@ -168,11 +166,10 @@ class _Ranking:
         from jtl.data.subset import choose_folds, fingerprints
         from jtl.verbs.rank import examples as chosen
 
-        self.is_wrong = True
         found = chosen.examples(opened, self._data, self._asked, self._overrides, self._num_folds)
         keys = fingerprints(found.source)
         self._folds = choose_folds(keys, strata(found.labels, found.class_names), self._num_folds)
-        self.examples, self.is_wrong = found, False
+        self.examples = found
 
 
 def _folder(out: str) -> Path | None:
