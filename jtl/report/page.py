@@ -68,8 +68,8 @@ def _of_split(found: Folder, name: str) -> list[Markup]:
         examples.points(split),
         examples.confusions(split),
         examples.calibration(split),
-        examples.gallery(split, "mistakes", found.facts.get("unit", "examples")),
-        examples.gallery(split, "random", found.facts.get("unit", "examples")),
+        examples.gallery(split, "mistakes", found.facts),
+        examples.gallery(split, "random", found.facts),
     ]
     kept = [part for part in parts if part]
     return [element("h2", f"On {name}"), together(*kept)] if kept else []

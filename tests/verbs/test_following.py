@@ -228,7 +228,7 @@ def test_training_and_weights_say_what_comes_next(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rows.csv").write_text("text,label\na,b\n")
-    monkeypatch.setattr(training, "run", lambda *_: {"status": "finished"})
+    monkeypatch.setattr(training, "run", lambda *_, **__: {"status": "finished"})
     asked = [
         ["train", str(tmp_path / "rows.csv"), "--weights", "embedded://vit_mini", "--workdir", "r"],
         ["weights", "list"],

@@ -10,7 +10,11 @@ import pytest
 from PIL import Image
 
 from jtl import cli
+from jtl.data import Info
+from jtl.data.contract import TEXT
+from jtl.data.texts import Texts
 from jtl.errors import UserError
+from jtl.explain import overlays
 from jtl.training import config
 from jtl.training import run as train
 from jtl.verbs import evaluate, features, predict
@@ -195,3 +199,13 @@ def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Pa
         features.run(run_folder=run, data=str(tmp_path / "photos"), out=str(tmp_path / "out.npz"))
     with pytest.raises(UserError, match="photos holds examples of kind 'image', and the model reads 'text'"):
         evaluate.run(run_folder=run, data=str(tmp_path / "photos"))
+
+
+def test_report_of_texts_shows_what_each_token_is_worth(runs: Path) -> None:
+    texts = Texts(Info("set", (), TEXT), ("a good film", "bad"), None, "set", np.arange(2))
+    found = overlays.of_run(runs / "a", texts, [1, 0])
+    assert found.method == "gradient-weighted attention, Chefer et al. 2021"
+    assert [token for token, _ in found.found[1].tokens] == ["bad"]
+    assert [token for token, _ in found.found[0].tokens] == ["a", "good", "film"]
+    for each in found.found.values():
+        assert max(abs(share) for _, share in each.tokens) == 1.0
