@@ -72,7 +72,7 @@ def read(args: Any, overrides: list[tuple[str, str]]) -> None:
 
 
 def is_mention(words: list[str]) -> bool:
-    """Return whether words lack what a command needs and yet are all a verb's own: prose that speaks of it."""
+    """Return whether words lack what a command needs, and are all a verb's own: prose speaks of it."""
     parser = argparse.ArgumentParser()
     VERBS[words[0]].add_arguments(parser)
     known = {flag for action in parser._actions for flag in action.option_strings} | {"--json"}
