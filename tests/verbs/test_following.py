@@ -9,10 +9,11 @@ import pytest
 
 from jtl import cli
 from jtl.training import run as training
-from jtl.verbs import VERBS, estimate, evaluate, explain, export, features, predict, report
+from jtl.verbs import VERBS, estimate, evaluate, explain, export, features, few_shot, predict, report
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.fuse import fuse
+from jtl.verbs.rank import rank
 
 EVALUATED = {"split": "val", "label_names": ["ant", "bee"]}
 PREDICTED = {"model": "w", "notes": [], "images": [{"path": "a b.jpg", "predictions": []}]}
@@ -179,6 +180,22 @@ ASKED: list[tuple[list[str], ModuleType, dict[str, Any], list[str]]] = [
         [],
     ),
     (
+        ["rank", "d", "--weights", "v", "w"],
+        rank,
+        {"candidates": [{"weights": "w", "settings": {"model.image_px": 96}}]},
+        [
+            "jtl train d --weights w --config.model.image_px=96",
+            "jtl train d --weights w --config.model.image_px=96 --strategy probe "
+            "--config.train.is_augmented=False",
+        ],
+    ),
+    (
+        ["few-shot", "d", "--weights", "v", "w"],
+        few_shot,
+        {"results": [{"weights": "v", "accuracy": 0.5}, {"weights": "w", "accuracy": 0.6}]},
+        ["jtl rank d --weights v w", "jtl train d --weights w --strategy probe"],
+    ),
+    (
         ["report", "r", "s"],
         report,
         {},
@@ -244,7 +261,11 @@ def test_training_and_weights_say_what_comes_next(
         json.loads(shown.out)
         check_taken(told(shown.err))
         found.append(told(shown.err))
-    assert found[0] == ["jtl predict --run r FILES", "jtl evaluate --run r --data DATA"]
+    assert found[0] == [
+        "jtl predict --run r FILES",
+        "jtl evaluate --run r --data DATA",
+        "jtl serve --run r",
+    ]
     assert found[1] == ["jtl weights inspect NAME", "jtl train DATA --weights NAME"]
     assert found[2] == [
         "jtl train DATA --weights embedded://vit_mini",
@@ -256,4 +277,5 @@ def test_training_and_weights_say_what_comes_next(
 
 def test_every_verb_is_asked_here() -> None:
     asked = {words[0] for words, *_ in ASKED} | {"train", "weights"}
-    assert asked == VERBS.keys()
+    # What serves is followed by a request, which is no command of jtl (test_serve.py).
+    assert asked | {"serve"} == VERBS.keys()
