@@ -35,6 +35,7 @@ def of_run(found: Folder) -> str:
 
 def compared(runs: Sequence[Folder]) -> str:
     """Return the page of several runs side by side, and below it what each says by itself."""
+    runs = folder.told_apart(runs)
     each = [
         element("details", element("summary", found.name), *_parts(found, is_alone=False), class_="run")
         for found in runs

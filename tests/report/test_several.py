@@ -1,4 +1,4 @@
-"""The report beside its examples: what predictions hang on, as strangers' texts that stay text."""
+"""What a report shows beside its examples, and what runs are called beside each other."""
 
 from pathlib import Path
 
@@ -25,3 +25,13 @@ def test_surest_mistakes_are_explained_before_what_was_taken_by_chance() -> None
     others = [pick(row, gallery.RANDOM) for row in (3, 40, 41, 42, 43, 44)]
     assert gallery.explained([*mistakes, *others]) == [*range(8), 40, 41, 42, 43]
     assert gallery.explained(others) == [3, 40, 41, 42, 43, 44]
+
+
+def test_runs_of_one_name_are_told_apart_by_the_folders_they_lie_in(tmp_path: Path) -> None:
+    for variant in ("plain", "lora"):
+        write_run(tmp_path / variant / "seed0")
+    found = [folder.read(tmp_path / name) for name in ("plain/seed0", "lora/seed0")]
+    assert [run.name for run in folder.told_apart(found)] == ["plain/seed0", "lora/seed0"]
+    assert "plain/seed0 · lora/seed0" in page.compared(found)
+    assert [run.name for run in folder.told_apart(found[:1])] == ["seed0"]
+    assert [run.name for run in folder.told_apart([found[0], found[0]])] == ["seed0", "seed0"]
