@@ -130,8 +130,8 @@ ASKED: list[tuple[list[str], ModuleType, dict[str, Any], list[str]]] = [
         compare,
         COMPARED,
         [
-            "jtl report out/lora/seed0 out/full/seed0 --out out/report.html",
-            "jtl predict --run out/lora/seed1 FILES",
+            "jtl report out/full/seed0 out/lora/seed0 --out out/report.html",
+            "jtl predict --run out/lora/seed0 FILES",
         ],
     ),
     (
