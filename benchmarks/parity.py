@@ -1,4 +1,4 @@
-"""Measures how far jtl's models are from the libraries their weights come from, and writes README.md's table.
+"""Measures how far models are from the libraries of their weights, and writes the table of docs/results.md.
 
     python -m benchmarks.parity
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 TESTS_FOLDER = Path(__file__).parents[1] / "tests"
-README = TESTS_FOLDER.parent / "README.md"
+PAGE = TESTS_FOLDER.parent / "docs" / "results.md"
 BEGIN, END = "<!-- parity: python -m benchmarks.parity -->", "<!-- parity ends -->"
 NAMES = (
     *("models/test_clip", "models/test_convnets", "models/test_goldens", "models/test_vit_variants"),
@@ -65,16 +65,16 @@ ASSERT = np.testing.assert_allclose
 
 
 def main() -> None:
-    """Run the tests, write the table into README.md, and print it."""
+    """Run the tests, write the table into docs/results.md, and print it."""
     errors = Errors()
     np.testing.assert_allclose = errors.compare  # type: ignore[assignment]
     code = pytest.main(["-q", "-k", COMPARING, *TESTS], plugins=[errors])
     if code:
         sys.exit(int(code))
     table = "\n".join(_rows(errors))
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
     sys.stdout.write(f"{table}\n")
 
 

@@ -1,7 +1,7 @@
-"""Measures jtl beside PyTorch case by case, and writes README.md's table from the records.
+"""Measures jtl beside PyTorch case by case, and writes the table of docs/speed.md from the records.
 
     python -m benchmarks.speed run [CASE …]     # a record each in benchmarks/records/ (extra `bench`)
-    python -m benchmarks.speed table            # README.md from all records there
+    python -m benchmarks.speed table            # docs/speed.md from all records there
 
 A record is what `jtl bench --against torch --out FILE` writes. On an otherwise idle machine.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RECORDS, README = ROOT / "benchmarks" / "records", ROOT / "README.md"
+RECORDS, PAGE = ROOT / "benchmarks" / "records", ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- speed: python -m benchmarks.speed table -->", "<!-- speed ends -->"
 PREFIX = "against-"
 VIT = ("configs/vit_ft.py:ti16", "--config.model.drop_path=0", "--config.train.batch_size=16")
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     run = actions.add_parser("run", help="measure")
     run.add_argument("cases", nargs="*", choices=[[], *CASES], metavar="CASE", help=f"of {', '.join(CASES)}")
-    actions.add_parser("table", help="write README.md's table")
+    actions.add_parser("table", help="write the table of docs/speed.md")
     args = parser.parse_args(argv)
     if args.action == "run":
         for name in args.cases or CASES:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob(f"{PREFIX}*.json"))
     ]
     table = "\n".join(rows(records))
-    README.write_text(put(README.read_text(encoding="utf-8"), table), encoding="utf-8")
+    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
     sys.stdout.write(f"{table}\n")
 
 
@@ -92,7 +92,7 @@ def put(text: str, table: str) -> str:
     True
     """
     before, mark, rest = text.partition(BEGIN)
-    assert mark, f"README.md has no {BEGIN}"
+    assert mark, f"{PAGE.name} has no {BEGIN}"
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
 
 

@@ -1,4 +1,4 @@
-"""Measures ways to transfer on real images, and writes README.md's tables from what the runs recorded.
+"""Measures ways to transfer on real images, and writes docs/results.md's tables of what the runs recorded.
 
     python -m benchmarks.transfer run pacs --data DATA --weights WEIGHTS --out runs/measured
     python -m benchmarks.transfer table pacs --out runs/measured
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 LOWER_BLOCKS = "('^embedding','posembed_input','^cls','encoderblock_[0-7]/')"
 SMALL = {
     "train.batch_size": "16",
@@ -249,7 +249,7 @@ def _cell(found: list[float]) -> str:
 
 
 def replace_between(text: str, name: str, body: str) -> str:
-    """Return README's text with another table between the marks of the set.
+    """Return the page's text with another table between the marks of the set.
 
     >>> replace_between("a <!-- pacs -->x<!-- pacs ends --> b", "pacs", "y")
     'a <!-- pacs -->y<!-- pacs ends --> b'
@@ -257,12 +257,12 @@ def replace_between(text: str, name: str, body: str) -> str:
     begin, end = f"<!-- {name} -->", f"<!-- {name} ends -->"
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
-    assert tail or rest.endswith(end), f"README.md has no place for {name}"
+    assert tail or rest.endswith(end), f"{RESULTS.name} has no place for {name}"
     return f"{head}{begin}{body}{end}{tail}"
 
 
 def main() -> None:
-    """Run a set, or put its table into README.md."""
+    """Run a set, or put its table into docs/results.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("action", choices=("run", "table"))
     parser.add_argument("set", choices=tuple(SETS))
@@ -276,7 +276,8 @@ def main() -> None:
         return
     body = table(args.set, args.out)
     sys.stdout.write(body + "\n")
-    README.write_text(replace_between(README.read_text(), args.set, f"\n\n{body}\n\n"))
+    text = RESULTS.read_text(encoding="utf-8")
+    RESULTS.write_text(replace_between(text, args.set, f"\n\n{body}\n\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":

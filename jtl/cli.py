@@ -63,7 +63,11 @@ def _run(given: list[str]) -> int:
     from jtl.verbs import VERBS
 
     words, overrides = split_overrides(given)
-    args = _parser().parse_args(words)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return MENDABLE_EXIT_CODE
+    args = parser.parse_args(words)
     try:
         args = argparse.Namespace(**{name: _at_home(value) for name, value in vars(args).items()})
         memory.check_room()

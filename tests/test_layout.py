@@ -349,8 +349,7 @@ def commands(text: str) -> dict[str, set[str]]:
     }
 
 
-PAGES = ("choose", "evaluate", "explain", "export", "faults", "frozen", "report", "serve", "speed")
-DOCUMENTS = tuple(f"docs/{name}.md" for name in PAGES)
+DOCUMENTS = tuple(sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
 
 def test_commands_of_the_documents_exist() -> None:
@@ -359,7 +358,6 @@ def test_commands_of_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in ("README.md", "CHANGELOG.md", "Makefile", *DOCUMENTS):
         told = commands((ROOT / document).read_text())
-        assert told["verb"], f"{document} shows no command"
         assert told["verb"] <= VERBS.keys()
         assert told["target"] <= targets
         assert [name for name in told["config"] if not (ROOT / name).is_file()] == []

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -68,17 +68,33 @@ class Taken(NamedTuple):
     expected: str
 
 
-def sources(settings: Config, inputs: Any) -> list[Source]:
-    """Open what a program gives: one example, or several, among which kinds may be mixed.
+def listed(settings: Config, inputs: Any) -> list[Any]:
+    """Return the single examples, and paths of one or several, that a program gives.
 
     Raises:
-        UserError: there is nothing, or nothing that the model reads, or a path is not there.
+        UserError: there is nothing, or neither an example nor several.
     """
-    kind = config.input_of(settings.model)
-    taken = TAKEN[kind.holds]
+    taken = _taken(settings)
+    if isinstance(inputs, taken.paths) or taken.is_one(inputs):
+        return [inputs]
+    if not isinstance(inputs, Iterable) or isinstance(inputs, str | bytes | dict):
+        raise UserError(f"a {type(inputs).__name__} is given; expected {taken.expected}, or a list of them")
+    found = list(inputs)
+    if not found:
+        raise UserError(f"there is nothing to look at; give {taken.expected}, or a list of them")
+    return found
+
+
+def sources(settings: Config, examples: Sequence[Any]) -> list[Source]:
+    """Open single examples and paths, among which kinds may be mixed.
+
+    Raises:
+        UserError: one is nothing that the model reads, or a path is not there.
+    """
+    kind, taken = config.input_of(settings.model), _taken(settings)
     opened: list[Source] = []
     number = 0
-    for is_path, group in groupby(_listed(inputs, taken), lambda each: isinstance(each, taken.paths)):
+    for is_path, group in groupby(examples, lambda each: isinstance(each, taken.paths)):
         each = list(group)
         if is_path:
             opened += given.sources(settings, [os.fspath(path) for path in each])
@@ -87,24 +103,16 @@ def sources(settings: Config, inputs: Any) -> list[Source]:
         raws = tuple(map(taken.raw, each))
         opened.append(Given(Info("what is given", (), kind.holds), raws, names))
         number += len(each)
-    if not opened:
-        raise UserError(f"there is nothing to look at; give {taken.expected}, or a list of them")
     return opened
 
 
-def paths(settings: Config, inputs: Any) -> list[str]:
-    """Return the paths among what is given."""
-    taken = TAKEN[config.input_of(settings.model).holds]
-    return [os.fspath(each) for each in _listed(inputs, taken) if isinstance(each, taken.paths)]
+def paths(settings: Config, examples: Sequence[Any]) -> list[str]:
+    """Return the paths among them."""
+    return [os.fspath(each) for each in examples if isinstance(each, _taken(settings).paths)]
 
 
-def _listed(inputs: Any, taken: Taken) -> list[Any]:
-    """Return the single examples, or paths of several."""
-    if isinstance(inputs, taken.paths) or taken.is_one(inputs):
-        return [inputs]
-    if isinstance(inputs, Iterable) and not isinstance(inputs, str | bytes | dict):
-        return list(inputs)
-    raise UserError(f"a {type(inputs).__name__} is given; expected {taken.expected}, or a list of them")
+def _taken(settings: Config) -> Taken:
+    return TAKEN[config.input_of(settings.model).holds]
 
 
 def _is_picture(value: Any) -> bool:

@@ -253,8 +253,9 @@ class Model:
         if others:
             raise UserError(f"{others[0]} is given, but the model is opened already; give it to jtl.load")
         found = self.predictor.settings
-        chosen = given.reading(found, examples.paths(found, inputs), overrides)
-        sources = examples.sources(chosen, inputs)
+        listed = examples.listed(found, inputs)
+        chosen = given.reading(found, examples.paths(found, listed), overrides)
+        sources = examples.sources(chosen, listed)
         opened, lines = given.fitted(self.predictor, sources)
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         return opened, sources

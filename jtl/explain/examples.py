@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jtl import predictor as predictors
+from jtl import runtime
 from jtl.data import Source
 from jtl.errors import UserError, nearest
 from jtl.explain import METHODS
@@ -103,7 +104,7 @@ def make_step(predictor: Predictor, method: str, output: int = TOP) -> Step:
         relevance = METHODS[method].explain(predictor, values, given, blank, classes)
         return task.predictions(logits), classes, relevance
 
-    return jax.jit(explain_step)
+    return jax.jit(explain_step, compiler_options=runtime.options_of_few_runs())
 
 
 def explained(predictor: Predictor, compiled: Step, source: Source, batch_size: int) -> Iterator[Explained]:

@@ -2,7 +2,7 @@
 
 The short side is as long as the smallest crop of training needs it not to be enlarged, and no more than
 `MAX_ENLARGED` times the input; smaller images stay as they are. Crops of images that were not shrunk are bit
-for bit those of the files; of shrunk ones README says what is lost.
+for bit those of the files; of shrunk ones docs/images.md says what is lost.
 """
 
 import json

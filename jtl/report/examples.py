@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jtl.errors import counted
 from jtl.report import charts
 from jtl.report.folder import Split
 from jtl.report.html import Markup, Part, element
@@ -93,15 +94,27 @@ def calibration(split: Split) -> Markup | None:
     return card("Calibration", element("div", chart, element("p", text, class_="note"), class_="charts"))
 
 
-def gallery(split: Split, why: str, unit: str) -> Markup | None:
-    """Return the examples that were chosen for a reason, as pictures or texts."""
+def gallery(split: Split, why: str, facts: Mapping[str, Any]) -> Markup | None:
+    """Return the examples that were chosen for a reason, as pictures or texts, with what was explained."""
     found = [item for item in split.gallery if item.get("why") == why]
     if not found:
         return None
     is_pictures = any(item.get("picture") for item in found)
     shown = [_item(item) for item in found]
     kind = "gallery" if is_pictures else "gallery texts"
-    return card(f"{TITLES.get(why, why)}: {len(found)} {unit}", element("div", *shown, class_=kind))
+    title = f"{TITLES.get(why, why)}: {counted(len(found), str(facts.get('unit', 'examples')))}"
+    return card(title, _legend(found, facts), element("div", *shown, class_=kind))
+
+
+def _legend(items: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Markup | None:
+    """Return what is to be known of the overlays, None where there are none."""
+    method = str(facts.get("explained") or "")
+    if not method or not any(item.get("overlay") or item.get("tokens") for item in items):
+        return None
+    where = (
+        "light is where it mattered" if any(item.get("overlay") for item in items) else "darker matters more"
+    )
+    return element("p", f"Beside some: what the prediction hangs on ({method}); {where}.", class_="note")
 
 
 def _item(item: Mapping[str, Any]) -> Markup:
@@ -115,8 +128,26 @@ def _item(item: Mapping[str, Any]) -> Markup:
         element("small", name.rsplit("/", 1)[-1], title=name, class_="file"),
     )
     pictures = [_picture(str(item.get(key) or ""), name) for key in ("picture", "overlay")]
+    is_pair = all(pictures)
     text = element("blockquote", str(item["text"]), dir="auto") if item.get("text") else None
-    return element("figure", *pictures, text, said)
+    shown = element("div", *pictures, class_="pair" if is_pair else None)
+    return element("figure", shown, text, _tokens(item), said, class_="explained" if is_pair else None)
+
+
+def _tokens(item: Mapping[str, Any]) -> Markup | None:
+    """Return the tokens of a text, each on the colour of its share."""
+    found = [token for token in item.get("tokens") or () if isinstance(token, list) and len(token) == 2]
+    if not found:
+        return None
+    spans = [
+        element(
+            "span", str(text), class_="for" if share >= 0 else "against", style=f"--share:{abs(share):.3f}"
+        )
+        for text, share in found
+        if isinstance(share, int | float)
+    ]
+    spaced = [part for span in spans for part in (span, " ")]
+    return element("p", *spaced, class_="tokens", dir="auto")
 
 
 def _picture(encoded: str, name: str) -> Markup | None:

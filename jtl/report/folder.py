@@ -1,5 +1,6 @@
 """What a finished run folder says, for pages about it: its JSON files as they are, nothing computed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,10 @@ class Split(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """A run: what its files say, {} where one is missing; `splits` with the one that counts first."""
+    """A run: what its files say, {} where one is missing; `splits` with the one that counts first.
+
+    `called` is what it is called beside others ("": by the folder's own name).
+    """
 
     path: Path
     config: dict[str, Any]
@@ -29,11 +33,12 @@ class Folder(NamedTuple):
     facts: dict[str, Any]
     series: Series
     splits: dict[str, Split]
+    called: str = ""
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
-        return self.path.resolve().name
+        """What it is called."""
+        return self.called or self.path.resolve().name
 
 
 def read(path: Path, summary: dict[str, Any] | None = None) -> Folder:
@@ -60,6 +65,15 @@ def read(path: Path, summary: dict[str, Any] | None = None) -> Folder:
         series=curves.read(metrics) if metrics.is_file() else {},
         splits=splits,
     )
+
+
+def told_apart(runs: Sequence[Folder]) -> list[Folder]:
+    """Return the runs called by as many of the last parts of their paths as tell them apart: full/seed0."""
+    parts = [run.path.resolve().parts for run in runs]
+    longest = max(map(len, parts), default=1)
+    names = [["/".join(each[-count:]) for each in parts] for count in range(1, longest + 1)]
+    chosen = next((each for each in names if len(set(each)) == len(runs)), names[0] if names else [])
+    return [run._replace(called=name) for run, name in zip(runs, chosen, strict=True)]
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which examples a report shows: the mistakes a model is surest of, and some by chance."""
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from jtl.report.scores import Scored
 
 NUM_MISTAKES, NUM_RANDOM = 18, 12
 MISTAKES, RANDOM = "mistakes", "random"
+# Of both together so many are explained, mistakes first.
+NUM_EXPLAINED, NUM_EXPLAINED_MISTAKES = 12, 8
 
 
 class Pick(NamedTuple):
@@ -24,6 +26,24 @@ class Pick(NamedTuple):
     is_right: bool
 
 
+class Overlay(NamedTuple):
+    """What a prediction hangs on: a small JPEG of the input under a map, or the tokens of a text.
+
+    Each token stands with its share of the strongest one; below 0 it speaks against.
+    """
+
+    picture: bytes = b""
+    tokens: tuple[tuple[str, float], ...] = ()
+
+
+class Overlays(NamedTuple):
+    """Overlays by the place of their example, the method they are made by, and why there are none ("")."""
+
+    method: str
+    found: Mapping[int, Overlay]
+    why_not: str = ""
+
+
 def chosen(kind: str, scored: Scored, seed: int = 0) -> list[Pick]:
     """Return the most confident mistakes, the surest first, and a random choice, for a kind of labels."""
     doubt, told = KINDS[kind](scored)
@@ -35,17 +55,20 @@ def chosen(kind: str, scored: Scored, seed: int = 0) -> list[Pick]:
     return [Pick(index, why, *told(index)) for index, why in picked]
 
 
+def explained(picks: Sequence[Pick]) -> list[int]:
+    """Return the places of those that are explained: the surest mistakes, then the choice by chance."""
+    mistakes = [pick.row for pick in picks if pick.why == MISTAKES][:NUM_EXPLAINED_MISTAKES]
+    others = [pick.row for pick in picks if pick.why == RANDOM]
+    return list(dict.fromkeys([*mistakes, *others]))[:NUM_EXPLAINED]
+
+
 def items(
     picks: Iterable[Pick],
     describe: Callable[[int], str],
     glimpse: Callable[[int], Glimpse],
-    overlay: Callable[[int], bytes] | None = None,
+    overlays: Mapping[int, Overlay],
 ) -> list[dict[str, Any]]:
-    """Return what gallery.json has of the examples, pictures in base64.
-
-    `overlay` gives a JPEG of what the model looked at in an example. It can come later, too: whoever fills in
-    "overlay" of the items of gallery.json, by their "index", finds it in the next `jtl report`.
-    """
+    """Return what gallery.json has of the examples, pictures in base64."""
     found: list[dict[str, Any]] = []
     for pick in picks:
         shown = glimpse(pick.row)
@@ -57,7 +80,9 @@ def items(
             "size": dict(shown.size),
         }
         item["picture"] = base64.b64encode(shown.picture).decode()
-        item["overlay"] = "" if overlay is None else base64.b64encode(overlay(pick.row)).decode()
+        overlay = overlays.get(pick.row, Overlay())
+        item["overlay"] = base64.b64encode(overlay.picture).decode()
+        item["tokens"] = [list(token) for token in overlay.tokens]
         found.append(item)
     return found
 

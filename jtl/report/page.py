@@ -35,6 +35,7 @@ def of_run(found: Folder) -> str:
 
 def compared(runs: Sequence[Folder]) -> str:
     """Return the page of several runs side by side, and below it what each says by itself."""
+    runs = folder.told_apart(runs)
     each = [
         element("details", element("summary", found.name), *_parts(found, is_alone=False), class_="run")
         for found in runs
@@ -68,8 +69,8 @@ def _of_split(found: Folder, name: str) -> list[Markup]:
         examples.points(split),
         examples.confusions(split),
         examples.calibration(split),
-        examples.gallery(split, "mistakes", found.facts.get("unit", "examples")),
-        examples.gallery(split, "random", found.facts.get("unit", "examples")),
+        examples.gallery(split, "mistakes", found.facts),
+        examples.gallery(split, "random", found.facts),
     ]
     kept = [part for part in parts if part]
     return [element("h2", f"On {name}"), together(*kept)] if kept else []

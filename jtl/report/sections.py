@@ -42,6 +42,7 @@ PHASES = {
     "data_wait": "waiting for data",
     "evaluate": "evaluation",
     "checkpoint": "checkpoints",
+    "explain": "explanations",
 }
 
 

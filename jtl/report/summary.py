@@ -12,7 +12,7 @@ import numpy as np
 
 from jtl import files
 
-PHASES = ("load", "features", "compile", "step", "data_wait", "evaluate", "checkpoint")
+PHASES = ("load", "features", "compile", "step", "data_wait", "evaluate", "checkpoint", "explain")
 STATUSES = ("finished", "stopped_early", "preempted")
 # What those who read a summary count on.
 KINDS = {

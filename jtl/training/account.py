@@ -6,7 +6,7 @@ the screen and in meta.json, and ends no run. Only a signal, which the same comm
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jtl import files
+from jtl import distributed, files
 from jtl.data import Source
 from jtl.errors import UserError, shortened
 from jtl.inputs import Glimpse, Input, Unreadable
 from jtl.metrics import Summary
 from jtl.report import card, evaluation, gallery, page, predictions, summary
 from jtl.report.bootstrap import Settings
+from jtl.report.gallery import Overlays
 from jtl.report.scores import Scored
 from jtl.training import meta, scored
 from jtl.training.ready import Run
@@ -30,6 +31,9 @@ from jtl.weights.hub import catalogue
 SETTINGS = Settings()
 # Examples whose size is looked at.
 MAX_SIZED = 400
+# (run folder, source, rows) → what the predictions of these rows hang on. What explains a model stands on it:
+# whoever starts the run gives this.
+Explain = Callable[[Path, Source, Sequence[int]], Overlays]
 PROGRAMS = ("jtl", "main.py", "__main__.py")
 
 
@@ -76,15 +80,39 @@ def intervals(told: Mapping[str, Told]) -> dict[str, Any]:
     return {"scores": scores} if scores else {}
 
 
-def write(ready: Run, told: Mapping[str, Told], result: Mapping[str, Any]) -> None:
+def explained(ready: Run, told: Mapping[str, Told], explain: Explain | None) -> dict[str, Overlays]:
+    """Return by split what the predictions that its gallery shows hang on; nothing without `explain`.
+
+    Nor of a run of several processes: each has a part of the devices, and one alone has the folder.
+    """
+    found: dict[str, Overlays] = {}
+    if explain is not None and distributed.num_processes() > 1:
+        ready.reporter.live.log("the report shows no explanations: several processes train")
+        return found
+    kind = scored.kind_of(ready.plan.settings.task.name)
+    for split, each in told.items():
+        if explain is None or each.examples is None:
+            continue
+        with ready.reporter.phases.measure("explain"), _harmless(ready, f"the explanations of {split}"):
+            rows = gallery.explained(gallery.chosen(kind, each.examples))
+            found[split] = explain(ready.plan.folder, ready.feed.splits[split], rows)
+    for line in dict.fromkeys(each.why_not for each in found.values() if each.why_not):
+        ready.reporter.live.log(f"the report shows no explanations: {line}")
+    return found
+
+
+def write(
+    ready: Run, told: Mapping[str, Told], result: Mapping[str, Any], overlays: Mapping[str, Overlays]
+) -> None:
     """Write predictions and galleries of every split, what was trained on what, the report and the card."""
     folder = ready.plan.folder
     for split, each in told.items():
         if each.examples is not None:
             with _harmless(ready, f"the predictions of {split}"):
-                _write_examples(ready, folder / split, split, each.examples)
+                _write_examples(ready, folder / split, split, each.examples, overlays.get(split))
     with _harmless(ready, page.FACTS):
-        summary.write_json(folder / page.FACTS, _facts(ready))
+        methods = [each.method for each in overlays.values()]
+        summary.write_json(folder / page.FACTS, {**_facts(ready), "explained": "".join(methods[:1])})
     with _harmless(ready, page.NAME):
         page.write(folder, result)
     with _harmless(ready, card.NAME):
@@ -125,7 +153,9 @@ def command() -> str:
     return shlex.join(["jtl", *([] if name == "jtl" or rest[:1] == ["train"] else ["train"]), *rest])
 
 
-def _write_examples(ready: Run, folder: Path, split: str, examples: Scored) -> None:
+def _write_examples(
+    ready: Run, folder: Path, split: str, examples: Scored, overlays: Overlays | None
+) -> None:
     source = ready.feed.splits[split]
     kind_of_input, kind = ready.plan.built.parts.input, scored.kind_of(ready.plan.settings.task.name)
     names = (source.describe(index) for index in range(len(source)))
@@ -134,6 +164,7 @@ def _write_examples(ready: Run, folder: Path, split: str, examples: Scored) -> N
         gallery.chosen(kind, examples),
         source.describe,
         partial(_glimpse, kind_of_input, source, is_shown=True),
+        {} if overlays is None else overlays.found,
     )
     summary.write_json(folder / page.GALLERY, shown)
 

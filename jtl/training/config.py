@@ -90,6 +90,16 @@ RESUMABLE = (
 )
 
 
+# What a difference of is told first: other settings follow from it.
+TOLD_FIRST = (
+    "model.weights:",
+    "model.name:",
+    "data.path:",
+    "strategy.name:",
+    "train.epochs:",
+    "train.steps:",
+)
+
 # Settings that are paths, or may be: what is there is kept as an absolute one.
 PATHS = (
     "data.path",
@@ -235,7 +245,7 @@ def conflicts(new: Config, saved: Mapping[str, Any]) -> list[str]:
     """
     with suppress(UserError):  # of settings that are no more: they are named as they stand
         saved = to_dict(from_dict(saved))
-    return _differences(to_dict(new), saved)
+    return sorted(_differences(to_dict(new), saved), key=lambda each: not each.startswith(TOLD_FIRST))
 
 
 def _differences(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> list[str]:

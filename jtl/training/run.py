@@ -68,11 +68,18 @@ def run_folder(settings: Config, spec: str) -> Path:
     return Path("runs") / f"{Path(spec.partition(':')[0]).stem}-{digest[:8]}"
 
 
-def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
+def run(
+    settings: Config,
+    folder: Path,
+    stop: StopRequest | None = None,
+    *,
+    explain: account.Explain | None = None,
+) -> dict[str, Any]:
     """Train as configured, or resume what the folder holds, and return what summary.json says.
 
     With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
     compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
+    `explain` says what the predictions hang on that the report shows; without it the report does not.
 
     Raises:
         UserError: another process owns the folder, it belongs to another configuration, or configuration,
@@ -85,13 +92,15 @@ def run(settings: Config, folder: Path, stop: StopRequest | None = None) -> dict
         )
     live = Live()
     with shared.owned(folder, live.log, by="run"):
-        return _run(settings, folder, live, stop)
+        return _run(settings, folder, live, stop, explain)
 
 
-def _run(settings: Config, folder: Path, live: Live, stop: StopRequest | None) -> dict[str, Any]:
+def _run(
+    settings: Config, folder: Path, live: Live, stop: StopRequest | None, explain: account.Explain | None
+) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
     result = distributed.told(f"{folder} finished", lambda: claim.finished(settings, folder, live))
-    result = result or _train(settings, folder, live, stop)
+    result = result or _train(settings, folder, live, stop, explain)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
     other = run(_scratch(settings), folder / "scratch", stop)
@@ -106,7 +115,9 @@ def _scratch(settings: Config) -> Config:
     return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
 
 
-def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None) -> dict[str, Any]:
+def _train(
+    settings: Config, folder: Path, live: Live, asked: StopRequest | None, explain: account.Explain | None
+) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
@@ -134,10 +145,11 @@ def _train(settings: Config, folder: Path, live: Live, asked: StopRequest | None
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended, digest)
             outcome = finish.report(ready, ended, checkpoints, writer)
+    overlays = account.explained(whole, outcome.told, explain)
     result = finish.summarize(ready, ended, digest, outcome)
     if is_writer:
         curves.plot(folder / "metrics.jsonl", folder / "curves.png")
-        account.write(whole, outcome.told, result)
+        account.write(whole, outcome.told, result, overlays)
         # Last: with it nothing is left to do, and a repeat does nothing.
         summary.write_json(folder / "summary.json", result)
     return result

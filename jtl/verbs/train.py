@@ -89,6 +89,7 @@ def trained(
 
     # Before jax is imported and weights are fetched: who comes second hears it at once.
     with nullcontext() if folder is None else shared.owned(folder, _say, by="command"):
+        from jtl.explain import overlays
         from jtl.training import config as configs
         from jtl.training import run as train
 
@@ -100,7 +101,7 @@ def trained(
             settings = configs.read(config, overrides, folder)
         folder = folder or train.run_folder(settings, config or Path(data).name)
         shared.log_apart(folder)
-        return train.run(settings, folder), folder
+        return train.run(settings, folder, explain=overlays.of_run), folder
 
 
 def _check(config: str, data: str, words: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The settings and folders of the runs that would be made; the model of one is its folder."""
     found: list[Any] = []
 
-    def keep(settings: Any, folder: Path) -> dict[str, Any]:
+    def keep(settings: Any, folder: Path, **_: Any) -> dict[str, Any]:
         found.append((settings, folder))
         return {"status": "finished", "steps": 1}
 
@@ -51,11 +51,11 @@ def test_interrupted_training_is_an_interrupt_that_says_it_goes_on(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {"weights": "embedded://vit_mini", "workdir": "here"}
-    monkeypatch.setattr(training, "run", lambda *_: {"status": "preempted", "steps": 7})
+    monkeypatch.setattr(training, "run", lambda *_, **__: {"status": "preempted", "steps": 7})
     with pytest.raises(KeyboardInterrupt, match="stopped at step 7 and saved; the same call goes on"):
         jtl.finetune(photos, **given)
 
-    def stopped(*_: Any) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
         raise Stopped(2)
 
     monkeypatch.setattr(training, "run", stopped)

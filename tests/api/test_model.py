@@ -51,7 +51,7 @@ def test_example_is_the_same_however_it_is_given(model: jtl.Model, image: Path) 
     found = model.predict(given)
     assert [each.name for each in found] == [str(image), str(image), "image 0", "image 1", "image 2"]
     np.testing.assert_array_equal(found.values, np.broadcast_to(found.values[:1], (5, 3)))
-    for each in (*given, pixels[None], [image], (image,)):
+    for each in (*given, pixels[None], [image], (image,), (each for each in [image])):
         np.testing.assert_allclose(model.predict(each).values, found.values[:1], atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""README's table of speed: from records alone, and complete."""
+"""The table of speed: from records alone, and complete."""
 
 from typing import Any
 
@@ -33,8 +33,8 @@ def test_table_has_a_row_a_mode_beside_the_fastest_of_pytorch() -> None:
     ]
 
 
-def test_readme_has_the_marks_and_a_second_table_replaces_the_first() -> None:
-    text = speed.README.read_text(encoding="utf-8")
+def test_page_has_the_marks_and_a_second_table_replaces_the_first() -> None:
+    text = speed.PAGE.read_text(encoding="utf-8")
     once = speed.put(text, "| a |")
     assert speed.put(once, "| a |") == once
     assert once.count("| a |") == 1

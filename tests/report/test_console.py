@@ -94,6 +94,18 @@ def test_terminal_keeps_one_row_and_log_lines_stay_above_it() -> None:
     assert rows[3:] == [""]
 
 
+def test_notebook_has_one_row_too_that_is_drawn_less_often() -> None:
+    stream_of_a_notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    clock, stream = Clock(), stream_of_a_notebook()
+    live = Live(stream, clock)
+    for step in range(1, 10):
+        live.update(**progress(step))
+        clock.now += 0.4
+    live.finish()
+    assert next(row for row in screen(stream.getvalue()) if row).startswith("step 9/1,000")
+    assert stream.getvalue().count(ERASE) == 4
+
+
 def test_row_fits_every_terminal_and_the_metric_outlives_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for width in range(10, 150):
         monkeypatch.setattr(console, "terminal_width", lambda width=width: width)

@@ -56,6 +56,7 @@ def test_nested_phases_count_each_second_once() -> None:
         "data_wait": 0.0,
         "evaluate": 101.0,
         "checkpoint": 0.0,
+        "explain": 0.0,
     }
 
 

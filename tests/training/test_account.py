@@ -3,6 +3,8 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,13 @@ from jtl.data import Info
 from jtl.data.contract import TEXT
 from jtl.data.texts import Texts
 from jtl.inputs import INPUTS, Glimpse
+from jtl.metrics import Summary
+from jtl.report.gallery import Overlay, Overlays
+from jtl.report.scores import Scored
+from jtl.report.summary import Phases
 from jtl.signals import Stopped
 from jtl.training import account
+from jtl.training.ready import Run
 
 
 @pytest.fixture
@@ -45,6 +52,51 @@ def test_signal_in_a_report_passes(folder: Path) -> None:
     with pytest.raises(Stopped), account.harmless(folder, said.append, "report.html"):
         raise Stopped(signal.SIGTERM)
     assert said == []
+
+
+def _ready(folder: Path, said: list[str]) -> Run:
+    """Return what of a run explanations are made of."""
+    task = SimpleNamespace(name="multiclass")
+    source = Texts(Info("set", (), TEXT), ("a",), None, "set", np.arange(1))
+    found: dict[str, Any] = dict.fromkeys(Run._fields)
+    found |= {
+        "plan": SimpleNamespace(folder=folder, settings=SimpleNamespace(task=task)),
+        "feed": SimpleNamespace(splits={"val": source}),
+        "reporter": SimpleNamespace(phases=Phases(), live=SimpleNamespace(log=said.append)),
+    }
+    return Run(**found)
+
+
+def _told() -> dict[str, account.Told]:
+    logits = np.float32([[3, 0], [0, 2], [1, 0]])
+    examples = Scored(logits, logits, np.array([1, 1, 0]), ("ant", "bee"))
+    return {"val": account.Told(Summary({}, {}, None), {}, {}, examples)}
+
+
+def test_few_examples_are_explained_the_mistakes_first(folder: Path) -> None:
+    asked: list[Any] = []
+
+    def explain(*given: Any) -> Overlays:
+        asked.append(given)
+        return Overlays("a method", {0: Overlay(b"jpeg")})
+
+    found = account.explained(_ready(folder, []), _told(), explain)
+    ((path, source, rows),) = asked
+    assert (path, source.info.name, rows[0], sorted(rows)) == (folder, "set", 0, [0, 1, 2])
+    assert found["val"].method == "a method"
+    assert account.explained(_ready(folder, []), _told(), None) == {}
+
+
+def test_explanations_that_cannot_be_had_are_one_line_and_end_no_run(folder: Path) -> None:
+    said: list[str] = []
+
+    def broken(*_: Any) -> Overlays:
+        raise MemoryError("too little")
+
+    assert account.explained(_ready(folder, said), _told(), broken) == {}
+    account.explained(_ready(folder, said), _told(), lambda *_: Overlays("", {}, "a vit offers none"))
+    assert said[0].startswith("the explanations of val could not be made (MemoryError: too little)")
+    assert said[1:] == ["the report shows no explanations: a vit offers none"]
 
 
 def test_example_that_cannot_be_read_any_more_is_shown_as_nothing() -> None:

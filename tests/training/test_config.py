@@ -209,6 +209,12 @@ def test_conflicts_name_what_changed_and_pass_over_what_may_change() -> None:
     assert config.conflicts(faster, old) == []
     other = config.read(SMOKE, [("optim.learning_rate", "1"), ("train.seed", "3")])
     assert config.conflicts(other, old) == ["optim.learning_rate: 0.003 -> 1.0", "train.seed: 0 -> 3"]
+    # What others follow from is told first.
+    other = config.read(SMOKE, [("model.dim", "8"), ("strategy.name", "probe")])
+    assert [each.partition(":")[0] for each in config.conflicts(other, old)][:2] == [
+        "strategy.name",
+        "model.dim",
+    ]
 
 
 def test_how_batches_are_read_may_change_but_for_what_is_in_them() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jtl.errors import UserError
+from jtl.explain import overlays
 from jtl.report import curves
 from jtl.signals import Stopped
 from jtl.training import config, finish, loop
@@ -44,9 +45,9 @@ def _settings(**changes: Any) -> config.Config:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder and the summary of a run of 12 steps."""
+    """The folder and the summary of a run of 12 steps, which explains its gallery."""
     folder = tmp_path_factory.mktemp("runs") / "plain"
-    return folder, train.run(_settings(), folder)
+    return folder, train.run(_settings(), folder, explain=overlays.of_run)
 
 
 def test_run_folder_holds_everything_a_run_makes(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -58,6 +59,9 @@ def test_run_folder_holds_everything_a_run_makes(finished: tuple[Path, dict[str,
     assert json.loads((folder / "summary.json").read_text()) == result
     names = {path.name for path in (folder / "val").iterdir()}
     assert names == {"metrics.json", "confusion.png", "predictions.parquet", "gallery.json"}
+    shown = json.loads((folder / "val" / "gallery.json").read_text())
+    assert len({item["index"] for item in shown if item["overlay"]}) == 12
+    assert result["seconds"]["explain"] > 0
 
 
 def test_summary_has_the_agreed_names(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import jtl
 from jtl.errors import UserError
 from jtl.export import TARGETS, parity, write
 from jtl.verbs import export, predict
@@ -48,6 +49,14 @@ def test_program_predicts_what_the_model_predicts(weights: str, photos: Path, tm
             assert one["value"] == pytest.approx(other["value"], abs=1e-5)
     record = json.loads((out / "export.json").read_text())
     assert record["inputs"] == {"": "uint8 [batch, 16, 16, 3]"}
+    loaded = jtl.load(out)
+    first = [row["predictions"][0]["value"] for row in found["images"]]
+    np.testing.assert_allclose([each.value for each in loaded.predict(photos)], first, atol=1e-6)
+    for asked in (loaded.explain, loaded.evaluate):
+        with pytest.raises(ValueError, match=r"is a program, which|is an artefact, whose data"):
+            asked(photos)
+    with pytest.raises(ValueError, match="which names its own classes; leave it out"):
+        jtl.load(out, classes=["a", "b", "c"])
     assert str(tmp_path) not in (out / "README.md").read_text() + (out / "export.json").read_text()
     assert str(photos) not in (out / "README.md").read_text() + (out / "export.json").read_text()
 

@@ -9,10 +9,11 @@ import pytest
 
 from jtl import cli
 from jtl.training import run as training
-from jtl.verbs import VERBS, estimate, evaluate, explain, export, features, predict, report
+from jtl.verbs import VERBS, estimate, evaluate, explain, export, features, few_shot, predict, report
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.fuse import fuse
+from jtl.verbs.rank import rank
 
 EVALUATED = {"split": "val", "label_names": ["ant", "bee"]}
 PREDICTED = {"model": "w", "notes": [], "images": [{"path": "a b.jpg", "predictions": []}]}
@@ -129,8 +130,8 @@ ASKED: list[tuple[list[str], ModuleType, dict[str, Any], list[str]]] = [
         compare,
         COMPARED,
         [
-            "jtl report out/lora/seed0 out/full/seed0 --out out/report.html",
-            "jtl predict --run out/lora/seed1 FILES",
+            "jtl report out/full/seed0 out/lora/seed0 --out out/report.html",
+            "jtl predict --run out/lora/seed0 FILES",
         ],
     ),
     (
@@ -177,6 +178,22 @@ ASKED: list[tuple[list[str], ModuleType, dict[str, Any], list[str]]] = [
         estimate,
         {"batch_size": 32, "fits": False},
         [],
+    ),
+    (
+        ["rank", "d", "--weights", "v", "w"],
+        rank,
+        {"candidates": [{"weights": "w", "settings": {"model.image_px": 96}}]},
+        [
+            "jtl train d --weights w --config.model.image_px=96",
+            "jtl train d --weights w --config.model.image_px=96 --strategy probe "
+            "--config.train.is_augmented=False",
+        ],
+    ),
+    (
+        ["few-shot", "d", "--weights", "v", "w"],
+        few_shot,
+        {"results": [{"weights": "v", "accuracy": 0.5}, {"weights": "w", "accuracy": 0.6}]},
+        ["jtl rank d --weights v w", "jtl train d --weights w --strategy probe"],
     ),
     (
         ["report", "r", "s"],
@@ -228,7 +245,7 @@ def test_training_and_weights_say_what_comes_next(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rows.csv").write_text("text,label\na,b\n")
-    monkeypatch.setattr(training, "run", lambda *_: {"status": "finished"})
+    monkeypatch.setattr(training, "run", lambda *_, **__: {"status": "finished"})
     asked = [
         ["train", str(tmp_path / "rows.csv"), "--weights", "embedded://vit_mini", "--workdir", "r"],
         ["weights", "list"],
@@ -259,6 +276,6 @@ def test_training_and_weights_say_what_comes_next(
 
 
 def test_every_verb_is_asked_here() -> None:
-    # A server says what to ask it while it runs (tests/verbs/test_serve.py).
-    asked = {words[0] for words, *_ in ASKED} | {"train", "weights", "serve"}
-    assert asked == VERBS.keys()
+    asked = {words[0] for words, *_ in ASKED} | {"train", "weights"}
+    # What serves is followed by a request, which is no command of jtl (test_serve.py).
+    assert asked | {"serve"} == VERBS.keys()

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jtl
 from jtl import cli
+from jtl.data import Info
+from jtl.data.contract import TEXT
+from jtl.data.texts import Texts
 from jtl.errors import UserError
+from jtl.explain import overlays
 from jtl.training import config
 from jtl.training import run as train
 from jtl.verbs import evaluate, features, predict
@@ -195,3 +200,35 @@ def test_images_are_refused_by_a_model_that_reads_texts(runs: Path, tmp_path: Pa
         features.run(run_folder=run, data=str(tmp_path / "photos"), out=str(tmp_path / "out.npz"))
     with pytest.raises(UserError, match="photos holds examples of kind 'image', and the model reads 'text'"):
         evaluate.run(run_folder=run, data=str(tmp_path / "photos"))
+
+
+def test_report_of_texts_shows_what_each_token_is_worth(runs: Path) -> None:
+    texts = Texts(Info("set", (), TEXT), ("a good film", "bad"), None, "set", np.arange(2))
+    found = overlays.of_run(runs / "a", texts, [1, 0])
+    assert found.method == "gradient-weighted attention, Chefer et al. 2021"
+    assert [token for token, _ in found.found[1].tokens] == ["bad"]
+    assert [token for token, _ in found.found[0].tokens] == ["a", "good", "film"]
+    for each in found.found.values():
+        assert max(abs(share) for _, share in each.tokens) == 1.0
+
+
+def test_texts_in_python_are_texts_and_paths_are_paths(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text('review,stars\n"a good film",5\n')
+    model = jtl.load(runs / "a")
+    found = model.predict(["a good film", tmp_path / "table.csv"], data={"text_column": "review"})
+    assert [each.name for each in found] == ["a good film", "a good film"]
+    np.testing.assert_allclose(found.values[0], found.values[1], atol=1e-6)
+    assert model.predict("a good film").labels == found.labels[:1]
+    assert [each.name for each in model.predict(("a film", "bad"))] == ["a film | bad"]
+    assert len(model.predict(["a film", "bad"])) == 2
+    assert model.features(["a film", "bad"]).shape == (2, MODEL["dim"])
+    (told,) = model.explain("a good film")
+    assert [token.text for token in told.tokens if token.kind == "text"] == ["a", "good", "film"]
+    assert 'class="t"' in (told._repr_html_() or "")
+    assert told.picture is told._repr_png_() is None
+    assert model.folder == runs / "a"
+    assert model.summary["status"] == "finished"
+    with pytest.raises(ValueError, match="a int is given; expected a text, a tuple of two texts, or a"):
+        model.predict([1])
+    with pytest.raises(ValueError, match="a ndarray is given; expected a text"):
+        model.predict([np.zeros((8, 8, 3), np.uint8)])

@@ -19,7 +19,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The settings and folders of the runs that would be made."""
     found: list[Any] = []
 
-    def keep(settings: Any, folder: Path) -> dict[str, Any]:
+    def keep(settings: Any, folder: Path, **_: Any) -> dict[str, Any]:
         found.append((settings, folder))
         return {"status": "finished"}
 

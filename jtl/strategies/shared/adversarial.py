@@ -40,8 +40,8 @@ def strength(step: Int[Array, ""], num_steps: int, max_lambda: float, gamma: flo
 
     The papers' `max_lambda` is 1 (MDD: 0.1), by SGD. Under AdamW, and with a head that starts at zero, the
     reversed gradient of a ViT soon outweighs the task's and the target's classes become one: hence the
-    strategies' smaller defaults, with a discriminator ten times as fast as the backbone. README.md says how
-    they were chosen.
+    strategies' smaller defaults, with a discriminator ten times as fast as the backbone. docs/results.md says
+    how they were chosen.
     """
     part = step / num_steps
     return max_lambda * (2.0 / (1.0 + jnp.exp(-gamma * part)) - 1.0)

@@ -142,12 +142,22 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _following(args: argparse.Namespace, result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the commands that come next: a run of every variant side by side, and the best one used."""
-    column, sign = result["column"], 1 if result["is_maximized"] else -1
-    firsts = {run["variant"]: run["folder"] for run in reversed(result["runs"])}
-    best = max(result["runs"], key=lambda run: sign * run["values"].get(column, -sign * float("inf")))
-    side_by_side = ["jtl", "report", *firsts.values(), "--out", str(Path(args.out) / "report.html")]
-    return [side_by_side, ["jtl", "predict", "--run", best["folder"], "FILES"]]
+    """Return the commands that come next: a run of every variant side by side, and one of the best used."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for run in result["runs"]:
+        runs.setdefault(run["variant"], []).append(run)
+    sign = 1 if result["is_maximized"] else -1
+
+    def mean(variant: str) -> float:
+        values = [
+            run["values"][result["column"]] for run in runs[variant] if result["column"] in run["values"]
+        ]
+        return sign * sum(values) / len(values) if values else -float("inf")
+
+    firsts = [each[0]["folder"] for each in runs.values()]
+    best = runs[max(runs, key=mean)][0]["folder"]
+    side_by_side = ["jtl", "report", *firsts, "--out", str(Path(args.out) / "report.html")]
+    return [side_by_side, ["jtl", "predict", "--run", best, "FILES"]]
 
 
 def _run(
