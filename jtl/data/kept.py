@@ -12,9 +12,11 @@ import numpy as np
 
 from jtl.data import pipeline
 from jtl.data.contract import Source
-from jtl.data.pipeline import PADDING_ID, Batch, Config, padded, read_ahead, view_of
+from jtl.data.pipeline import PADDING_ID, Batch, Config, in_turn, padded, read_ahead, view_of
 from jtl.data.sampling import UNIFORM, Order
 
+# A batch that is copied in less time than a thread takes to hand it over.
+SMALL_BYTES = 1 << 20
 # By name, [rows, …].
 Arrays = Mapping[str, np.ndarray]
 
@@ -36,7 +38,8 @@ def train_batches(
     """
     order, _ = pipeline.plan(source, sampling, seed)
     batches = _TrainBatches(arrays, source.labels(), order, len(source), num_views, start_step, batch_size)
-    return read_ahead(batches, config)
+    num_bytes = batch_size * sum(array[0].nbytes for array in arrays.values())
+    return in_turn(batches) if num_bytes <= SMALL_BYTES else read_ahead(batches, config, num_bytes)
 
 
 class KeptEvalBatches:

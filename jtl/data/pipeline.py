@@ -373,6 +373,12 @@ def _ahead(config: Config, num_bytes: int) -> tuple[int, int]:
     return min(threads, max(1, buffered)), max(1, buffered)
 
 
+def in_turn(batches: Any) -> Generator[Batch, None, None]:
+    """Yield `batches[0], batches[1], …`, each made when it is asked for."""
+    for index in range(len(batches)):
+        yield batches[index]
+
+
 def read_ahead(batches: Any, config: Config, num_bytes: int = 0) -> Generator[Batch, None, None]:
     """Yield `batches[0], batches[1], …`, of so many bytes (0: few), read ahead in threads or processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
