@@ -23,10 +23,12 @@ CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convoluti
 JAXLIBS_WITH_CONVOLUTION_FLAG = ("0.10.2",)
 # What takes that back for a single program: one that has no such gradient is the faster for the fusion
 # (ResNet-18 forward, 16 images, one core of an AMD EPYC: 282 ms, not 311).
-CONVOLUTION_OPTION = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
+CONVOLUTION_OPTION: dict[str, str | bool] = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+}
 # And of a program that runs once: the first run of the slopes of a ViT-Ti's attention for 12 images takes
 # 16.7 s of processor time with these fusions and 1.1 s without, a further one 0.7 s and 1.0 s (AMD EPYC).
-NO_FUSIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+NO_FUSIONS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 PREEMPTED_EXIT_CODE = 75
 
@@ -51,7 +53,7 @@ def prepare() -> None:
     _keep_compiled(version)
 
 
-def forward_options() -> dict[str, str]:
+def forward_options() -> dict[str, str | bool]:
     """Return XLA's options for a program that takes no gradient of a convolution's kernel."""
     return dict(CONVOLUTION_OPTION) if CONVOLUTION_FLAG in os.environ.get("XLA_FLAGS", "") else {}
 

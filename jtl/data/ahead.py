@@ -12,6 +12,12 @@ from jtl.errors import UserError
 Batch = dict[str, Any]
 
 
+def in_turn(batches: Any) -> Generator[Batch, None, None]:
+    """Yield `batches[0], batches[1], …`, each made when it is asked for."""
+    for index in range(len(batches)):
+        yield batches[index]
+
+
 def read(batches: Any, config: Any, num_bytes: int = 0) -> Generator[Batch, None, None]:
     """Yield `batches[0], batches[1], …`, of so many bytes (0: few), read ahead in threads or processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions

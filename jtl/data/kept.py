@@ -15,6 +15,8 @@ from jtl.data.contract import Source
 from jtl.data.pipeline import PADDING_ID, Batch, Config, padded, view_of
 from jtl.data.sampling import UNIFORM, Order
 
+# A batch that is copied in less time than a thread takes to hand it over.
+SMALL_BYTES = 1 << 20
 # By name, [rows, …].
 Arrays = Mapping[str, np.ndarray]
 
@@ -36,7 +38,8 @@ def train_batches(
     """
     order, _ = pipeline.plan(source, sampling, seed)
     batches = _TrainBatches(arrays, source.labels(), order, len(source), num_views, start_step, batch_size)
-    return ahead.read(batches, config)
+    num_bytes = batch_size * sum(array[0].nbytes for array in arrays.values())
+    return ahead.in_turn(batches) if num_bytes <= SMALL_BYTES else ahead.read(batches, config, num_bytes)
 
 
 class KeptEvalBatches:

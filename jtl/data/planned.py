@@ -4,7 +4,7 @@ For examples that lie on the devices already; the order, the labels and the posi
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,8 +42,9 @@ def planned_batches(
         stride=batch_size,
         rows=batch_size // num_shards,
     )
-    # Nothing is read or decoded: one thread is enough, and processes would cost more than they do.
-    return ahead.read(batches, replace(config, threads=1, workers=0))
+    # Nothing is read or decoded: a thread for it would cost more than it does.
+    del config
+    return ahead.in_turn(batches)
 
 
 @dataclass(frozen=True)

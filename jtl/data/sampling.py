@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jtl.data.contract import Source
+from jtl.data.shuffled import MAX_SIZE, Shuffled
 from jtl.errors import UserError, nearest, shown
 from jtl.ranges import INT32_MAX
 
@@ -190,6 +191,8 @@ def _orders(members: list[np.ndarray], places: np.ndarray, seed: int) -> tuple[A
 
 
 def _permuted(size: int, seed: int) -> Any:
+    if size <= MAX_SIZE:
+        return Shuffled(size, seed)
     from grain import MapDataset
 
     return MapDataset.range(size).shuffle(seed=seed).repeat()

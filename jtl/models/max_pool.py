@@ -3,6 +3,7 @@
 XLA's own gradient looks for the largest again, one window after another. Here the forward pass notes its
 place, of which training keeps a byte an output instead of all inputs, and the gradient is a few selections.
 Of 16 images of 112x112 px and 64 channels, forward and backward took 276 ms on one core, and take 31 ms.
+`reduce_window` is slow alone, too: 21 ms, where the largest of nine slices takes 7.
 
 Places of a window are numbered row by row; of equal values the first is the largest, as XLA and PyTorch have
 it. Padded by `p` before and after, window `o` begins at row 2o - p.

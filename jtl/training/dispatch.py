@@ -2,7 +2,9 @@
 
 Asking for a step takes the host about a millisecond. Where examples lie on the devices, or what frozen layers
 give of them is kept, a step of a small model takes no longer than that: there one program makes several, one
-behind the other, each as if it had been asked for alone.
+behind the other, on the batches and with the random numbers of each. What is kept gives the bits of one step
+at a time; where images are varied in the same program, XLA may join its operations otherwise, and round
+otherwise. How many they are is the same whenever a run is repeated, and so are its bits.
 """
 
 import math

@@ -11,10 +11,14 @@ from typing import Any
 def counted(program: Any) -> int:
     """Return the operations of a program (a jaxpr), a multiplication and an addition as two.
 
-    What a loop runs counts as often as it is run, where that stands in the program, else once.
+    What a loop runs counts as often as it is run, where that stands in the program, else once; what nothing
+    is made of does not count, as no compiler leaves it.
     """
-    total = 0
-    for operation in program.eqns:
+    total, needed = 0, {id(each) for each in program.outvars}
+    for operation in reversed(program.eqns):
+        if not any(id(each) in needed for each in operation.outvars):
+            continue
+        needed |= {id(each) for each in operation.invars}
         count = COUNTS.get(operation.primitive.name)
         if count is not None:
             total += count(operation)

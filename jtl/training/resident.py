@@ -37,7 +37,7 @@ class Resident(NamedTuple):
         return {**plan, "inputs": self.vary(*self.lying, recipe["row"], recipe["position"])}
 
     def drawn(self, lying: Any, plan: Batch) -> Batch:
-        """Return the batch of a plan inside of a program, which is given `lying`: the same bits."""
+        """Return the batch of a plan inside of a program, which is given `lying`."""
         recipe = plan["inputs"]
         inputs = self.draw(*lying, recipe["row"], recipe["position"])
         return {**plan, "inputs": jax.lax.optimization_barrier(inputs)}

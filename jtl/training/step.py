@@ -66,7 +66,7 @@ def make_train_step(
     )
 
 
-def compiler_options(parts: Parts, phase_start: int) -> dict[str, str]:
+def compiler_options(parts: Parts, phase_start: int) -> dict[str, str | bool]:
     """Return XLA's options for the step of a phase."""
     trains_head_alone = all(name.startswith("head/") for name in _active_names(parts.groups, phase_start))
     return runtime.forward_options() if trains_head_alone else {}

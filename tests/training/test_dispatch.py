@@ -40,6 +40,7 @@ def test_operations_are_those_of_products_and_convolutions_however_deep_they_sta
     def whole(x: Any, images: Any) -> Any:
         x, _ = jax.lax.scan(lambda before, _: (inner(before)[:, :5], None), x, length=3)
         numbers = ("NHWC", "HWIO", "NHWC")
+        _ = x @ x.T  # nothing is made of it
         return jnp.sin(x), jax.lax.conv_general_dilated(
             images, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=2
         )
