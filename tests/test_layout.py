@@ -347,7 +347,8 @@ def commands(text: str) -> dict[str, set[str]]:
 
 
 DOCUMENTS = tuple(
-    f"docs/{name}.md" for name in ("evaluate", "explain", "export", "faults", "frozen", "report", "speed")
+    f"docs/{name}.md"
+    for name in ("evaluate", "explain", "export", "faults", "frozen", "report", "scale", "speed")
 )
 
 

@@ -19,6 +19,7 @@ from jtl.data.planned import planned_batches
 from jtl.data.sampling import UNIFORM
 from jtl.errors import at_end
 from jtl.metrics import GRID_PREFIX, Summary
+from jtl.report.goodput import EVERY_SECONDS
 from jtl.report.writer import Numbers
 from jtl.signals import Stopped
 from jtl.strategies.contract import TRAIN
@@ -88,6 +89,7 @@ def run(
                     with ready.reporter.phases.measure("checkpoint"):
                         checkpoints.save(sound, history)
                     saved = number + 1
+                    ready.reporter.mark(saved)
                 stop.check()
         except Stopped:
             status = "preempted"
@@ -96,6 +98,7 @@ def run(
             if int(state.step) > saved:
                 with ready.reporter.phases.measure("checkpoint"):
                     checkpoints.save(checkpoints.sound(state), history)
+                ready.reporter.mark(int(state.step))
         except Exception as error:
             _rescue(ready, state, saved, history, checkpoints, reader, error)
             raise
@@ -244,6 +247,7 @@ class _Reader:
         self._loss = values["loss"]
         if self._is_logged(number):
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
+            self._ready.reporter.mark(number, every=EVERY_SECONDS)
 
     def _show(self, number: int) -> None:
         """Show where the run is: once a step, from whose distances in time the rate is taken."""

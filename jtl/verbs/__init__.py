@@ -1,6 +1,17 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
-from jtl.verbs import estimate, evaluate, explain, export, features, predict, report, train, weights
+from jtl.verbs import (
+    checkpoint,
+    estimate,
+    evaluate,
+    explain,
+    export,
+    features,
+    predict,
+    report,
+    train,
+    weights,
+)
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
@@ -17,6 +28,7 @@ VERBS: dict[str, Verb] = {
     "export": export.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,
+    "checkpoint": checkpoint.VERB,
     "bench": bench.VERB,
     "estimate": estimate.VERB,
 }
