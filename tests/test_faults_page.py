@@ -1,4 +1,4 @@
-"""docs/faults.md says what happens when something goes wrong: each row names tests that are there and run."""
+"""docs/faults.md and docs/scale.md say what happens when something goes wrong; rows name tests that run."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = ROOT / "docs" / "faults.md"
+DOCUMENTS = (ROOT / "docs" / "faults.md", ROOT / "docs" / "scale.md")
 SECTIONS = (
     "Lost runs",
     "Signals",
@@ -19,6 +19,8 @@ SECTIONS = (
     "Weights",
     "Data",
     "The machine",
+    # Of several processes, in docs/scale.md.
+    "What goes wrong",
 )
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 NOT_RUN = {"skip", "xfail"}
@@ -40,7 +42,8 @@ def rows(text: str) -> list[Row]:
         if line.startswith("## "):
             section = line.removeprefix("## ")
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-        if line.startswith("| ") and cells[0] != "what goes wrong":
+        is_of_faults = section in SECTIONS and line.startswith("| ")
+        if is_of_faults and cells[0] != "what goes wrong":
             assert len(cells) == 3, f"not three cells: {line}"
             found.append(Row(section, cells[0], cells[1], tuple(TEST.findall(cells[2]))))
     return found
@@ -70,7 +73,7 @@ def marks(nodes: list[ast.expr]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def documented() -> list[Row]:
-    return rows(DOCUMENT.read_text(encoding="utf-8"))
+    return [row for each in DOCUMENTS for row in rows(each.read_text(encoding="utf-8"))]
 
 
 def test_document_has_every_section_and_a_row_in_each(documented: list[Row]) -> None:

@@ -314,7 +314,7 @@ def text_files() -> Iterator[tuple[str, str]]:
     tops = [path for path in ROOT.iterdir() if path.is_file()]
     below = [
         path
-        for folder in (*CODE_FOLDERS, "docs", ".ci")
+        for folder in (*CODE_FOLDERS, "docs", "launch", ".ci")
         for path in (ROOT / folder).rglob("*")
         if path.is_file()
     ]

@@ -6,9 +6,7 @@ disk: `checkpoints/STEP/{state,meta}`; the newest two and the best are kept. Whi
 the run's own evaluations, which every checkpoint's sealed meta has: nothing unsealed decides what is deleted.
 """
 
-import hashlib
 import itertools
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,15 +22,13 @@ from orbax.checkpoint import checkpoint_managers
 
 from jtl import distributed
 from jtl.errors import UserError
-from jtl.training import checkpoint_faults, digests, progress, sharding
+from jtl.training import checkpoint_faults, checkpoint_files, digests, progress, sharding
 from jtl.training.checkpoint_faults import Damage, Diverged
 from jtl.training.state import State
 
 NUM_LATEST = 2
 DAMAGED = "damaged"
 ONE = ocp.options.MultiprocessingOptions()
-# Where Orbax's JSON handler writes.
-META_FILE = "meta/metadata"
 # What must be finite in a checkpoint: what trains, running statistics, and the average of what trains.
 FINITE = ("trainable", "model_state", "ema")
 
@@ -99,10 +95,14 @@ class Checkpoints:
             "digests": sound.digests,
             "kinds": digests.kinds(state),
             "made_with": checkpoint_faults.made_with(),
+            "metric": self._metric,
+            "is_maximized": self._is_maximized,
         }
         self._history = history
         self._num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(_sealed(meta)))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(checkpoint_files.sealed(meta))
+        )
         with self._saving():
             self._manager.save(step, args=items, force=True)
 
@@ -161,7 +161,7 @@ class Checkpoints:
         if step not in self.steps():
             raise UserError(f"{str(self._folder)!r} has no checkpoint of step {step}; found {self.steps()}")
         path = self._folder / str(step)
-        meta = self._sound_meta(step)
+        meta = checkpoint_files.sound_meta(self._folder / str(step))
         item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(like))
         arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(np.ndarray, leaf.dtype), item)
         # By itself: the other processes read, if they do, in their own time.
@@ -177,7 +177,7 @@ class Checkpoints:
             )
         except Exception as error:
             raise checkpoint_faults.explained(error, path, meta) from error
-        _check_digests(meta, digests.on_host(found))
+        checkpoint_files.check_digests(meta, digests.on_host(found))
         return found
 
     def steps(self) -> list[int]:
@@ -249,7 +249,7 @@ class Checkpoints:
             UserError: it may be, and cannot be restored just now.
         """
         path = self._folder / str(step)
-        meta = self._sound_meta(step)
+        meta = checkpoint_files.sound_meta(self._folder / str(step))
         checkpoint_faults.check_kinds(path, meta, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         try:
@@ -257,7 +257,7 @@ class Checkpoints:
             found, _ = sharding.fetched(self._examine(state))
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, …
             raise checkpoint_faults.explained(error, path, meta) from error
-        _check_digests(meta, digests.as_text(state, found))
+        checkpoint_files.check_digests(meta, digests.as_text(state, found))
         if int(state.step) != step:
             raise Damage(f"it is a copy of step {int(state.step)}")
         return Restored(state, meta, step)
@@ -269,24 +269,13 @@ class Checkpoints:
             Damage: it is not what was saved.
             UserError: it may be, and cannot be restored just now.
         """
-        checkpoint_faults.check_kinds(self._folder / str(step), self._sound_meta(step), like)
+        checkpoint_faults.check_kinds(
+            self._folder / str(step), checkpoint_files.sound_meta(self._folder / str(step)), like
+        )
         found = self.restore_values(step, {name: getattr(like, name) for name in like._fields})
         if int(found["step"]) != step:
             raise Damage(f"it is a copy of step {int(found['step'])}")
         return step
-
-    def _sound_meta(self, step: int) -> dict[str, Any]:
-        path = self._folder / str(step)
-        checkpoint_faults.check_readable(path)
-        try:
-            meta = json.loads(checkpoint_faults.read(path, META_FILE))
-        except (ValueError, RecursionError) as error:
-            raise Damage(f"its meta is no JSON: {error}") from error
-        if not isinstance(meta, dict) or _sealed(meta)["seal"] != meta.get("seal"):
-            raise Damage("its meta does not match its own digest")
-        if meta.get("step", step) != step:
-            raise Damage(f"it is a copy of step {meta['step']}")
-        return meta
 
     def _set_aside(self, step: int, damage: Damage) -> None:
         """Move a checkpoint out of the way, under a name that is free.
@@ -355,16 +344,3 @@ def _examined(state: State) -> tuple[list[Any], dict[str, Any]]:
     watched = {name: getattr(state, name) for name in FINITE}
     counts = dict(zip(digests.names(watched), digests.num_not_finite(watched), strict=True))
     return digests.on_device(state), counts
-
-
-def _check_digests(meta: Mapping[str, Any], found: Mapping[str, str]) -> None:
-    for name, digest in found.items():
-        if meta["digests"].get(name) != digest:
-            raise Damage(f"leaf {name!r} does not match its digest")
-
-
-def _sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return meta with a digest over everything else in it."""
-    content = {key: value for key, value in meta.items() if key != "seal"}
-    text = json.dumps(content, sort_keys=True)
-    return {**content, "seal": hashlib.sha256(text.encode()).hexdigest()}

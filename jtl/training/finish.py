@@ -86,7 +86,9 @@ def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET)
         peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
         target=None if ready.feed.target is None else _outcome(ready, ended),
     )
-    return found | summary.plain(account.intervals(outcome.told))
+    return found | summary.plain(
+        account.intervals(outcome.told) | ready.reporter.goodput(int(ended.state.step))
+    )
 
 
 def digest(ready: Run, state: State) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from jtl import signals
 from jtl.errors import at_end
 from jtl.metrics import GRID_PREFIX, Summary
+from jtl.report.goodput import EVERY_SECONDS
 from jtl.report.writer import Numbers
 from jtl.signals import Stopped
 from jtl.training import adaptation, build, dispatch, evaluate, progress
@@ -82,6 +83,7 @@ def run(
                     with ready.reporter.phases.measure("checkpoint"):
                         checkpoints.save(sound, history)
                     saved = number
+                    ready.reporter.mark(saved)
                 stop.check()
         except Stopped:
             status = "preempted"
@@ -90,6 +92,7 @@ def run(
             if int(state.step) > saved:
                 with ready.reporter.phases.measure("checkpoint"):
                     checkpoints.save(checkpoints.sound(state), history)
+                ready.reporter.mark(int(state.step))
         except Exception as error:
             _rescue(ready, state, saved, history, checkpoints, reader, error)
             raise
@@ -216,6 +219,7 @@ class _Reader:
         self._loss = values["loss"]
         if self._is_logged(number):
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
+            self._ready.reporter.mark(number, every=EVERY_SECONDS)
 
     def _show(self, number: int) -> None:
         """Show where the run is: once a step, from whose distances in time the rate is taken."""

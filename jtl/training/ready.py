@@ -10,7 +10,9 @@ from jtl import metrics
 from jtl.data import Source, pipeline
 from jtl.data.kept import KeptEvalBatches
 from jtl.metrics import Summary
+from jtl.report import goodput
 from jtl.report.console import Live
+from jtl.report.goodput import Attempts
 from jtl.report.summary import Phases
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import progress, step
@@ -72,10 +74,25 @@ class Programs(NamedTuple):
 
 
 class Reporter(NamedTuple):
-    """How a run talks to people, and what it spends its time on."""
+    """How a run talks to people, and what it spends its time on; `attempts` are kept by who writes."""
 
     live: Live
     phases: Phases
+    attempts: Attempts | None = None
+
+    def mark(self, step: int, *, every: float = 0.0) -> None:
+        """Note how far the run is, unless that was done less than `every` seconds ago."""
+        if self.attempts is not None:
+            self.attempts.add(step, self.phases.seconds, every=every)
+
+    def goodput(self, step: int) -> dict[str, Any]:
+        """Return what summary.json says of the wall time of all attempts, and tell people."""
+        if self.attempts is None:
+            return {}
+        self.mark(step)
+        found = self.attempts.summed()
+        self.live.log(goodput.text(found))
+        return {"goodput": found}
 
 
 class Run(NamedTuple):

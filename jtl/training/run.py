@@ -16,6 +16,7 @@ from jtl.data import Source, preflight
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
+from jtl.report.goodput import Attempts
 from jtl.report.summary import Phases
 from jtl.report.writer import Unwritten, Writer
 from jtl.signals import StopRequest
@@ -130,6 +131,9 @@ def _train(
             ready, state = features.begun(whole, state)
         is_writer, measured = distributed.is_writer(), [entry["step"] for entry in history]
         writer = Writer(folder, int(state.step), measured) if is_writer else Unwritten()
+        if is_writer:
+            attempts = Attempts(folder, int(state.step), phases.seconds)
+            ready = ready._replace(reporter=ready.reporter._replace(attempts=attempts))
         with at_end(writer.close):
             with listening as own, own.deferred():
                 stop = agreement.of(own, ready.programs.mesh)
@@ -138,9 +142,8 @@ def _train(
                     checkpoints.wait()
                     checkpoints.tidy(ended.history)
                 digest = finish.digest(ready, ended.state)
-                if (
-                    stop.latest() and ended.status in FINISHED
-                ):  # asked since its last step: the report can wait
+                # Asked since its last step: the report can wait.
+                if stop.latest() and ended.status in FINISHED:
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended, digest)

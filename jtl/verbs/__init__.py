@@ -1,6 +1,7 @@
 """Verbs: what a user asks of the command line, one file or folder each."""
 
 from jtl.verbs import (
+    checkpoint,
     estimate,
     evaluate,
     explain,
@@ -33,6 +34,7 @@ VERBS: dict[str, Verb] = {
     "serve": serve.VERB,
     "fuse": fuse.VERB,
     "weights": weights.VERB,
+    "checkpoint": checkpoint.VERB,
     "bench": bench.VERB,
     "estimate": estimate.VERB,
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -167,6 +168,23 @@ def test_process_that_is_killed_ends_the_other_which_says_so_and_the_repeat_ends
     assert "jtl: process 1 of 2 (pid" in processes[0].shown()
     assert "is lost: no sign of life" in processes[0].shown()
     assert summary(done(tmp_path, 2, 4, "1,4,2"))["digest"] == summary(together)["digest"]
+
+
+def test_damaged_checkpoint_is_set_aside_by_one_process_for_both(tmp_path: Path, together: Path) -> None:
+    run = Path(shutil.copytree(together, tmp_path / "run"))
+    (run / "summary.json").unlink()
+    (run / "model.safetensors").unlink()
+    path = max(
+        (run / "checkpoints/8/state").rglob("*"), key=lambda each: each.is_file() and each.stat().st_size
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done(tmp_path, 2, 4, "1,4,2")
+    assert "checkpoint 8 is damaged" in (run / "meta.json").read_text()
+    assert (run / "damaged").is_dir()
+    assert summary(run)["digest"] == summary(together)["digest"]
+    assert summary(run)["goodput"]["attempts"] == 2
 
 
 def test_error_in_one_ends_both_with_its_words(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""The verb `jtl checkpoint`: what checkpoints a run folder has, whether they are sound, and fewer of them."""
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jtl import owner
+from jtl.errors import UserError, counted
+from jtl.verbs.contract import Verb, add_verbs, check_at_least, refuse, show
+
+
+def _folder(run: str) -> Path:
+    """Return the folder of the checkpoints of a run.
+
+    Raises:
+        UserError: the run has none.
+    """
+    from jtl.training import checkpoint_files
+    from jtl.weights.run_folder import CHECKPOINTS_NAME
+
+    folder = Path(run) / CHECKPOINTS_NAME
+    if not checkpoint_files.steps(folder):
+        raise UserError(f"{str(folder)!r} has no checkpoint; expected a run folder of jtl train (--run)")
+    return folder
+
+
+def ls(run: str) -> list[dict[str, Any]]:
+    """Return step, time, size and metric of each checkpoint, those set aside as damaged at the end.
+
+    Raises:
+        UserError: the run has none, or one cannot be read just now.
+    """
+    from jtl.training import checkpoint, checkpoint_files
+    from jtl.training.checkpoint_faults import Damage
+
+    folder = _folder(run)
+    metas: dict[int, Any] = {}
+    rows = []
+    for step in checkpoint_files.steps(folder):
+        path = folder / str(step)
+        row: dict[str, Any] = {"step": step, **_of_files(path), "state": "whole"}
+        try:
+            metas[step] = checkpoint_files.sound_meta(path)
+        except Damage as damage:
+            row["state"] = f"damaged: {damage}"
+        rows.append(row)
+    best = checkpoint_files.best(metas)
+    for row in rows:
+        meta = metas.get(row["step"], {})
+        metric = meta.get("metric", "")
+        entry = next((each for each in meta.get("history", ()) if each["step"] == row["step"]), {})
+        row["metric"], row["value"], row["is_best"] = metric, entry.get(metric), row["step"] == best
+    aside = checkpoint.set_aside(Path(run))
+    return [*rows, *({"step": each.name, **_of_files(each), "state": "set aside"} for each in aside)]
+
+
+def verify(run: str) -> dict[str, str]:
+    """Return what is wrong with each checkpoint by step, "" of a sound one; all of their bytes are read.
+
+    Raises:
+        UserError: the run has none, or one cannot be read just now.
+    """
+    from jtl.training import checkpoint_files
+    from jtl.training.checkpoint_faults import Damage
+
+    folder = _folder(run)
+    found = {}
+    for step in checkpoint_files.steps(folder):
+        try:
+            checkpoint_files.check(folder / str(step))
+            found[str(step)] = ""
+        except Damage as damage:
+            found[str(step)] = str(damage)
+    return found
+
+
+def prune(run: str, *, keep: int = 1) -> list[int]:
+    """Remove all checkpoints but the newest `keep` and the best; return the steps of those gone.
+
+    Raises:
+        UserError: the run has none, goes on just now, or one cannot be removed.
+    """
+    from jtl.training import checkpoint_files
+    from jtl.training.checkpoint_faults import Damage
+
+    check_at_least("--keep", keep)
+    folder = _folder(run)
+    with owner.owned(Path(run), lambda line: _say(line)):
+        metas: dict[int, Any] = {}
+        for step in checkpoint_files.steps(folder):
+            try:
+                metas[step] = checkpoint_files.sound_meta(folder / str(step))
+            except Damage as damage:
+                raise UserError(
+                    f"checkpoint {step} is damaged ({damage}); nothing was removed: move "
+                    f"{str(folder / str(step))!r} away, and repeat the command"
+                ) from damage
+        kept = {*sorted(metas)[-keep:], checkpoint_files.best(metas)}
+        gone = [step for step in sorted(metas) if step not in kept]
+        for step in gone:
+            # Whole or not at all: what is half removed would be taken for damage.
+            part = folder / f"{step}.removed"
+            (folder / str(step)).rename(part)
+            shutil.rmtree(part)
+    return gone
+
+
+def _of_files(path: Path) -> dict[str, Any]:
+    from jtl.training import checkpoint_files
+
+    return {"saved": int(path.stat().st_mtime), "bytes": checkpoint_files.num_bytes(path)}
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="a run folder of jtl train")
+
+
+def _add_prune(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--keep", type=int, default=1, metavar="N", help="newest to keep, beside the best")
+
+
+def _ls(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl import memory
+    from jtl.report import tables
+
+    refuse(overrides)
+    rows = ls(args.run)
+    table = [["step", "saved", "size", "metric", "", ""]]
+    for row in rows:
+        value = "" if row.get("value") is None else f"{row['metric']} {row['value']:.4f}"
+        saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["saved"]))
+        mark = "best" if row.get("is_best") else ""
+        table.append([str(row["step"]), saved, memory.text(row["bytes"]), value, mark, row["state"]])
+    _say(tables.aligned(table, left=(1, 3, 4, 5), width=tables.WHOLE))
+    show(args, {"checkpoints": rows})
+    return 0
+
+
+def _verify(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    refuse(overrides)
+    found = verify(args.run)
+    for step, fault in found.items():
+        _say(f"checkpoint {step}: {fault or 'sound'}")
+    show(args, {"checkpoints": found})
+    bad = [step for step, fault in found.items() if fault]
+    if bad:
+        raise UserError(
+            f"{counted(len(bad), 'checkpoints are')} damaged (step {', '.join(bad)}); `jtl train` moves them "
+            f"away and goes on from one before"
+        )
+    return 0
+
+
+def _prune(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    refuse(overrides)
+    gone = prune(args.run, keep=args.keep)
+    _say(f"removed {', '.join(map(str, gone))}" if gone else "there is nothing to remove")
+    show(args, {"removed": gone})
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+ACTIONS: dict[str, Verb] = {
+    "ls": Verb("list the checkpoints of a run", _add_run, _ls),
+    "verify": Verb("read all checkpoints of a run and hold them against their digests", _add_run, _verify),
+    "prune": Verb("remove all checkpoints of a run but the newest and the best", _add_prune, _prune),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions, each with its arguments."""
+    add_verbs(parser, "action", ACTIONS)
+
+
+def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    return ACTIONS[args.action].command(args, overrides)
+
+
+VERB = Verb("list, verify and prune the checkpoints of a run", add_arguments, _command, has_output=False)
