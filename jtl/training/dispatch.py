@@ -104,7 +104,7 @@ class Dispatches:
         later = [each for each in (*self._phases, self._ready.plan.built.parts.num_steps) if each > number]
         return min(due + later)
 
-    def _most(self, start: int, state: State, first: Mapping[str, pipeline.Batch]) -> int:
+    def _most(self, start: int, state: State, first: Mapping[str, step.Batch]) -> int:
         """Return how many steps are asked for at once, and say so where there could be several."""
         ready, parts = self._ready, self._ready.plan.built.parts
         is_near = all(name in ready.feed.kept or name in ready.feed.residents for name in first)
@@ -160,7 +160,7 @@ def eval_every(settings: Config, num_examples: int) -> int:
     return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
 
 
-def host_batches(ready: Run, start: int) -> Generator[dict[str, pipeline.Batch], None, None]:
+def host_batches(ready: Run, start: int) -> Generator[dict[str, step.Batch], None, None]:
     """Yield {stream: batch} on the host from the step `start` on; only training examples bring labels."""
     fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
     fields |= dict.fromkeys(ready.plan.built.parts.strategy.streams, step.UNLABELLED_FIELDS)
@@ -180,14 +180,14 @@ def device_batches(ready: Run, start: int) -> Generator[step.Batch, None, None]:
             yield placed(ready, batch)
 
 
-def placed(ready: Run, batch: Mapping[str, pipeline.Batch]) -> step.Batch:
+def placed(ready: Run, batch: Mapping[str, step.Batch]) -> step.Batch:
     """Return the batch of a step on the devices, without waiting for it."""
     found = sharding.put_batch(dict(batch), ready.programs.mesh)
     made = {name: each.batch_of(found[name]) for name, each in ready.feed.residents.items()}
     return {**found, **made}
 
 
-def _together(ready: Run, batches: list[dict[str, pipeline.Batch]]) -> step.Several:
+def _together(ready: Run, batches: list[dict[str, step.Batch]]) -> step.Several:
     """Return the batches of several steps on the devices, without waiting for them."""
     rows = map_leaves(lambda *leaves: np.stack(leaves), *batches)
     found = jax.device_put(rows, sharding.of_batches(ready.programs.mesh))
@@ -200,7 +200,7 @@ def _made(feed: Feed, batch: step.Batch, lying: Mapping[str, Any]) -> step.Batch
     return {**batch, **made}
 
 
-def _reader(ready: Run, name: str, start: int) -> Generator[pipeline.Batch, None, None]:
+def _reader(ready: Run, name: str, start: int) -> Generator[step.Batch, None, None]:
     """Return the batches of a stream on the host from the step `start` on."""
     settings, parts = ready.plan.settings, ready.plan.built.parts
     own = sharding.rows_of(ready.programs.mesh)
