@@ -190,21 +190,33 @@ def test_stop_answers_what_has_come_and_what_waits_to_be_taken(
         await take(self)
 
     monkeypatch.setattr(server.Server, "_take_waiting", taking)
+    monkeypatch.setattr(server, "LISTEN_SECONDS", 30.0)
     running.computed.clear()
     begun, silent, speaking = (connected(running, *sent) for sent in ([post(png())], [], [GET]))
     assert answered(speaking)[0] == 200
     assert running.begun.wait(60)
     running.stop.ask(signal.SIGTERM)
     assert are_waiting.wait(20)
-    speaking.sendall(post(png()))
     running.computed.set()
-    for made in (begun, speaking, *waiting):
+    for made in (begun, *waiting, speaking):
+        if made is speaking:
+            made.sendall(post(png()))
         status, headers, _ = answered(made)
         assert (status, headers["connection"]) == (200, "close")
-    assert heard(silent) == b""
+    silent.close()
     assert running.end() == server.Ended(was_ready=True, num_cut=0)
     with pytest.raises(ConnectionRefusedError):
         connected(running)
+
+
+def test_silent_connection_keeps_no_server_alive(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LISTEN_SECONDS", 0.1)
+    running = start(header_seconds=60.0)
+    silent = connected(running)
+    assert running.end() == server.Ended(was_ready=True, num_cut=0)
+    assert heard(silent) == b""
 
 
 def test_what_is_not_answered_in_time_is_cut_off(start: Callable[..., Running], caplog: Any) -> None:
