@@ -92,7 +92,8 @@ function explain(made, found, original) {
     note.textContent = found.missing;
     return;
   }
-  note.textContent = `What “${found.label}” hangs on, by ${found.method}`;
+  const sides = found.tokens ? "; red speaks for it, blue against it" : "";
+  note.textContent = `What “${found.label}” hangs on, by ${found.method}${sides}`;
   const toggle = made.querySelector(".toggle");
   toggle.hidden = false;
   const box = toggle.querySelector("input");
