@@ -58,7 +58,7 @@ def forward_options() -> dict[str, str | bool]:
     return dict(CONVOLUTION_OPTION) if CONVOLUTION_FLAG in os.environ.get("XLA_FLAGS", "") else {}
 
 
-def options_of_few_runs() -> dict[str, str]:
+def options_of_few_runs() -> dict[str, str | bool]:
     """Return the compiler's options for a program that runs a few times only."""
     import importlib.metadata
 
