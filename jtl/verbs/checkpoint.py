@@ -9,7 +9,7 @@ from typing import Any
 
 from jtl import owner
 from jtl.errors import UserError, counted
-from jtl.verbs.contract import Verb, add_verbs, check_at_least, refuse, show
+from jtl.verbs.contract import Verb, add_verbs, check_at_least, refuse, say_next, show
 
 
 def _folder(run: str) -> Path:
@@ -137,6 +137,9 @@ def _ls(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         table.append([str(row["step"]), saved, memory.text(row["bytes"]), value, mark, row["state"]])
     _say(tables.aligned(table, left=(1, 3, 4, 5), width=tables.WHOLE))
     show(args, {"checkpoints": rows})
+    say_next(
+        ["jtl", "checkpoint", "verify", "--run", args.run], ["jtl", "checkpoint", "prune", "--run", args.run]
+    )
     return 0
 
 
@@ -152,6 +155,7 @@ def _verify(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
             f"{counted(len(bad), 'checkpoints are')} damaged (step {', '.join(bad)}); `jtl train` moves them "
             f"away and goes on from one before"
         )
+    say_next(["jtl", "checkpoint", "prune", "--run", args.run], ["jtl", "evaluate", "--run", args.run])
     return 0
 
 
@@ -160,6 +164,7 @@ def _prune(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     gone = prune(args.run, keep=args.keep)
     _say(f"removed {', '.join(map(str, gone))}" if gone else "there is nothing to remove")
     show(args, {"removed": gone})
+    say_next(["jtl", "checkpoint", "ls", "--run", args.run])
     return 0
 
 

@@ -9,7 +9,18 @@ import pytest
 
 from jtl import cli
 from jtl.training import run as training
-from jtl.verbs import VERBS, estimate, evaluate, explain, export, features, few_shot, predict, report
+from jtl.verbs import (
+    VERBS,
+    checkpoint,
+    estimate,
+    evaluate,
+    explain,
+    export,
+    features,
+    few_shot,
+    predict,
+    report,
+)
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.fuse import fuse
@@ -192,7 +203,12 @@ ASKED: list[tuple[list[str], ModuleType, dict[str, Any], list[str]]] = [
     (
         ["few-shot", "d", "--weights", "v", "w"],
         few_shot,
-        {"results": [{"weights": "v", "accuracy": 0.5}, {"weights": "w", "accuracy": 0.6}]},
+        {
+            "results": [
+                {"weights": name, "accuracy": value, "settings": {}}
+                for name, value in (("v", 0.5), ("w", 0.6))
+            ]
+        },
         ["jtl rank d --weights v w", "jtl train d --weights w --strategy probe"],
     ),
     (
@@ -278,4 +294,28 @@ def test_training_and_weights_say_what_comes_next(
 def test_every_verb_is_asked_here() -> None:
     asked = {words[0] for words, *_ in ASKED} | {"train", "weights"}
     # What serves is followed by a request, which is no command of jtl (test_serve.py).
-    assert asked | {"serve"} == VERBS.keys()
+    assert asked | {"serve", "checkpoint"} == VERBS.keys()
+
+
+@pytest.mark.parametrize(
+    ("action", "result", "expected"),
+    [
+        ("ls", [], ["jtl checkpoint verify --run 'a b'", "jtl checkpoint prune --run 'a b'"]),
+        ("verify", {"5": ""}, ["jtl checkpoint prune --run 'a b'", "jtl evaluate --run 'a b'"]),
+        ("prune", [5], ["jtl checkpoint ls --run 'a b'"]),
+    ],
+)
+def test_what_is_done_with_checkpoints_is_followed_too(
+    action: str,
+    result: Any,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(checkpoint, action, lambda *_, **__: result)
+    with pytest.raises(SystemExit):
+        cli.main(["checkpoint", action, "--run", "a b", "--json"])
+    shown = capsys.readouterr()
+    assert told(shown.err) == expected
+    check_taken(expected)
+    json.loads(shown.out)
