@@ -18,6 +18,8 @@ from jtl.inputs import Input, Unreadable
 # examples may be skipped, for then each must be known), and duplicates are not looked for. 10,000 photos take
 # about 10 s on 2 cores.
 MAX_CHECKED = 10_000
+# Examples that a thread looks at before it hands them over.
+CHUNK = 32
 # What a message shows of why an example cannot be read, its path included.
 MAX_FAULT = 400
 
@@ -173,8 +175,11 @@ def _looked_at(source: Source, rows: np.ndarray, kind: Input) -> tuple[dict[int,
         except Unreadable as error:
             return f"cannot read {source.describe(row)}: {error}"
 
+    # A thread is handed several at once: what waits for one takes a KiB.
+    chunks = np.array_split(rows, max(1, len(rows) // CHUNK))
     with signals.pool(num_cores()) as pool:
-        found = list(zip(rows.tolist(), pool.map(look, rows.tolist()), strict=True))
+        parts = pool.map(lambda part: [(row, look(row)) for row in part.tolist()], chunks)
+        found = [each for part in parts for each in part]
     faults = {row: each for row, each in found if isinstance(each, str)}
     return faults, {row: each for row, each in found if isinstance(each, _Looked)}
 
