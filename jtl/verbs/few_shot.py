@@ -125,7 +125,7 @@ def run(
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    from jtl.report.tables import aligned
+    from jtl.report.tables import WHOLE, aligned
 
     body = [
         [
@@ -136,7 +136,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return aligned([["weights", "method", "shots", "accuracy"], *body], left=(0, 1))
+    return aligned([["weights", "method", "shots", "accuracy"], *body], left=(0, 1), width=WHOLE)
 
 
 def _rows(

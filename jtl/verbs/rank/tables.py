@@ -11,7 +11,7 @@ SHORT = 60.0
 def tables(records: Sequence[Mapping[str, Any]], metric: str) -> str:
     """Return both tables, candidates in their order."""
     from jtl.ranking import NEIGHBOURS, PROBE
-    from jtl.report.tables import aligned
+    from jtl.report.tables import WHOLE, aligned
     from jtl.verbs.rank.results import METRICS, bounds
 
     unit = " %" if metric == METRICS["class"] else ""
@@ -30,7 +30,7 @@ def tables(records: Sequence[Mapping[str, Any]], metric: str) -> str:
     scores = list(records[0]["scores"])
     of_scores = [[each["label"], *(_number(each["scores"][name]) for name in scores)] for each in records]
     parts = [[columns, *rows], [["weights", *scores], *of_scores]]
-    return "\n\n".join(aligned(part, left=(0,)) for part in parts)
+    return "\n\n".join(aligned(part, left=(0,), width=WHOLE) for part in parts)
 
 
 def _layer(best: Mapping[str, Any], metric: str) -> str:
