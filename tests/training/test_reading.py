@@ -42,7 +42,7 @@ def _reader(written: Any, log_every: int, clock: Any = lambda: 0.0, history: Any
     )
     feed: Any = SimpleNamespace(splits={"train": range(40)})
     phases = SimpleNamespace(data_wait_fraction=lambda: 0.0)
-    reporter: Any = SimpleNamespace(live=written, phases=phases)
+    reporter: Any = SimpleNamespace(live=written, phases=phases, mark=lambda number, every: None)
     ready = Run(plan, feed, SimpleNamespace(), reporter)  # type: ignore[arg-type]
     return loop._Reader(ready, written, list(history), clock)
 
