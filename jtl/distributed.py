@@ -83,6 +83,9 @@ def join(found: Place) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     # What it warns of, proxies that hold up the start, shows as a start that is not made.
     jax.config.update("jax_check_proxy_envs", False)
+    # Processors would run a step and what is asked for after it side by side, and each process meet the
+    # others in an order of its own.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             coordinator_address=found.coordinator or None,

@@ -186,27 +186,24 @@ def test_run_with_a_target_reports_it_apart(finished: tuple[Path, dict[str, Any]
     assert (described["num_examples"], described["num_evaluated"]) == (NUM_IMAGES, NUM_IMAGES)
 
 
-class _StopAfter(StopRequest):
-    """A stop that is asked for while the step after `count` others runs."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self._left = count
-
-    @property
-    def is_set(self) -> bool:  # type: ignore[override]
-        self._left -= 1
-        if self._left < 0:
-            self.ask()
-        return self._left < 0
-
-
 @pytest.mark.slow
 def test_run_that_is_stopped_between_evaluations_and_resumed_ends_in_the_same_bits(
-    finished: tuple[Path, dict[str, Any]], domains: dict[str, Path], tmp_path: Path
+    finished: tuple[Path, dict[str, Any]],
+    domains: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings, folder = _settings(domains, "target"), tmp_path / "run"
-    stopped = train.run(settings, folder, _StopAfter(4))
+    stop, push = StopRequest(), loop._Reader.push
+
+    def stopping(reader: Any, number: int, num_steps: int, values: Any) -> None:
+        push(reader, number, num_steps, values)
+        if number == 5:
+            stop.ask()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Reader, "push", stopping)
+        stopped = train.run(settings, folder, stop)
     assert (stopped["status"], stopped["steps"]) == ("preempted", 5)
     assert stopped["target"]["last"]["step"] == 4
     found = train.run(settings, folder)

@@ -150,7 +150,7 @@ def test_the_next_run_computes_none_and_one_that_is_stopped_ends_in_the_same_bit
 
     def stopping(reader: Any, number: int, num_steps: int, values: Any) -> None:
         push(reader, number, num_steps, values)
-        if number == 6:
+        if number == 8:
             stop.ask()
 
     with monkeypatch.context() as patch:

@@ -13,7 +13,7 @@ import pytest
 from jtl.data import pipeline
 from jtl.errors import UserError
 from jtl.signals import StopRequest
-from jtl.training import build, config, loop
+from jtl.training import build, config
 from jtl.training import run as train
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -63,7 +63,7 @@ def test_run_draws_by_class_and_resumes_in_the_same_bits(
                 seen.append(batch["label"])
                 yield batch
 
-    monkeypatch.setattr(loop.pipeline, "train_batches", watched)
+    monkeypatch.setattr(pipeline, "train_batches", watched)
     settings = _settings(data, train__sampling="class_balanced", task__focal_gamma=2, strategy__name="probe")
     whole = train.run(settings, tmp_path / "whole")
     assert np.bincount(np.concatenate(seen[:3])).tolist() == [8, 8, 8]
