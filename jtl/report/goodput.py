@@ -40,13 +40,13 @@ class Line(NamedTuple):
 
 
 class Attempts:
-    """Writes the lines of one attempt; a fault of writing them ends no run."""
+    """Writes the lines of one attempt, which `began` then; a fault of writing them ends no run."""
 
-    def __init__(self, folder: Path, step: int, seconds: Mapping[str, float]) -> None:
+    def __init__(self, folder: Path, step: int, seconds: Mapping[str, float], began: float) -> None:
         self._path = folder / FILE_NAME
         before = lines(self._path)
         self._number = before[-1].attempt + 1 if before else 1
-        self._began = time.monotonic() - process_seconds()
+        self._began = began
         self._added_at = 0.0
         self.add(step, seconds)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -75,12 +76,14 @@ def run(
     stop: StopRequest | None = None,
     *,
     explain: account.Explain | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Train as configured, or resume what the folder holds, and return what summary.json says.
 
     With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
     compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
     `explain` says what the predictions hang on that the report shows; without it the report does not.
+    `began` is when the command did, on the clock `time.monotonic` (None: now).
 
     Raises:
         UserError: another process owns the folder, it belongs to another configuration, or configuration,
@@ -91,17 +94,23 @@ def run(
             f"baseline is true and model.weights is {NO_WEIGHTS!r}: both runs would be the same; expected "
             f"pretrained weights, or baseline=false"
         )
-    live = Live()
+    live, began = Live(), time.monotonic() if began is None else began
     with shared.owned(folder, live.log, by="run"):
-        return _run(settings, folder, live, stop, explain)
+        return _run(settings, folder, live, stop, explain=explain, began=began)
 
 
 def _run(
-    settings: Config, folder: Path, live: Live, stop: StopRequest | None, explain: account.Explain | None
+    settings: Config,
+    folder: Path,
+    live: Live,
+    stop: StopRequest | None,
+    *,
+    explain: account.Explain | None,
+    began: float,
 ) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
     result = distributed.told(f"{folder} finished", lambda: claim.finished(settings, folder, live))
-    result = result or _train(settings, folder, live, stop, explain)
+    result = result or _train(settings, folder, live, stop, explain=explain, began=began)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
     other = run(_scratch(settings), folder / "scratch", stop)
@@ -117,7 +126,13 @@ def _scratch(settings: Config) -> Config:
 
 
 def _train(
-    settings: Config, folder: Path, live: Live, asked: StopRequest | None, explain: account.Explain | None
+    settings: Config,
+    folder: Path,
+    live: Live,
+    asked: StopRequest | None,
+    *,
+    explain: account.Explain | None,
+    began: float,
 ) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
@@ -132,7 +147,7 @@ def _train(
         is_writer, measured = distributed.is_writer(), [entry["step"] for entry in history]
         writer = Writer(folder, int(state.step), measured) if is_writer else Unwritten()
         if is_writer:
-            attempts = Attempts(folder, int(state.step), phases.seconds)
+            attempts = Attempts(folder, int(state.step), phases.seconds, began)
             ready = ready._replace(reporter=ready.reporter._replace(attempts=attempts))
         with at_end(writer.close):
             with listening as own, own.deferred():

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,12 @@ def trained(
     epochs: float = 0.0,
     workdir: str = "",
     overrides: Overrides = (),
+    began: float | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    """Do what `run` does, and return what summary.json says, and the run folder."""
+    """Do what `run` does, and return what summary.json says, and the run folder.
+
+    `began` is when the command did, on the clock `time.monotonic` (None: now).
+    """
     _check(config, data, {"--weights": weights, "--strategy": strategy, "--epochs": epochs})
     folder = Path(workdir) if workdir else None
     from jtl.training import shared
@@ -101,7 +106,7 @@ def trained(
             settings = configs.read(config, overrides, folder)
         folder = folder or train.run_folder(settings, config or Path(data).name)
         shared.log_apart(folder)
-        return train.run(settings, folder, explain=overlays.of_run), folder
+        return train.run(settings, folder, explain=overlays.of_run, began=began), folder
 
 
 def _check(config: str, data: str, words: dict[str, Any]) -> None:
@@ -155,6 +160,9 @@ def _say(line: str) -> None:
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from jtl.report import goodput
+
+    began = time.monotonic() - goodput.process_seconds()
     distributed.begin(distributed.given_by(args))
     summary, folder = trained(
         config=args.config,
@@ -164,6 +172,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         epochs=args.epochs,
         workdir=args.workdir,
         overrides=overrides,
+        began=began,
     )
     is_writer = distributed.is_writer()
     if is_writer:

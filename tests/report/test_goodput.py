@@ -1,5 +1,6 @@
 """Where the wall time of all attempts of a run went."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from jtl.report.goodput import Attempts, Line, lines, summed
 
 
 def test_attempts_number_themselves_and_tell_how_far_they_are(tmp_path: Path) -> None:
-    first = Attempts(tmp_path, 0, {"load": 1.0})
+    first = Attempts(tmp_path, 0, {"load": 1.0}, time.monotonic())
     first.add(5, {"load": 1.0, "step": 2.0})
     first.add(6, {"load": 1.0, "step": 3.0}, every=100.0)
-    Attempts(tmp_path, 5, {})
+    Attempts(tmp_path, 5, {}, time.monotonic())
     found = lines(tmp_path / goodput.FILE_NAME)
     assert [(line.attempt, line.step) for line in found] == [(1, 0), (1, 5), (2, 5)]
     assert found[1].seconds == {"load": 1.0, "step": 2.0}
@@ -21,7 +22,7 @@ def test_attempts_number_themselves_and_tell_how_far_they_are(tmp_path: Path) ->
 
 
 def test_line_that_a_killed_process_left_half_written_is_none(tmp_path: Path) -> None:
-    Attempts(tmp_path, 0, {})
+    Attempts(tmp_path, 0, {}, time.monotonic())
     path = tmp_path / goodput.FILE_NAME
     path.write_text(
         path.read_text()

@@ -56,7 +56,7 @@ def test_run_folder_holds_everything_a_run_makes(finished: tuple[Path, dict[str,
     expected = {"config.json", "meta.json", "metrics.jsonl", "summary.json", "model.safetensors", "val"}
     expected |= {"attempts.jsonl"}
     pages = {"report.html", "report.json", "README.md", "curves.png"}
-    assert expected | pages | {"tensorboard", "checkpoints"} == names
+    assert expected | pages | {"tensorboard", "checkpoints", "attempts.jsonl"} == names
     assert json.loads((folder / "summary.json").read_text()) == result
     names = {path.name for path in (folder / "val").iterdir()}
     assert names == {"metrics.json", "confusion.png", "predictions.parquet", "gallery.json"}
