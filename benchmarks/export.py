@@ -28,6 +28,7 @@ from jtl.training import build, config, evaluate, sharding, step
 from jtl.training.state import State
 from jtl.verbs import evaluate as evaluate_verb
 from jtl.verbs import export, predict
+from jtl.verbs.bench import empty_torchvision
 
 BATCH_SIZE = 51
 PACKAGES = (
@@ -154,7 +155,8 @@ def _programs(known: Known, kind: str, folder: Path) -> list[bool]:
 
 
 def _timm(known: Known, kind: str, folder: Path) -> list[bool]:
-    """Have timm load the folder, and read the files by its own transform."""
+    """Have timm load the folder, of jtl's pixels, and of the files by its own transform (of torchvision)."""
+    lacking = empty_torchvision.in_place()
     try:
         import timm
         import torch
@@ -163,10 +165,15 @@ def _timm(known: Known, kind: str, folder: Path) -> list[bool]:
     if not _exported(known, kind, folder):
         return []
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        of_pixels = [model(_normalised(known, row)).numpy()[0] for row in range(len(known.source))]
+    rows = [_row("timm on jtl's pixels", np.stack(of_pixels), known.logits)]
+    if lacking:
+        return [*rows, *_left_out("timm, its own transform", ImportError("torchvision cannot be imported"))]
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     with torch.no_grad():
         found = [model(transform(_image(known, row))[None]).numpy()[0] for row in range(len(known.source))]
-    return [_row("timm, its own transform", np.stack(found), known.logits)]
+    return [*rows, _row("timm, its own transform", np.stack(found), known.logits)]
 
 
 def _transformers(known: Known, kind: str, folder: Path) -> list[bool]:
@@ -182,10 +189,9 @@ def _transformers(known: Known, kind: str, folder: Path) -> list[bool]:
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     of_files, of_pixels = [], []
     for row in range(len(known.source)):
-        pixels = known.opened.input.normalise(_pixels(known, row)[None], known.opened.preprocess)
         given = processor(_image(known, row), return_tensors="pt")
         with torch.no_grad():
-            of_pixels.append(model(torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)).logits.numpy()[0])
+            of_pixels.append(model(_normalised(known, row)).logits.numpy()[0])
             of_files.append(model(**given).logits.numpy()[0])
     return [
         _row(f"{kind}: transformers on jtl's pixels", np.stack(of_pixels), known.logits),
@@ -222,6 +228,14 @@ def _row(title: str, found: np.ndarray, expected: np.ndarray, *, is_exact: bool 
 def _pixels(known: Known, row: int) -> np.ndarray:
     transform = known.opened.input.transform(known.opened.preprocess, None)
     return transform(known.source[row]["raw"], None)
+
+
+def _normalised(known: Known, row: int) -> Any:
+    """Return jtl's pixels of an image as PyTorch takes them, [1, channels, height, width]."""
+    import torch
+
+    pixels = known.opened.input.normalise(_pixels(known, row)[None], known.opened.preprocess)
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
 
 
 def _image(known: Known, row: int) -> Any:

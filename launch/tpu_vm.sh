@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on all workers of a TPU VM slice; the code and an environment are brought there first.
 #
-#   NAME=my-slice ZONE=us-east5-a launch/tpu_vm.sh --config configs/vit_ft.py --workdir gs://bucket/runs/flowers
+#   NAME=my-slice ZONE=us-east5-a launch/tpu_vm.sh --config configs/vit_ft.py --workdir /bucket/runs/flowers
 #
 # Data, weights and the run folder have to be where every worker reads them: a bucket that is mounted, or NFS.
 # Exit code 75 of the last command means that the same command goes on.

@@ -15,9 +15,14 @@ from jtl.signals import Stopped, StopRequest
 
 @pytest.fixture
 def request_heard() -> Iterator[StopRequest]:
-    """The request of a process that listens."""
-    with signals.listening() as stop:
-        yield stop
+    """The request of a process that listens, and was not started to ignore anything."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.STOPPING}
+    try:
+        with signals.listening() as stop:
+            yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _send(number: int = signal.SIGTERM) -> None:

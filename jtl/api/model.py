@@ -31,12 +31,13 @@ class Model:
     """A model that is trained already, on the devices: what `jtl.load` and `jtl.finetune` return.
 
     `source` is where it came from, by the argument that verbs know it by, and `classes` the names that were
-    given to it (none: its own). `predictor` is what all verbs stand on.
+    given to it (none: its own), `overrides` the settings. `predictor` is what all verbs stand on.
     """
 
     predictor: "jtl.predictor.Predictor"
     source: tuple[str, str]
     classes: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, str], ...] = ()
     steps: dict[Any, Callable[..., Any]] = field(default_factory=dict)
 
     @property
@@ -220,7 +221,7 @@ class Model:
             data=os.fspath(data),
             split=split,
             batch_size=batch_size,
-            overrides=process.overrides(settings),
+            overrides=[*self.overrides, *process.overrides(settings)],
         )
 
     def __repr__(self) -> str:
@@ -297,7 +298,7 @@ def load(source: str | os.PathLike[str], *, classes: str | Sequence[str] = (), *
     has_head = kind == RUN or bool(found.stats.label_names)
     opened = examples.open_model(found) if has_head else predictor.open(found, has_head=False)
     sys.stderr.write(predictor.described(opened) + "\n")
-    return Model(opened, (kind, spec), names)
+    return Model(opened, (kind, spec), names, tuple(overrides))
 
 
 def _kind_of(path: Path) -> str:

@@ -13,9 +13,9 @@ from jtl.data.contract import IMAGE, TEXT
 from jtl.errors import UserError
 from jtl.explain import pictures, texts
 from jtl.explain.examples import Explained
-from jtl.predictor import Predictor
+from jtl.predictor import Predictor, ranked
 from jtl.report.tables import aligned
-from jtl.verbs.predict import SHOWN_CHARACTERS, SHOWN_DIGITS, ranked
+from jtl.verbs.predict import SHOWN_CHARACTERS, SHOWN_DIGITS
 
 # Of many predictions those a table shows, and what stands between the first and the last of them.
 MAX_SHOWN, GAP = 20, "…"

@@ -53,6 +53,10 @@ class Asked(Protocol):
         ...
 
 
+class StoppedAlone(BaseException):
+    """A signal before the first step: nothing is saved, and nothing is asked of the others, which it ends."""
+
+
 class Shared:
     """The request of all processes, each of which has one of its own; they ask alike, at the same steps.
 
@@ -91,18 +95,26 @@ class Shared:
         self._note(self._largest(self._heard()))
         return self._number
 
-    def deferred(self) -> AbstractContextManager[None]:
-        """Only note a signal inside the `with` block, where there is something to save."""
-        return self._own.deferred()
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only note a signal inside the `with` block; one before the first step is raised at its end."""
+        try:
+            with self._own.deferred():
+                yield
+        except StoppedAlone:
+            raise Stopped(self._own.number) from None
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Raise Stopped in this process alone before the first step, and not at all after it."""
+        """Raise StoppedAlone in this process before the first step, and nothing after it."""
         if self._has_begun:
             yield
             return
-        with self._own.raising():
-            yield
+        try:
+            with self._own.raising():
+                yield
+        except Stopped:
+            raise StoppedAlone from None
 
     def _note(self, answer: jax.Array) -> None:
         self._number = max(self._number, int(answer))

@@ -64,10 +64,12 @@ def opened(
     begun: str,
     say: Callable[[str], None],
     is_passed_once: bool = False,
+    told_as: str = "",
 ) -> Routed:
     """Return the streams by the route that is set, that the run `begun` with, or that pays and fits.
 
-    With `is_passed_once` training goes through the examples once: what frozen layers give of them is kept.
+    `told_as` is what processes tell each other the choice by, once. With `is_passed_once` training goes
+    through the examples once: what frozen layers give of them is kept.
 
     Raises:
         UserError: the kind of input does not know the route, or an example cannot be read.
@@ -88,7 +90,7 @@ def opened(
     case = Case(settings, parts, storage, streams, mesh, say)
     # All processes have the same batches, each its rows of them: so one route, which one of them chooses.
     if distributed.is_joined():
-        asked, begun, reason = _of_several(case, asked, begun)
+        asked, begun, reason = _of_several(case, asked, begun, told_as)
         return OPENING[asked](case, reason)
     if begun:
         found = OPENING[begun](case, "as the run began")
@@ -103,12 +105,12 @@ def opened(
     return OPENING[name](case, reason)
 
 
-def _of_several(case: Case, asked: str, begun: str) -> tuple[str, str, str]:
+def _of_several(case: Case, asked: str, begun: str, told_as: str) -> tuple[str, str, str]:
     """Return the route of a run of several processes, the one it began with, and why it is that one."""
     if begun or asked != AUTO:
         name, reason = (begun, "as the run began") if begun else (asked, "as set")
     else:
-        name, reason = distributed.told(f"route {case.settings.data.path}", lambda: list(chosen(case)))
+        name, reason = distributed.told(told_as, lambda: list(chosen(case)))
     if name == DEVICE:
         name, reason = CACHE, "several processes do not keep examples on the devices yet"
         if not any(_is_encoded(source) for source in case.streams.values()):

@@ -235,9 +235,8 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     rehearsal.first_examples(built.parts, streams, splits)
     begun = distributed.told(f"{folder} route", lambda: routes.begun_with(folder))
     is_once = cut.cut is not None
-    routed = routes.opened(
-        settings, built.parts, streams, mesh, begun=begun, say=live.log, is_passed_once=is_once
-    )
+    by = {"begun": begun, "say": live.log, "is_passed_once": is_once, "told_as": f"{folder} chosen"}
+    routed = routes.opened(settings, built.parts, streams, mesh, **by)
     for line in routed.lines():
         live.log(line)
     feed = _feed(plan, mesh, splits, routed, target)

@@ -98,6 +98,11 @@ def prune(run: str, *, keep: int = 1) -> list[int]:
                     f"checkpoint {step} is damaged ({damage}); nothing was removed: move "
                     f"{str(folder / str(step))!r} away, and repeat the command"
                 ) from damage
+        if metas and "metric" not in metas[max(metas)]:
+            raise UserError(
+                f"checkpoint {max(metas)} does not say which is the best: an earlier version saved it; "
+                f"nothing was removed: go on with the run once, or remove checkpoints by hand"
+            )
         kept = {*sorted(metas)[-keep:], checkpoint_files.best(metas)}
         gone = [step for step in sorted(metas) if step not in kept]
         for step in gone:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jtl import files
 from jtl.errors import UserError, counted, nearest
-from jtl.verbs.contract import Overrides, Verb, add_batch_size, check_at_least, say_next, show
+from jtl.verbs.contract import Overrides, Verb, add_batch_size, check_at_least, override_words, say_next, show
 from jtl.verbs.features import OWN
 from jtl.verbs.rows import check_writable
 
@@ -310,10 +310,13 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     best = max(result["results"], key=lambda row: row["accuracy"])
-    own = [f"--config.{name}={value}" for name, value in best["settings"].items()]
+    own, given = (
+        override_words([(name, str(value)) for name, value in best["settings"].items()]),
+        override_words(overrides),
+    )
     say_next(
-        ["jtl", "rank", args.data, "--weights", *args.weights],
-        ["jtl", "train", args.data, "--weights", best["weights"], *own, "--strategy", "probe"],
+        ["jtl", "rank", args.data, "--weights", *args.weights, *given],
+        ["jtl", "train", args.data, "--weights", best["weights"], *own, *given, "--strategy", "probe"],
     )
     return 0
 

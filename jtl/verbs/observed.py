@@ -8,8 +8,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jtl import runtime
 from jtl.verbs.features import OWN, pooled
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ def make_step(opened: "jtl.predictor.Predictor") -> "Any":
 
     names = layers_of(opened)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=runtime.forward_options())
     def compiled(values: Any, inputs: Any) -> "dict[str, jax.Array]":
         inputs = opened.input.normalise(inputs, opened.preprocess)
         outputs = step.forward_normalised(opened, values["params"], values["model_state"], inputs)

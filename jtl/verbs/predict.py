@@ -21,8 +21,6 @@ from jtl.verbs.contract import (
 )
 
 if TYPE_CHECKING:
-    import numpy
-
     import jtl.data
     import jtl.predictor
 
@@ -148,20 +146,6 @@ def check_readable(result: dict[str, Any]) -> None:
         )
 
 
-def ranked(values: "numpy.ndarray", label_names: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """Return the `top` classes by probability; without class names, the values in their order.
-
-    >>> import numpy as np
-    >>> ranked(np.array([0.1, 0.7, 0.2]), ("ant", "bee", "cow"), 1)
-    [{'label': 'bee', 'index': 1, 'value': 0.7}]
-    """
-    import numpy as np
-
-    order = np.argsort(-values, kind="stable")[:top] if label_names else range(len(values))
-    names = label_names or [f"value{index}" for index in range(len(values))]
-    return [{"label": names[index], "index": int(index), "value": float(values[index])} for index in order]
-
-
 def _rows(
     opened: "jtl.predictor.Predictor", sources: "Sequence[jtl.data.Source]", batch_size: int, top: int
 ) -> Iterator[dict[str, Any]]:
@@ -173,7 +157,7 @@ def _rows(
         if fault:
             yield {**named, "error": fault}
         else:
-            yield {**named, "predictions": ranked(values, opened.stats.label_names, top)}
+            yield {**named, "predictions": predictor.ranked(values, opened.stats.label_names, top)}
 
 
 def _table(rows: Sequence[dict[str, Any]], holds: str) -> list[list[str]]:

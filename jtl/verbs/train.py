@@ -89,6 +89,10 @@ def trained(
     `began` is when the command did, on the clock `time.monotonic` (None: now).
     """
     _check(config, data, {"--weights": weights, "--strategy": strategy, "--epochs": epochs})
+    if "://" in workdir:
+        raise UserError(
+            f"--workdir is {workdir!r}; expected a folder that this machine has, such as a mounted bucket"
+        )
     folder = Path(workdir) if workdir else None
     from jtl.training import shared
 

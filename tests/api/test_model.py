@@ -167,6 +167,8 @@ def test_evaluation_is_the_verbs(model: jtl.Model, weights: str, photos: Path, t
     assert found == evaluate.run(weights=weights, data=str(tmp_path), **OPTIONS)
     with pytest.raises(ValueError, match="--weights needs --data"):
         model.evaluate()
+    darker = jtl.load(weights, **overrides, preprocess={"mean": (0.0,)})
+    assert darker.evaluate(tmp_path) == darker.evaluate(tmp_path, preprocess={"mean": (0.0,)}) != found
 
 
 def test_programs_are_compiled_once(weights: str, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

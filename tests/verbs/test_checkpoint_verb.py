@@ -96,6 +96,18 @@ def test_pruned_run_keeps_the_newest_and_the_best(run: Path) -> None:
     assert checkpoint.prune(str(run), keep=3) == []
 
 
+def test_run_that_does_not_say_which_is_the_best_keeps_all(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of earlier versions."""
+    meta = {"step": 30, "history": []}
+    monkeypatch.setattr("jtl.training.checkpoint_files.sound_meta", lambda path: meta)
+    before = sorted((run / "checkpoints").iterdir())
+    with pytest.raises(UserError, match=r"30 does not say which is the best: .*; nothing was removed"):
+        checkpoint.prune(str(run))
+    assert sorted((run / "checkpoints").iterdir()) == before
+
+
 def test_what_cannot_be_pruned_is_refused_and_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--keep is 0; expected 1 or more"):
         checkpoint.prune(str(run), keep=0)

@@ -62,6 +62,7 @@ def test_settings_behind_the_words_change_them(photos: Path, asked: list[Any]) -
         ({"config": "a.py", "epochs": 3.0}, "--epochs goes with DATA, not with --config"),
         ({"data": "photos", "strategy": "lorra", "weights": "x"}, "nearest: 'lora'"),
         ({"data": "nowhere"}, "'nowhere' is not there"),
+        ({"data": "photos", "workdir": "gs://bucket/run"}, "expected a folder that this machine has"),
     ],
 )
 def test_words_that_do_not_go_together_are_one_line(words: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jtl import files
 from jtl.errors import UserError
-from jtl.verbs.contract import Overrides, Verb, add_batch_size, check_at_least, say_next, show
+from jtl.verbs.contract import Overrides, Verb, add_batch_size, check_at_least, override_words, say_next, show
 from jtl.verbs.rank.examples import MIN_FOLDS, Asked
 
 if TYPE_CHECKING:
@@ -204,8 +204,10 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     )
     show(args, result)
     first = result["candidates"][0]
-    own = [f"--config.{name}={value}" for name, value in first["settings"].items()]
-    given = [f"--config.{name}={value}" for name, value in overrides]
+    own, given = (
+        override_words([(name, str(value)) for name, value in first["settings"].items()]),
+        override_words(overrides),
+    )
     words = ["--weights", first["weights"], *own, *given]
     say_next(
         ["jtl", "train", args.data, *words],
