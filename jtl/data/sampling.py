@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jtl.data.contract import Source
+from jtl.data.episodes import members_of
 from jtl.data.shuffled import MAX_SIZE, Shuffled
 from jtl.errors import UserError, nearest, shown
 from jtl.ranges import INT32_MAX
@@ -180,7 +181,7 @@ def _members(source: Source) -> list[np.ndarray]:
     """Return the examples of every class that has any."""
     labels = source.labels()
     assert labels is not None, "only classes are balanced"
-    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return members_of(labels)
 
 
 def _orders(members: list[np.ndarray], places: np.ndarray, seed: int) -> tuple[Any, ...]:
