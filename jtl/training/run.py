@@ -38,6 +38,7 @@ from jtl.training import (
     loop,
     lost,
     meta,
+    notes,
     precision,
     progress,
     rehearsal,
@@ -50,6 +51,7 @@ from jtl.training import (
     solve,
     starting,
     step,
+    watchdog,
 )
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
@@ -149,16 +151,18 @@ def _train(
         if is_writer:
             attempts = Attempts(folder, int(state.step), phases.seconds, began)
             ready = ready._replace(reporter=ready.reporter._replace(attempts=attempts))
-        with at_end(writer.close):
+        watching = watchdog.watching(settings.train.hang_seconds, folder, phases)
+        with at_end(writer.close), watching:
             with listening as own, own.deferred():
                 stop = agreement.of(own, ready.programs.mesh)
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
                     checkpoints.tidy(ended.history)
+                    latest = stop.latest()
                 digest = finish.digest(ready, ended.state)
                 # Asked since its last step: the report can wait.
-                if stop.latest() and ended.status in FINISHED:
+                if latest and ended.status in FINISHED:
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended, digest)
@@ -233,12 +237,8 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
     rehearsal.first_examples(built.parts, streams, splits)
-    begun = distributed.told(f"{folder} route", lambda: routes.begun_with(folder))
     is_once = cut.cut is not None
-    by = {"begun": begun, "say": live.log, "is_passed_once": is_once, "told_as": f"{folder} chosen"}
-    routed = routes.opened(settings, built.parts, streams, mesh, **by)
-    for line in routed.lines():
-        live.log(line)
+    routed = _routed(plan, streams, mesh, live, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
     unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
     dispatch.check(asked, feed, unit, is_kept=is_once)
@@ -255,6 +255,26 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     whole = (sharding.with_whole_results(each, mesh) for each in compiled)
     programs = Programs(mesh, state_sharding, *whole)
     return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
+
+
+def _routed(
+    plan: Plan, streams: dict[str, Source], mesh: Mesh, live: Live, *, is_passed_once: bool
+) -> Routed:
+    """Return the streams by the route that the run takes, and say which it is."""
+    begun = distributed.told(f"{plan.folder} route", lambda: routes.begun_with(plan.folder))
+    routed = routes.opened(
+        plan.settings,
+        plan.built.parts,
+        streams,
+        mesh,
+        begun=begun,
+        say=live.log,
+        is_passed_once=is_passed_once,
+        told_as=f"{plan.folder} chosen",
+    )
+    for line in routed.lines():
+        live.log(line)
+    return routed
 
 
 def _mesh(built: Built, settings: Config) -> tuple[Mesh, list[str]]:
@@ -355,7 +375,7 @@ def _of_target(target: Target | None) -> dict[str, Source]:
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
     """Return the newest sound checkpoint's state and history, or those of a new run."""
-    restored = checkpoints.restore(_like(state), partial(finish.say, ready))
+    restored = checkpoints.restore(_like(state), partial(notes.say, ready))
     if restored is None:
         return state, []
     ready.reporter.live.log(f"resumed at step {restored.step} of {ready.plan.built.parts.num_steps}")

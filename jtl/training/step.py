@@ -193,7 +193,7 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     )
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     kept = jax.tree.map(lambda after, before: jnp.where(is_finite, after, before), new, state)
-    rate = optim.schedule(parts.optim, parts.num_steps)(state.step)
+    rate = optim.schedule(parts.optim, parts.num_steps)(optim.num_updates(state.opt_state))
     reported = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate, **extra_metrics}
     return kept._replace(step=new.step), reported
 
