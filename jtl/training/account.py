@@ -158,7 +158,7 @@ def _write_examples(
     source = ready.feed.splits[split]
     kind_of_input, kind = ready.plan.built.parts.input, scored.kind_of(ready.plan.settings.task.name)
     names = (source.describe(index) for index in range(len(source)))
-    predictions.write(folder / "predictions.parquet", predictions.columns(kind, examples, names))
+    predictions.write(folder / predictions.NAME, predictions.columns(kind, examples, names))
     shown = gallery.items(
         gallery.chosen(kind, examples),
         source.describe,
