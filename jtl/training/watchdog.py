@@ -85,8 +85,9 @@ class Watchdog:
         if self._idle < limit:
             return None
         others = self._others()
-        # An evaluation compiles its program with its first batch, and another process may do so, too.
-        if is_compiling() or COMPILE in others.values():
+        # An evaluation compiles its program with its first batch, and another process, for which this one
+        # waits, may compile or write a report.
+        if is_compiling() or any(each not in WATCHED for each in others.values()):
             self._idle = 0.0
             return None
         defers = bool(others) and phase != DATA
@@ -119,6 +120,7 @@ def watching(seconds: float, folder: Path, phases: Phases) -> Iterator[None]:
         yield
     finally:
         is_over.set()
+        distributed.tell_doing("")
 
 
 def end(hang: Hang, folder: Path) -> None:

@@ -118,8 +118,9 @@ def test_program_that_an_evaluation_compiles_on_its_way_is_no_hang(monkeypatch: 
         assert world.pass_seconds(2 * LIMIT) is not None
 
 
-def test_step_that_waits_for_another_process_that_compiles_is_no_hang() -> None:
-    world = World(others={1: "compile"})
+@pytest.mark.parametrize("doing", ["compile", "load", ""])
+def test_step_that_waits_for_another_process_that_is_not_watched_is_no_hang(doing: str) -> None:
+    world = World(others={1: doing})
     with world.phases.measure("step"):
         assert world.pass_seconds(10 * LIMIT) is None
         world.others = {1: "step"}
