@@ -155,6 +155,7 @@ class _Reader:
         self._ready, self._writer, self._clock = ready, writer, clock
         self._pending: list[tuple[range, Mapping[str, Any]]] = []
         self._loss: float | None = None
+        self._shares: dict[str, float] = {}
         self._read_at = clock()
         self.measured(history)
 
@@ -217,6 +218,8 @@ class _Reader:
                 f"raise optim.warmup and start with another --workdir"
             )
         self._loss = values["loss"]
+        shown = self._ready.plan.built.parts.strategy.shown
+        self._shares = {name: values[name] for name in shown}
         if self._is_logged(number):
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
             self._ready.reporter.mark(number, every=EVERY_SECONDS)
@@ -237,6 +240,7 @@ class _Reader:
             metric_name=ready.plan.monitor,
             last=self._last,
             best=self._best,
+            shares=self._shares,
         )
 
 

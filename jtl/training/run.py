@@ -21,7 +21,7 @@ from jtl.report.goodput import Attempts
 from jtl.report.summary import Phases
 from jtl.report.writer import Unwritten, Writer
 from jtl.signals import StopRequest
-from jtl.strategies.contract import TARGET, TRAIN
+from jtl.strategies.contract import TARGET, UNLABELLED
 from jtl.training import (
     account,
     agreement,
@@ -50,6 +50,7 @@ from jtl.training import (
     solve,
     starting,
     step,
+    streams,
 )
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
@@ -188,10 +189,11 @@ def _stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
 
 
 class _Opened(NamedTuple):
-    """The readable examples of each split, another domain's, and what there is to say of them."""
+    """The readable examples of each split, another domain's, those without labels, and what to say of all."""
 
     splits: dict[str, Source]
     target: Target | None
+    unlabelled: Source | None
     notes: list[str]
     facts: list[Any]
 
@@ -205,12 +207,14 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     mesh = sharding.mesh(settings.sharding)
     build.check_batch(settings, sharding.num_shards(mesh))
     opened = _open(settings, live)
-    splits, target = opened.splits, opened.target
+    splits, target, unlabelled = opened.splits, opened.target, opened.unlabelled
     stats = build.label_stats(settings, splits["train"])
-    built = solve.planned(build.build(settings, stats, build.num_steps(settings, len(splits["train"]))))
+    steps, count = build.num_steps(settings, len(splits["train"])), streams.num_examples(unlabelled)
+    built = solve.planned(build.build(settings, stats, steps, num_unlabelled=count))
     built, said = evaluate.fitted(built, settings, opened.facts)
-    streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
-    build.check_streams(settings, built.parts, streams)
+    beside = streams.named(target, unlabelled)
+    streams.check(settings, built.parts, beside)
+    sources = streams.of_batches(built.parts, splits["train"], beside)
     slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
@@ -222,7 +226,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     cut = frozen.decided(settings, built, len(splits["train"]))
     decided = [
         *placed,
-        *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
+        *preflight.sampled({**splits, **_beside(target, unlabelled)}, built.parts.input.unit),
         *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
         *(*cut.lines, *distributed.told(f"{folder} moved", lambda: meta.moved(folder))),
         *(*precision.remarks(settings, built.parts.groups), *runtime.remarks()),
@@ -232,11 +236,11 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
-    rehearsal.first_examples(built.parts, streams, splits)
+    rehearsal.first_examples(built.parts, sources, splits)
     begun = distributed.told(f"{folder} route", lambda: routes.begun_with(folder))
     is_once = cut.cut is not None
     by = {"begun": begun, "say": live.log, "is_passed_once": is_once, "told_as": f"{folder} chosen"}
-    routed = routes.opened(settings, built.parts, streams, mesh, **by)
+    routed = routes.opened(settings, built.parts, sources, mesh, **by)
     for line in routed.lines():
         live.log(line)
     feed = _feed(plan, mesh, splits, routed, target)
@@ -244,7 +248,8 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     dispatch.check(asked, feed, unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
-    distributed.told(f"{folder} claim", lambda: claim.begun(plan, splits, target, told, routed.name))
+    held = {**splits, **streams.named(None, unlabelled)}
+    distributed.told(f"{folder} claim", lambda: claim.begun(plan, held, target, told, routed.name))
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
     if not distributed.told(f"{folder} steps", checkpoints.steps):
@@ -266,7 +271,7 @@ def _mesh(built: Built, settings: Config) -> tuple[Mesh, list[str]]:
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
     try:
-        rehearsal.check(_scratch(settings), opened.splits, opened.target)
+        rehearsal.check(_scratch(settings), opened.splits, opened.target, opened.unlabelled)
     except UserError as error:
         raise UserError(f"baseline, the same model from random weights, cannot be: {error}") from error
 
@@ -330,8 +335,9 @@ def _open(settings: Config, live: Live) -> _Opened:
     splits = build.open_splits(settings)
     about = next(iter(splits.values())).info
     target = build.open_target(settings, about.label_names, about.reading)
+    unlabelled = streams.open_unlabelled(settings)
     kind = config.input_of(settings.model)
-    checked = preflight.inspect({**splits, **_of_target(target)}, settings.data, kind)
+    checked = preflight.inspect({**splits, **_beside(target, unlabelled)}, settings.data, kind)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
@@ -343,14 +349,14 @@ def _open(settings: Config, live: Live) -> _Opened:
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, notes, checked.facts)
+    return _Opened(found, target, found.pop(UNLABELLED, None), notes, checked.facts)
 
 
-def _of_target(target: Target | None) -> dict[str, Source]:
-    if target is None:
-        return {}
-    is_one = target.evaluation is target.stream
-    return {TARGET: target.stream} | ({} if is_one else {TARGET_TEST: target.evaluation})
+def _beside(target: Target | None, unlabelled: Source | None) -> dict[str, Source]:
+    """Return all that is read beside the splits, by name."""
+    found = streams.named(target, unlabelled)
+    is_one = target is None or target.evaluation is target.stream
+    return found if is_one or target is None else {**found, TARGET_TEST: target.evaluation}
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
