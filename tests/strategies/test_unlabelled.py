@@ -172,7 +172,7 @@ def test_mean_teacher_asks_for_nothing_where_both_are_the_same_and_moves_the_stu
 
         def forward(params: Any, inputs: Any, *, key: Any) -> Outputs:
             del key
-            return Outputs(inputs, inputs + params, {}, {})
+            return Outputs(inputs, inputs + params[None], {}, {})
 
         return strategy.penalty(moment._replace(forward=forward, average=average))[0]
 
