@@ -30,13 +30,13 @@ PAGE, RECORD = ROOT / "docs" / "unlabelled.md", ROOT / "benchmarks" / "records" 
 SET = "images/fashion_mnist_35k/fashion_mnist_35k.npz"
 NUM_UNLABELLED, NUM_TEST, NUM_CLASSES = 6_000, 1_000, 10
 PER_CLASS, SEEDS = (4, 25), (0, 1, 2)
+LOWER_BLOCKS = ("^embedding", "posembed_input", "^cls", "encoderblock_[0-7]/")
 STRONG = {"augment.policy": "randaugment", "augment.policy_magnitude": "5", "augment.erase_probability": "1"}
 SEMI = {"strategy.times": "4"}
 VARIANTS: Mapping[str, Mapping[str, str]] = {
     "supervised": {"strategy.name": "full"},
     "supervised_strong": {"strategy.name": "full", **STRONG},
     "fix_match": {"strategy.name": "fix_match", **SEMI},
-    "flex_match": {"strategy.name": "flex_match", **SEMI},
 }
 SETTINGS: dict[str, Any] = {
     "model": {"name": "vit", "size": "ti16", "image_px": 32},

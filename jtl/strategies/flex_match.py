@@ -59,9 +59,9 @@ def thresholds(last: Int[Array, " examples"], num_classes: int, most: float) -> 
     class, or at the beginning by the examples of which nothing was found yet; x / (2 - x) of that is the
     convex mapping.
     """
-    counts = jnp.sum(last[:, None] == jnp.arange(num_classes)[None, :], axis=0)
-    unknown = jnp.sum(last == NONE)
-    learned = counts / jnp.maximum(jnp.maximum(jnp.max(counts), unknown), 1)
+    # In the first place those of which nothing was found.
+    counts = jnp.zeros(num_classes + 1, jnp.int32).at[last - NONE].add(1)
+    learned = counts[1:] / jnp.maximum(jnp.max(counts), 1)
     return most * learned / (2.0 - learned)
 
 
