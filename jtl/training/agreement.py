@@ -23,7 +23,7 @@ MAX_PENDING = 2
 
 
 @runtime_checkable
-class Asked(Protocol):
+class StopSource(Protocol):
     """Whether the run is asked to stop, by a signal to this process or to any."""
 
     @property
@@ -131,6 +131,6 @@ class Shared:
         return self._known[number]
 
 
-def of(own: StopRequest, mesh: Mesh) -> Asked:
+def of(own: StopRequest, mesh: Mesh) -> StopSource:
     """Return the request that the processes of a run share; of one process its own."""
     return own if jax.process_count() == 1 else Shared(own, mesh)

@@ -293,7 +293,7 @@ def classifier(config: Config, spec: str) -> Classifier:
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
     """Return the state at step 0 on the mesh, and the sharding of each of its leaves."""
     create = starting.creator(built.parts, config, built.params, built.model_state)
-    shapes = jax.eval_shape(create, built.params, built.model_state)
+    shapes = starting.shapes(built.parts, config, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)
     average = ", average" if optim.has_average(config.optim) else ""
     what = f"training (parameters, {config.optim.name}{average})"

@@ -24,7 +24,7 @@ from jtl.inputs.contract import leaves_of, map_leaves
 from jtl.signals import interruptibly
 from jtl.strategies.contract import TRAIN
 from jtl.training import evaluate, flops, optim, routes, sharding, step, views
-from jtl.training.agreement import Asked
+from jtl.training.agreement import StopSource
 from jtl.training.config import Config
 from jtl.training.ready import Feed, Run
 from jtl.training.state import State
@@ -46,7 +46,7 @@ class Span(NamedTuple):
 class Dispatches:
     """The spans of a run from a step on, and the compiled program of each phase and shape of batches."""
 
-    def __init__(self, ready: Run, stop: Asked) -> None:
+    def __init__(self, ready: Run, stop: StopSource) -> None:
         self._ready, self._stop = ready, stop
         self._phases = optim.phases(ready.plan.built.parts.groups)
         self._jitted: dict[int, jax.stages.Wrapped] = {}

@@ -19,7 +19,7 @@ from jtl.report.goodput import EVERY_SECONDS
 from jtl.report.writer import Numbers
 from jtl.signals import Stopped
 from jtl.training import adaptation, build, dispatch, evaluate, progress
-from jtl.training.agreement import Asked
+from jtl.training.agreement import StopSource
 from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.ready import Ended, Run, Saves
 from jtl.training.state import State
@@ -37,7 +37,7 @@ def run(
     history: progress.History,
     checkpoints: Saves,
     writer: Numbers,
-    stop: Asked,
+    stop: StopSource,
 ) -> Ended:
     """Train from the state's step to the end of the run; save at every evaluation and when asked to stop.
 
@@ -256,7 +256,7 @@ def _lacks_evaluation(ready: Run, history: progress.History, number: int) -> boo
 
 
 def _measured(
-    ready: Run, state: State, history: progress.History, writer: Numbers, stop: Asked
+    ready: Run, state: State, history: progress.History, writer: Numbers, stop: StopSource
 ) -> tuple[progress.History, Summary | None]:
     """Return the history with an evaluation of the state, and what it found on validation; report it.
 

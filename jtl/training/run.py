@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from jtl import distributed, runtime, signals
@@ -222,7 +221,8 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     monitor = choice.monitor(settings, built, splits, target)
     solve.check(settings, built)
     grid.check(settings, built, list(splits))
-    mesh, placed = _mesh(built, settings)
+    shapes = starting.shapes(built.parts, settings, built.params, built.model_state)
+    mesh, placed = sharding.chosen(settings.sharding, shapes, shapes.trainable)
     cut = frozen.decided(settings, built, len(splits["train"]))
     decided = [
         *placed,
@@ -251,7 +251,12 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     held = {**splits, **streams.named(None, unlabelled)}
     distributed.told(f"{folder} claim", lambda: claim.begun(plan, held, target, told, routed.name))
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
+    checkpoints = Checkpoints(
+        folder / CHECKPOINTS_NAME,
+        metric=plan.monitor,
+        is_maximized=is_maximized,
+        still=step.unmoved(built.parts, shapes),
+    )
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
@@ -260,13 +265,6 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     whole = (sharding.with_whole_results(each, mesh) for each in compiled)
     programs = Programs(mesh, state_sharding, *whole)
     return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
-
-
-def _mesh(built: Built, settings: Config) -> tuple[Mesh, list[str]]:
-    """Return the mesh on which the state fits, and a line for people where there was a choice."""
-    values = (built.params, built.model_state)
-    shapes = jax.eval_shape(starting.creator(built.parts, settings, *values), *values)
-    return sharding.chosen(settings.sharding, shapes, shapes.trainable)
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
@@ -361,14 +359,8 @@ def _beside(target: Target | None, unlabelled: Source | None) -> dict[str, Sourc
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
     """Return the newest sound checkpoint's state and history, or those of a new run."""
-    restored = checkpoints.restore(_like(state), partial(finish.say, ready))
+    restored = checkpoints.restore(state, partial(finish.say, ready))
     if restored is None:
         return state, []
     ready.reporter.live.log(f"resumed at step {restored.step} of {ready.plan.built.parts.num_steps}")
     return restored.state, restored.meta["history"]
-
-
-def _like(state: State) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )

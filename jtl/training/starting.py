@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from jtl.training import optim, precision
 from jtl.training import state as states
 from jtl.training.config import Config
@@ -26,3 +28,8 @@ def creator(parts: Parts, config: Config, params: Any, model_state: Any) -> Call
         )
 
     return create
+
+
+def shapes(parts: Parts, config: Config, params: Any, model_state: Any) -> State:
+    """Return the shapes and dtypes of the state at step 0."""
+    return jax.eval_shape(creator(parts, config, params, model_state), params, model_state)

@@ -171,6 +171,20 @@ def frozen_stats(parts: Parts, model_state: Any, phase_start: int) -> frozenset[
     )
 
 
+def unmoved(parts: Parts, state: State) -> frozenset[str]:
+    """Return the names of the leaves of a state (arrays or shapes) that no step of the run moves."""
+    stats = frozen_stats(parts, state.model_state, parts.num_steps)
+    still = [
+        name for name in tree.flatten(state.model_state) if name.split("/", 1)[1].rsplit("/", 1)[0] in stats
+    ]
+    return frozenset(
+        (
+            *(f"frozen/{name}" for name in tree.flatten(state.frozen)),
+            *(f"model_state/{name}" for name in still),
+        )
+    )
+
+
 def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
     active, resting = tree.split(state.trainable, _active_names(parts.groups, phase_start).__contains__)
     rest = tree.merge(resting, state.frozen)

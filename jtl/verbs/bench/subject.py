@@ -102,12 +102,9 @@ def batch_shapes(found: Subject) -> dict[str, Any]:
 
 def state_shapes(found: Subject) -> tuple["jtl.training.state.State", Any]:
     """Return the shapes of the state at step 0, and the sharding of each of its leaves."""
-    import jax
-
     from jtl.training import sharding, starting
 
-    values = (found.built.params, found.built.model_state)
-    shapes = jax.eval_shape(starting.creator(found.parts, found.settings, *values), *values)
+    shapes = starting.shapes(found.parts, found.settings, found.built.params, found.built.model_state)
     return shapes, sharding.of_state(shapes, found.settings.sharding, found.mesh)
 
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from jtl import owner
 from jtl.errors import UserError
+from jtl.report.folder import COMPARISON as RESULT
 from jtl.training import build, config, rehearsal, streams
 from jtl.training.config import Config
 from jtl.verbs.compare import tables as comparison
 from jtl.verbs.compare import variants
 from jtl.verbs.compare.variants import Variant
 
-RESULT = "compare.json"
 DEFAULT_SEEDS = "3"
 
 
