@@ -103,6 +103,7 @@ TOLD_FIRST = (
 PATHS = (
     "data.path",
     "data.target",
+    "data.unlabelled",
     "model.weights",
     "strategy.teacher",
     "weights.tokenizer",

@@ -171,6 +171,7 @@ class _Reader:
         self._not_finite = not_finite
         self._pending: list[tuple[range, Mapping[str, Any]]] = []
         self._loss: float | None = None
+        self._shares: dict[str, float] = {}
         self._read_at = clock()
         self.measured(history)
 
@@ -229,6 +230,8 @@ class _Reader:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             self._not_finite(number, values)
         self._loss = values["loss"]
+        shown = self._ready.plan.built.parts.strategy.shown
+        self._shares = {name: values[name] for name in shown}
         if self._is_logged(number):
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
             self._ready.reporter.mark(number, every=EVERY_SECONDS)
@@ -249,6 +252,7 @@ class _Reader:
             metric_name=ready.plan.monitor,
             last=self._last,
             best=self._best,
+            shares=self._shares,
         )
 
 
