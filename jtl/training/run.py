@@ -259,6 +259,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     )
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
+    distributed.meet(f"{folder} prepared")
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
     parts = plan.built.parts
     compiled = (step.make_eval_step(parts), step.make_output_step(parts))
