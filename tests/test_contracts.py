@@ -6,7 +6,7 @@ from jtl.strategies import STRATEGIES
 from tests import laws
 
 PAIRS = [("vit", name) for name in STRATEGIES]
-# Three phases are three programs. Of those that learn from unlabelled examples the one with a memory and the one
+# Three phases are three programs. Of those that learn from unlabelled examples one with a memory and the one
 # with an average stand for the others.
 SLOW = [("vit", name) for name in ("gradual", "fix_match", "free_match", "pseudo_label")]
 
