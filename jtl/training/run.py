@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from jtl import distributed, runtime, signals
-from jtl.data import Source, preflight
+from jtl.data import Source, preflight, rotated
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
@@ -211,6 +211,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     built, said = evaluate.fitted(built, settings, opened.facts)
     streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
     build.check_streams(settings, built.parts, streams)
+    rotated.check(settings.data, built.parts.input.spec(built.parts.preprocess))
     slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
