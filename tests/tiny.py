@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jtl import rng, tree
+from jtl.data.sampling import Visit
 from jtl.inputs import INPUTS
 from jtl.models import MODELS, Model, Outputs
 from jtl.models import contract as models
@@ -160,6 +161,7 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
         label_names=tuple("abc"),
         input=INPUTS[kind],
         preprocess=settled(model),
+        episode=Visit(2, 2),
     )
 
 

@@ -1,6 +1,7 @@
 """Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
 
 from jtl.strategies import (
+    anil,
     bi_tuning,
     bitfit,
     bss,
@@ -16,11 +17,13 @@ from jtl.strategies import (
     l2_sp,
     lora,
     lp_ft,
+    maml,
     mcc,
     mdd,
     partial,
     probe,
     proto_net,
+    reptile,
     vpt,
 )
 from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
@@ -49,4 +52,7 @@ STRATEGIES: dict[str, StrategyKind] = {
     "distillation": distillation.KIND,
     "vpt": vpt.KIND,
     "proto_net": proto_net.KIND,
+    "maml": maml.KIND,
+    "anil": anil.KIND,
+    "reptile": reptile.KIND,
 }

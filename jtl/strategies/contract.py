@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, Key
 
+from jtl.data.sampling import Visit
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input, Inputs
 from jtl.models import Model, Outputs
@@ -72,7 +73,8 @@ class Context(NamedTuple):
     `Model.layers`, the run's number of steps, and `Model.linear`; `outputs()` are the shapes of the model's
     outputs for one example (`jax.ShapeDtypeStruct`); `classifier(spec)` loads weights with their own head, ""
     those the run starts from; `label_names` are the task's classes, `label_kind` is that of its labels, and
-    `input` and `preprocess` say what the model reads.
+    `input` and `preprocess` say what the model reads; `episode` is what tasks batches are made of (None: of
+    none that end in them).
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -84,6 +86,7 @@ class Context(NamedTuple):
     label_kind: str = "class"
     input: Input = INPUTS["image"]
     preprocess: Any = None
+    episode: Visit | None = None
 
 
 def check_classes(name: str, context: Context) -> None:
@@ -193,8 +196,13 @@ class Strategy(NamedTuple):
     it; both on what the frozen layers give alone, and `needs_features` names the setting that asks for it.
 
     For what is checked and said before a run: `compares` is how the penalty compares the examples of a batch
-    with each other (None: it does not), `holds_start` whether it draws the model to where it starts;
-    `remarks` are lines of its own.
+    with each other (None: it does not), `task_size` of how many examples in a row a task of a batch is (0: it
+    has none), `holds_start` whether it draws the model to where it starts; `remarks` are lines of its own.
+
+    `told(apply, params, few, others, ways)` → logits [others, ways] of what a trained model reads, once it
+    has learnt the labelled examples `few` of so many new classes, which lie class by class; None: it learns
+    nothing anew. `apply(params, inputs, *, by_batch)` runs the model in evaluation, with batch normalisation
+    by these very inputs if `by_batch`.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
@@ -205,6 +213,8 @@ class Strategy(NamedTuple):
     streams: tuple[str, ...] = ()
     prepare: Callable[..., dict[str, Any]] | None = None
     compares: Compared | None = None
+    task_size: int = 0
+    told: Callable[..., Array] | None = None
     holds_start: bool = False
     heads: tuple[Cell, ...] = ()
     solver: Solver | None = None

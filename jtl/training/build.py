@@ -257,6 +257,7 @@ def build(config: Config, stats: LabelStats, steps: int, model_of: Callable[...,
         label_kind=TASKS[config.task.name].label_kind,
         input=found.input,
         preprocess=found.preprocess,
+        episode=sampling.episode_of(config.train.sampling),
     )
     strategy = strategy_kind.build(config.strategy, context)
     params = found.params
