@@ -10,14 +10,14 @@ classes (Santoro et al. 2016). What is expected on Omniglot stands in docs/choos
 from ml_collections import ConfigDict
 
 TRAIN = {
-    "proto_net": {"sampling": "episodic:5x20", "batch_size": 100, "steps": 1200},
-    "maml": {"sampling": "episodic:5x5", "batch_size": 75, "steps": 700},
+    "proto_net": {"sampling": "episodic:5x20", "batch_size": 100, "steps": 500},
+    "maml": {"sampling": "episodic:5x5", "batch_size": 50, "steps": 1000},
     "anil": {"sampling": "episodic:5x5", "batch_size": 100, "steps": 1200},
-    "reptile": {"sampling": "episodic:5x5", "batch_size": 75, "steps": 700},
+    "reptile": {"sampling": "episodic:5x5", "batch_size": 50, "steps": 1000},
 }
 STRATEGY = {
     "proto_net": {"shots": 1},
-    "maml": {"shots": 1, "inner_steps": 3, "inner_rate": 0.4},
+    "maml": {"shots": 1, "inner_steps": 2, "inner_rate": 0.4},
     "anil": {"shots": 1, "inner_steps": 5, "inner_rate": 0.4},
     "reptile": {"shots": 1, "inner_steps": 5, "inner_rate": 0.1},
 }
@@ -34,6 +34,6 @@ def get_config(strategy: str = "proto_net") -> ConfigDict:
             "augment": {"crop_scale": (0.8, 1.0), "crop_ratio": (0.9, 1.1), "flip": 0.0},
             "strategy": {"name": strategy, **STRATEGY[strategy]},
             "optim": {"name": "adam", "learning_rate": 1e-3},
-            "train": {"eval_every": 500, "eval_batch_size": 200, **TRAIN[strategy]},
+            "train": {"eval_every": 250, "eval_batch_size": 200, **TRAIN[strategy]},
         }
     )
