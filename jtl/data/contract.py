@@ -98,10 +98,9 @@ class Config:
     stratified. Both are deterministic and leave the other splits alone. With `rotated_classes` each picture
     of every split is there three times more, turned by 90, 180 and 270 degrees, as another class. `target` is
     where the examples of another domain lie that strategies adapt to; where it has labels (and
-    `has_target_labels`) they measure the result and nothing else. `labels_are` says how labels tell classes:
-    "names", "places" (0 is the first class), or "" as the run's training labels did, or if there are none, as
-    they look: numbers are compared as numbers, and are the names of as many classes as there are different
-    ones.
+    `has_target_labels`) they measure X says how labels tell classes: "names", "places" (0 is the first
+    class), or "" as the run's training labels did, or if there are none, as they look: numbers are compared
+    as numbers, and are the names of as many classes as there are different ones.
     """
 
     name: str = "image_folder"
@@ -115,6 +114,7 @@ class Config:
     rotated_classes: bool = False
     target: str = ""
     has_target_labels: Annotated[bool, ReadIf("target")] = True
+    unlabelled: str = ""
     labels_are: str = ""
 
     def __post_init__(self) -> None:
@@ -134,16 +134,23 @@ class Config:
             raise UserError("data.train_per_class and data.train_fraction are both set, expected one of them")
 
 
+def no_such_part(config: Any) -> None:
+    """Return None: in data of this kind no part is known to be without labels."""
+    del config
+
+
 class SourceKind(NamedTuple):
     """One kind of source: its settings and `open(config, labels)` → `{"train": …[, "val": …][, "test": …]}`.
 
     Where `labels.names` is fixed, data without a training split opens too (evaluation needs none). `holds` is
-    what all its examples are (`Info.holds`), "" where only what is opened says it.
+    what all its examples are (`Info.holds`), "" where only what is opened says it. `unlabelled(config)` →
+    the part of its data that is there to be learned from without labels, None where it has no such part.
     """
 
     Config: type
     open: Callable[[Any, Labels], dict[str, Source]]
     holds: str = ""
+    unlabelled: Callable[[Any], Source | None] = no_such_part
 
 
 # What to do where an example turns out to be unreadable that was not looked at before.

@@ -30,7 +30,9 @@ class Train:
     statistics: "frozen" or "adapt". `frozen_dtype` is what frozen values are kept in on the devices:
     "float32", or "auto", what a layer casts them to; the run folder has them as they were loaded. `log_every`
     is in steps. `steps_per_dispatch` steps are asked of the devices at once (0: as many as pay), where these
-    need nothing of the host in between.
+    need nothing of the host in between. Of steps whose loss or gradient is not finite `skip_nonfinite` are
+    skipped, and the next ends the run. A step, an evaluation, a save or a wait for data ends it, too, that
+    makes no progress for `hang_seconds` (0: none does) and ten times as long as it did at most before.
     """
 
     epochs: NotNegative = 10.0
@@ -51,6 +53,8 @@ class Train:
     frozen_dtype: str = layers.AUTO
     log_every: Count = 10
     steps_per_dispatch: CountOr0 = 0
+    skip_nonfinite: CountOr0 = 0
+    hang_seconds: NotNegative = 1800.0
 
     def __post_init__(self) -> None:
         check(self, "train")

@@ -28,12 +28,14 @@ def _folder(run: str) -> Path:
 
 
 def ls(run: str) -> list[dict[str, Any]]:
-    """Return step, time, size and metric of each checkpoint, those set aside as damaged at the end.
+    """Return step, time, size and metric of each checkpoint.
+
+    Behind them stand the files of what never trains, which they share, and what was set aside as damaged.
 
     Raises:
         UserError: the run has none, or one cannot be read just now.
     """
-    from jtl.training import checkpoint, checkpoint_files
+    from jtl.training import checkpoint_files, once
     from jtl.training.checkpoint_faults import Damage
 
     folder = _folder(run)
@@ -53,28 +55,36 @@ def ls(run: str) -> list[dict[str, Any]]:
         metric = meta.get("metric", "")
         entry = next((each for each in meta.get("history", ()) if each["step"] == row["step"]), {})
         row["metric"], row["value"], row["is_best"] = metric, entry.get(metric), row["step"] == best
-    aside = checkpoint.set_aside(Path(run))
-    return [*rows, *({"step": each.name, **_of_files(each), "state": "set aside"} for each in aside)]
+    aside = checkpoint_files.set_aside(Path(run))
+    kept = [
+        {"step": each.name, **_of_files(each), "state": "what never trains"} for each in once.files(Path(run))
+    ]
+    return [*rows, *kept, *({"step": each.name, **_of_files(each), "state": "set aside"} for each in aside)]
 
 
 def verify(run: str) -> dict[str, str]:
     """Return what is wrong with each checkpoint by step, "" of a sound one; all of their bytes are read.
 
+    Files of what never trains, which checkpoints share, stand by their names behind them.
+
     Raises:
         UserError: the run has none, or one cannot be read just now.
     """
-    from jtl.training import checkpoint_files
+    from jtl.training import checkpoint_files, once
     from jtl.training.checkpoint_faults import Damage
+    from jtl.weights.formats.orbax_folder import ONCE
 
     folder = _folder(run)
-    found = {}
+    found, shared = {}, {}
     for step in checkpoint_files.steps(folder):
         try:
-            checkpoint_files.check(folder / str(step))
+            meta = checkpoint_files.check(folder / str(step))
             found[str(step)] = ""
+            if about := meta.get(ONCE):
+                shared[about["file"]] = meta
         except Damage as damage:
             found[str(step)] = str(damage)
-    return found
+    return found | {file: once.fault(Path(run), meta) for file, meta in shared.items()}
 
 
 def prune(run: str, *, keep: int = 1) -> list[int]:
@@ -151,10 +161,16 @@ def _ls(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def _verify(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     refuse(overrides)
     found = verify(args.run)
-    for step, fault in found.items():
-        _say(f"checkpoint {step}: {fault or 'sound'}")
+    for name, fault in found.items():
+        _say(f"{f'checkpoint {name}' if name.isdecimal() else name}: {fault or 'sound'}")
     show(args, {"checkpoints": found})
-    bad = [step for step, fault in found.items() if fault]
+    bad = [step for step, fault in found.items() if fault and step.isdecimal()]
+    for name, fault in found.items():
+        if fault and not name.isdecimal():
+            raise UserError(
+                f"{name!r}, what never trains of all checkpoints, is damaged ({fault}); `jtl train` writes "
+                f"it again from the weights of the run, if these are what they were"
+            )
     if bad:
         raise UserError(
             f"{counted(len(bad), 'checkpoints are')} damaged (step {', '.join(bad)}); `jtl train` moves them "
