@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from jtl import distributed, runtime, signals
-from jtl.data import Source, preflight
+from jtl.data import Source, preflight, rotated
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
@@ -218,6 +218,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     beside = streams.named(target, unlabelled)
     streams.check(settings, built.parts, beside)
     sources = streams.of_batches(built.parts, splits["train"], beside)
+    rotated.check(settings.data, built.parts.input.spec(built.parts.preprocess))
     slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
