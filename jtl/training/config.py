@@ -83,6 +83,7 @@ RESUMABLE = (
     "inputs.features_bytes",
     "train.log_every",
     "train.steps_per_dispatch",
+    "train.mirror",
     "weights.cache_dir",
     "sharding.devices",
     "sharding.mesh",

@@ -30,6 +30,8 @@ class Train:
     `frozen_dtype` is what frozen values are kept in on the devices: "float32", or "auto", what a layer casts
     them to; the run folder has them as they were loaded. `log_every` is in steps. `steps_per_dispatch` steps
     are asked of the devices at once (0: as many as pay), where these need nothing of the host in between.
+    `mirror` is a URL (s3://, gs://, or a folder) that has a copy of the run folder, brought up to it behind
+    every checkpoint, and is gone on from where the run folder is empty or behind ("": none).
     """
 
     epochs: NotNegative = 10.0
@@ -50,6 +52,7 @@ class Train:
     frozen_dtype: str = layers.AUTO
     log_every: Count = 10
     steps_per_dispatch: CountOr0 = 0
+    mirror: str = ""
 
     def __post_init__(self) -> None:
         check(self, "train")
