@@ -33,6 +33,8 @@ class Train:
     need nothing of the host in between. Of steps whose loss or gradient is not finite `skip_nonfinite` are
     skipped, and the next ends the run. A step, an evaluation, a save or a wait for data ends it, too, that
     makes no progress for `hang_seconds` (0: none does) and ten times as long as it did at most before.
+    `mirror` is a URL (s3://, gs://, or a folder) that has a copy of the run folder, brought up to it behind
+    every checkpoint, and is gone on from where the run folder is empty or behind ("": none).
     """
 
     epochs: NotNegative = 10.0
@@ -55,6 +57,7 @@ class Train:
     steps_per_dispatch: CountOr0 = 0
     skip_nonfinite: CountOr0 = 0
     hang_seconds: NotNegative = 1800.0
+    mirror: str = ""
 
     def __post_init__(self) -> None:
         check(self, "train")
