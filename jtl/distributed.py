@@ -39,6 +39,33 @@ class Given(NamedTuple):
     process_id: int | None = None
 
 
+def add_arguments(parser: Any) -> None:
+    """Add the arguments that say which process of how many this is."""
+    group = parser.add_argument_group("several processes (found by themselves under Slurm, Open MPI and TPU)")
+    group.add_argument(
+        "--distributed",
+        default="",
+        metavar="HOW",
+        help=f"{AUTO}, {OFF} (each by itself), {JAX} (as JAX finds)",
+    )
+    group.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num-processes", type=int, default=None, metavar="N", help="how many there are")
+    group.add_argument("--process-id", type=int, default=None, metavar="I", help="which this is, from 0 on")
+
+
+def given_by(args: Any) -> Given:
+    """Return what the command line says."""
+    return Given(args.distributed, args.coordinator, args.num_processes, args.process_id)
+
+
+def begin(given: Given, environ: Mapping[str, str] = os.environ) -> bool:
+    """Join the other processes, where there are any; return whether there are."""
+    found = None if is_joined() else place(given, environ)
+    if found is not None:
+        join(found)
+    return is_joined()
+
+
 def place(given: Given, environ: Mapping[str, str]) -> Place | None:
     """Return which process of how many this is; None where it is the only one.
 
@@ -169,6 +196,17 @@ def await_cause(error: BaseException) -> None:
         peers.suspect()
 
 
+def tell_doing(what: str) -> None:
+    """Let the other processes know what this one is doing."""
+    if is_joined():
+        peers.tell_doing(what)
+
+
+def doing_of_others() -> dict[int, str]:
+    """Return what the other processes are doing, as far as they said, by their numbers; {} of none."""
+    return peers.doing_of_others(store(), process_id()) if is_joined() else {}
+
+
 def store() -> Any:
     """Return JAX's service, which keeps texts by key."""
     return _state().client
@@ -226,30 +264,3 @@ def _number(name: str, word: str) -> int:
 
 def _text(number: int | None) -> str:
     return "" if number is None else str(number)
-
-
-def add_arguments(parser: Any) -> None:
-    """Add the arguments that say which process of how many this is."""
-    group = parser.add_argument_group("several processes (found by themselves under Slurm, Open MPI and TPU)")
-    group.add_argument(
-        "--distributed",
-        default="",
-        metavar="HOW",
-        help=f"{AUTO}, {OFF} (each by itself), {JAX} (as JAX finds)",
-    )
-    group.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num-processes", type=int, default=None, metavar="N", help="how many there are")
-    group.add_argument("--process-id", type=int, default=None, metavar="I", help="which this is, from 0 on")
-
-
-def given_by(args: Any) -> Given:
-    """Return what the command line says."""
-    return Given(args.distributed, args.coordinator, args.num_processes, args.process_id)
-
-
-def begin(given: Given, environ: Mapping[str, str] = os.environ) -> bool:
-    """Join the other processes, where there are any; return whether there are."""
-    found = None if is_joined() else place(given, environ)
-    if found is not None:
-        join(found)
-    return is_joined()

@@ -94,9 +94,10 @@ class Config:
     `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
     stratified. Both are deterministic and leave the other splits alone. `target` is where the examples of
     another domain lie that strategies adapt to; where it has labels (and `has_target_labels`) they measure
-    the result and nothing else. `labels_are` says how labels tell classes: "names", "places" (0 is the first
-    class), or "" as the run's training labels did, or if there are none, as they look: numbers are compared
-    as numbers, and are the names of as many classes as there are different ones.
+    the result and nothing else. `unlabelled` is where examples lie that a strategy learns from without their
+    labels. `labels_are` says how labels tell classes: "names", "places" (0 is the first class), or "" as the
+    run's training labels did, or if there are none, as they look: numbers are compared as numbers, and are
+    the names of as many classes as there are different ones.
     """
 
     name: str = "image_folder"
@@ -109,6 +110,7 @@ class Config:
     train_fraction: Annotated[float, Range(above=0, high=1)] = 1.0
     target: str = ""
     has_target_labels: Annotated[bool, ReadIf("target")] = True
+    unlabelled: str = ""
     labels_are: str = ""
 
     def __post_init__(self) -> None:
@@ -128,16 +130,23 @@ class Config:
             raise UserError("data.train_per_class and data.train_fraction are both set, expected one of them")
 
 
+def no_such_part(config: Any) -> None:
+    """Return None: in data of this kind no part is known to be without labels."""
+    del config
+
+
 class SourceKind(NamedTuple):
     """One kind of source: its settings and `open(config, labels)` → `{"train": …[, "val": …][, "test": …]}`.
 
     Where `labels.names` is fixed, data without a training split opens too (evaluation needs none). `holds` is
-    what all its examples are (`Info.holds`), "" where only what is opened says it.
+    what all its examples are (`Info.holds`), "" where only what is opened says it. `unlabelled(config)` →
+    the part of its data that is there to be learned from without labels, None where it has no such part.
     """
 
     Config: type
     open: Callable[[Any, Labels], dict[str, Source]]
     holds: str = ""
+    unlabelled: Callable[[Any], Source | None] = no_such_part
 
 
 # What to do where an example turns out to be unreadable that was not looked at before.

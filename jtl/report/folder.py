@@ -10,6 +10,8 @@ from jtl.report.curves import Series
 
 # What the report shows that no other file says; the examples that it shows of a split.
 FACTS, GALLERY = "report.json", "gallery.json"
+# What jtl compare writes above its runs, which lie in OUT/VARIANT/seed0.
+COMPARISON = "compare.json"
 SPLIT_ORDER = ("test", "val")
 
 
@@ -74,6 +76,16 @@ def told_apart(runs: Sequence[Folder]) -> list[Folder]:
     names = [["/".join(each[-count:]) for each in parts] for count in range(1, longest + 1)]
     chosen = next((each for each in names if len(set(each)) == len(runs)), names[0] if names else [])
     return [run._replace(called=name) for run, name in zip(runs, chosen, strict=True)]
+
+
+def comparison(runs: Sequence[Folder]) -> dict[str, Any]:
+    """Return what `jtl compare` wrote of the runs, {} where they are not all of one comparison.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    above = {run.path.resolve().parent.parent for run in runs}
+    return _object(above.pop() / COMPARISON) if len(above) == 1 else {}
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import numpy as np
 from jtl.files import replaced
 from jtl.report.scores import Scored
 
+# The file that a run keeps them in, in the folder of each split.
+NAME = "predictions.parquet"
 # Up to here each class has a column with its probability.
 MAX_CLASSES = 100
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from jtl.metrics import f1_scores, ratio
 from jtl.report import bootstrap, calibration, operating, ranking
-from jtl.report.bootstrap import Interval, Settings
+from jtl.report.bootstrap import Interval, Settings, Statistic
 
 # Above this many (sets x examples x classes) rankings have no interval: they would take minutes.
 MAX_RANKED = 500_000_000
@@ -66,13 +67,46 @@ def of(
     return KINDS[kind](scored, settings, limits)
 
 
+def told_right(
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
+) -> Statistic:
+    """Return the statistic of what examples of one class each were told to be: shares that were told right.
+
+    They are of all examples, and "class_recall", "class_f1" and "class_precision" of each class; macro F1 is
+    over the classes that there are.
+    """
+    from scipy.sparse import csr_array
+
+    num_examples, is_right = len(labels), predicted == labels
+    every, ones = np.arange(num_examples), np.ones(num_examples)
+
+    def counts(places: np.ndarray, values: np.ndarray) -> Any:
+        return csr_array((values.astype(np.float64), (every, places)), (num_examples, num_classes))
+
+    actual_of, taken_of, hits_of = counts(labels, ones), counts(predicted, ones), counts(labels, is_right)
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        hits, actual, taken = (weights @ each for each in (hits_of, actual_of, taken_of))
+        recall, f1 = ratio(hits, actual), f1_scores(hits, actual, taken)
+        return {
+            "accuracy": weights @ is_right / num_examples,
+            "macro_f1": _mean(np.where(actual > 0, f1, np.nan)),
+            "balanced_accuracy": _mean(recall),
+            "micro_f1": hits.sum(1) / num_examples,
+            "class_recall": recall,
+            "class_f1": f1,
+            "class_precision": ratio(hits, taken),
+        }
+
+    return statistic
+
+
 def chosen(kind: str, scored: Scored, split: str, wanted: operating.Wanted | None) -> Limits:
     """Return the thresholds of each class that a split chooses (see `operating.thresholds`)."""
     return Limits(operating.thresholds(scored.predictions, POSITIVES[kind](scored), wanted), split)
 
 
 def _multiclass(scored: Scored, settings: Settings, limits: Limits | None) -> Scores:
-    from scipy.sparse import csr_array
     from scipy.special import log_softmax
 
     logits, labels = scored.logits.astype(np.float64), scored.labels.astype(np.int64)
@@ -81,27 +115,11 @@ def _multiclass(scored: Scored, settings: Settings, limits: Limits | None) -> Sc
     is_right = predicted == labels
     num_above = (scored.logits > scored.logits[every, labels][:, None]).sum(1)
 
-    def counts(places: np.ndarray, values: np.ndarray) -> Any:
-        return csr_array((values.astype(np.float64), (every, places)), (num_examples, num_classes))
-
-    ones = np.ones(num_examples)
-    actual_of, taken_of, hits_of = counts(labels, ones), counts(predicted, ones), counts(labels, is_right)
+    rates = told_right(labels, predicted, num_classes)
     bins = calibration.binned(np.exp(log_softmax(logits, axis=1).max(1)), is_right)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        hits, actual, taken = (weights @ each for each in (hits_of, actual_of, taken_of))
-        recall, f1 = ratio(hits, actual), f1_scores(hits, actual, taken)
-        is_present = actual > 0
-        found = {
-            "accuracy": weights @ is_right / num_examples,
-            "macro_f1": _mean(np.where(is_present, f1, np.nan)),
-            "balanced_accuracy": _mean(recall),
-            "micro_f1": hits.sum(1) / num_examples,
-            "expected_calibration_error": calibration.error(bins, weights),
-            "class_recall": recall,
-            "class_f1": f1,
-            "class_precision": ratio(hits, taken),
-        }
+        found = {**rates(weights), "expected_calibration_error": calibration.error(bins, weights)}
         if num_classes > TOP:
             found[f"top{TOP}_accuracy"] = weights @ (num_above < TOP) / num_examples
         return found

@@ -1,20 +1,22 @@
-"""Several runs on one page: their numbers, their curves, their classes, and in what they differ."""
+"""Several runs on one page: which is better by how much, numbers, curves, classes, how they differ."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jtl.report import charts
+from jtl.report import charts, folder, gains
+from jtl.report.bootstrap import Interval, Settings
 from jtl.report.curves import Series
 from jtl.report.folder import Folder
 from jtl.report.html import Markup, Part, element
 from jtl.report.sections import card, number, scores_of, table, words
 
 MAX_CLASSES = 60
+SETTINGS = Settings()
 
 
 def parts(runs: Sequence[Folder]) -> list[Markup]:
     """Return the parts of the page, from top to bottom."""
-    found = [_head(runs), _numbers(runs), _curves(runs), _classes(runs), _differences(runs)]
+    found = [_head(runs), _gains(runs), _numbers(runs), _curves(runs), _classes(runs), _differences(runs)]
     return [part for part in found if part]
 
 
@@ -24,6 +26,55 @@ def _head(runs: Sequence[Folder]) -> Markup:
         element("h1", f"{len(runs)} runs side by side"),
         element("p", " · ".join(found.name for found in runs), class_="lead"),
     )
+
+
+def _gains(runs: Sequence[Folder]) -> Markup | None:
+    """Return which runs are better: of their comparison over seeds or folds, and over the same examples."""
+    made: list[Markup] = []
+    compared = folder.comparison(runs)
+    if lines := [str(line) for line in compared.get("sentences") or ()]:
+        is_whole = compared.get("status") == "finished"
+        unit = f"Over {compared.get('unit', 'run')}s, by jtl compare{'' if is_whole else ' (not finished)'}"
+        made += [element("h4", unit), *(element("p", line) for line in lines)]
+    split = next(iter(runs[0].splits), "")
+    if lines := gains_of_examples(runs, split):
+        made += [element("h4", f"Over the examples of {split}"), *(element("p", line) for line in lines)]
+    return card("Which is better", *made) if made else None
+
+
+def gains_of_examples(runs: Sequence[Folder], split: str, settings: Settings = SETTINGS) -> list[str]:
+    """Return a sentence for each run but the first: by how much it is better on the examples both predicted.
+
+    They are about what the first run is judged by, or accuracy; there are none where runs kept no predictions
+    of the same examples, or of no classes.
+    """
+    told = [gains.read(run.path / split) if split in run.splits else None for run in runs]
+    first, *others = told
+    monitor = str(runs[0].facts.get("monitor", "")).rpartition("/")[2]
+    lines, num_examples = [], 0
+    for run, own in zip(runs[1:], others, strict=True):
+        found = None if first is None or own is None else gains.over(own, first, settings)
+        if found is None or first is None:
+            continue
+        num_examples = len(first.labels)
+        name = monitor if monitor in found else "accuracy"
+        lines.append(_sentence(run.name, runs[0].name, words(name), split, found[name]))
+    if not lines:
+        return []
+    how = f"paired bootstrap over the {num_examples:,} examples, {settings.resamples:,} sets"
+    return [*lines, f"In brackets: {settings.level:.0%} intervals, {how}; they say nothing of other seeds."]
+
+
+def _sentence(run: str, reference: str, metric: str, split: str, found: Interval) -> str:
+    gain, low, high = (float(value) for value in found)
+    interval = f"({low:+.4f} to {high:+.4f})"
+    if low <= 0.0 <= high:
+        return (
+            f"{run} and {reference} cannot be told apart by {metric} on {split}: the gain of {gain:+.4f} "
+            f"{interval} may be chance."
+        )
+    kind = "better" if gain > 0.0 else "worse"
+    return f"{run} is {kind} than {reference} by {abs(gain):.4f} of {metric} on {split} {interval}."
 
 
 def _numbers(runs: Sequence[Folder]) -> Markup:
@@ -44,7 +95,7 @@ def _numbers(runs: Sequence[Folder]) -> Markup:
     rows.append(["trained parameters", *map(number, trained)])
     seconds = [float(sum((found.summary.get("seconds") or {}).values())) for found in runs]
     rows.append(["seconds", *(number(value, 0) for value in seconds)])
-    note = "intervals are of each run by itself; jtl compare has those of paired differences"
+    note = "intervals are of each run by itself; those of differences, where there are any, stand above"
     return card(
         "Numbers", table(["", *(found.name for found in runs)], rows), element("p", note, class_="note")
     )

@@ -16,7 +16,7 @@ from jtl.inputs import Inputs, Unreadable
 from jtl.serve import bodies, refusal
 from jtl.serve import engine as engines
 from jtl.serve.batching import Batcher
-from jtl.serve.bodies import Asked, Item
+from jtl.serve.bodies import AnswerOptions, Item
 from jtl.serve.refusal import Refused
 from jtl.serve.settings import KEY_VARIABLE
 from jtl.serve.state import Served
@@ -82,7 +82,7 @@ def as_response(
     return Response(content, status, dict(headers or {}), media_type="application/json")
 
 
-async def _row(served: Served, batcher: Batcher, item: Item, asked: Asked) -> dict[str, Any]:
+async def _row(served: Served, batcher: Batcher, item: Item, asked: AnswerOptions) -> dict[str, Any]:
     """Return what is said of an item, or why it cannot be read."""
     engine = served.engine
     try:

@@ -40,7 +40,7 @@ class Item(NamedTuple):
     refused: Refused | None = None
 
 
-class Asked(NamedTuple):
+class AnswerOptions(NamedTuple):
     """What of an answer is chosen by the query: how many classes, and whether they are explained."""
 
     top: int = 5
@@ -128,11 +128,11 @@ def items_of(body: bytes, content_type: str, holds: str, settings: Settings) -> 
     return found
 
 
-def asked(query: bytes) -> Asked:
+def asked(query: bytes) -> AnswerOptions:
     """Return what a query chooses.
 
     >>> asked(b"top=3&explain=1")
-    Asked(top=3, is_explained=True)
+    AnswerOptions(top=3, is_explained=True)
 
     Raises:
         Refused: it chooses something else, or what cannot be.
@@ -143,13 +143,13 @@ def asked(query: bytes) -> Asked:
         if name not in ("top", "explain"):
             expected = f"top or explain; nearest: {nearest(name, ('top', 'explain'))}"
             raise Refused(BAD_REQUEST, f"query parameter {shown(name)}", expected)
-    top = values.get("top", str(Asked().top))
+    top = values.get("top", str(AnswerOptions().top))
     if not (top.isascii() and top.isdecimal() and int(top[:9]) > 0):
         raise Refused(BAD_REQUEST, f"top={shown(top)}", "a number of classes, 1 or more")
     explain = values.get("explain", "0")
     if explain not in ("0", "1"):
         raise Refused(BAD_REQUEST, f"explain={shown(explain)}", "0 or 1")
-    return Asked(int(top[:9]), explain == "1")
+    return AnswerOptions(int(top[:9]), explain == "1")
 
 
 def _raw(body: bytes, options: Mapping[bytes, bytes], holds: str, most: int) -> list[Item]:

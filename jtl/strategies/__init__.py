@@ -10,6 +10,9 @@ from jtl.strategies import (
     dann,
     delta,
     distillation,
+    fix_match,
+    flex_match,
+    free_match,
     full,
     gradual,
     ia3,
@@ -18,9 +21,11 @@ from jtl.strategies import (
     lp_ft,
     mcc,
     mdd,
+    mean_teacher,
     partial,
     probe,
     proto_net,
+    pseudo_label,
     vpt,
 )
 from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
@@ -49,4 +54,9 @@ STRATEGIES: dict[str, StrategyKind] = {
     "distillation": distillation.KIND,
     "vpt": vpt.KIND,
     "proto_net": proto_net.KIND,
+    "fix_match": fix_match.KIND,
+    "flex_match": flex_match.KIND,
+    "free_match": free_match.KIND,
+    "pseudo_label": pseudo_label.KIND,
+    "mean_teacher": mean_teacher.KIND,
 }

@@ -34,7 +34,8 @@ MAX_SIZED = 400
 # (run folder, source, rows) → what the predictions of these rows hang on. What explains a model stands on it:
 # whoever starts the run gives this.
 Explain = Callable[[Path, Source, Sequence[int]], Overlays]
-PROGRAMS = ("jtl", "main.py", "__main__.py")
+# The ends of the paths of jtl's own programs, and the verb that each stands for by itself.
+PROGRAMS: dict[str, list[str]] = {"jtl": [], "jtl/__main__.py": [], "jtl/main.py": ["train"]}
 
 
 class Told(NamedTuple):
@@ -145,12 +146,10 @@ def licence(spec: str) -> str:
 
 
 def command() -> str:
-    """Return the command of this process, as a person would type it."""
+    """Return the command of this process, as a person would type it; "" where a program called jtl."""
     first, *rest = sys.argv or [""]
-    name = Path(first).name
-    if name not in PROGRAMS:
-        return shlex.join([first, *rest])
-    return shlex.join(["jtl", *([] if name == "jtl" or rest[:1] == ["train"] else ["train"]), *rest])
+    verb = next((verb for path, verb in PROGRAMS.items() if Path(first).match(path)), None)
+    return "" if verb is None else shlex.join(["jtl", *verb, *rest])
 
 
 def _write_examples(
@@ -159,7 +158,7 @@ def _write_examples(
     source = ready.feed.splits[split]
     kind_of_input, kind = ready.plan.built.parts.input, scored.kind_of(ready.plan.settings.task.name)
     names = (source.describe(index) for index in range(len(source)))
-    predictions.write(folder / "predictions.parquet", predictions.columns(kind, examples, names))
+    predictions.write(folder / predictions.NAME, predictions.columns(kind, examples, names))
     shown = gallery.items(
         gallery.chosen(kind, examples),
         source.describe,

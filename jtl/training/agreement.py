@@ -18,12 +18,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jtl.signals import Stopped, StopRequest
 from jtl.training import sharding
 
-# So many answers are on their way; as many steps are dispatched ahead (see `loop`).
-MAX_PENDING = 2
+# Steps dispatched beyond the one that is waited for (see `loop`), and answers that are on their way.
+MAX_AHEAD = 2
 
 
 @runtime_checkable
-class Asked(Protocol):
+class StopSource(Protocol):
     """Whether the run is asked to stop, by a signal to this process or to any."""
 
     @property
@@ -85,7 +85,7 @@ class Shared:
         """Raise Stopped in all processes at once, some calls after a signal came."""
         self._has_begun = True
         self._pending.append(self._largest(self._heard()))
-        if len(self._pending) > MAX_PENDING:
+        if len(self._pending) > MAX_AHEAD:
             self._note(self._pending.popleft())
         if self._number:
             raise Stopped(self._number)
@@ -131,6 +131,6 @@ class Shared:
         return self._known[number]
 
 
-def of(own: StopRequest, mesh: Mesh) -> Asked:
+def of(own: StopRequest, mesh: Mesh) -> StopSource:
     """Return the request that the processes of a run share; of one process its own."""
     return own if jax.process_count() == 1 else Shared(own, mesh)

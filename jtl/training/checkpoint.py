@@ -29,8 +29,9 @@ from jtl.weights.formats.orbax_folder import ONCE
 
 NUM_LATEST = 2
 ONE = ocp.options.MultiprocessingOptions()
-# What must be finite in a checkpoint: what trains, running statistics, and the average of what trains.
-FINITE = ("trainable", "model_state", "ema")
+# What must be finite in a checkpoint: what trains, running statistics, the average of what trains, and the
+# strategy's memory.
+FINITE = ("trainable", "model_state", "ema", "memory")
 
 
 class Restored(NamedTuple):

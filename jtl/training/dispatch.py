@@ -23,8 +23,8 @@ from jtl.errors import UserError, at_end
 from jtl.inputs.contract import leaves_of, map_leaves
 from jtl.signals import interruptibly
 from jtl.strategies.contract import TRAIN
-from jtl.training import evaluate, flops, optim, routes, sharding, step
-from jtl.training.agreement import Asked
+from jtl.training import evaluate, flops, optim, routes, sharding, step, views
+from jtl.training.agreement import StopSource
 from jtl.training.config import Config
 from jtl.training.ready import Feed, Run
 from jtl.training.state import State
@@ -46,7 +46,7 @@ class Span(NamedTuple):
 class Dispatches:
     """The spans of a run from a step on, and the compiled program of each phase and shape of batches."""
 
-    def __init__(self, ready: Run, stop: Asked) -> None:
+    def __init__(self, ready: Run, stop: StopSource) -> None:
         self._ready, self._stop = ready, stop
         self._phases = optim.phases(ready.plan.built.parts.groups)
         self._jitted: dict[int, jax.stages.Wrapped] = {}
@@ -206,18 +206,21 @@ def _reader(ready: Run, name: str, start: int) -> Generator[step.Batch, None, No
     own = sharding.rows_of(ready.programs.mesh)
     if name in ready.feed.kept:
         return ready.feed.kept[name](start)
+    stream = parts.strategy.streams.get(name)
     read = partial(
         pipeline.train_batches,
-        transform=parts.input.transform(parts.preprocess, parts.augment),
+        transform=parts.input.transform(parts.preprocess, views.augment_of(parts, name)),
         kind=parts.input,
         preprocess=parts.preprocess,
+        varied_by=routes.stream_seed(settings.train.seed, name),
     )
     return (planned_batches if name in ready.feed.residents else read)(
         ready.feed.streams[name],
-        batch_size=settings.train.batch_size,
-        seed=routes.stream_seed(settings.train.seed, name),
+        batch_size=views.rows_of(parts, name, settings.train.batch_size),
+        # Streams of the same examples have them in the same order.
+        seed=routes.stream_seed(settings.train.seed, name if stream is None else stream.of),
         start_step=start,
-        sampling=settings.train.sampling if name == TRAIN else UNIFORM,
+        sampling=settings.train.sampling if TRAIN in (name, stream and stream.of) else UNIFORM,
         shard_index=own.place,
         num_shards=own.num,
         num_views=settings.train.views if parts.augment is not None else 0,

@@ -33,6 +33,12 @@ OPTIM: dict[str, dict[str, Any]] = {
     "mcc": {},
     "mdd": {},
     "proto_net": {},
+    "pseudo_label": {},
+    # What is evaluated and written is an average, as in the papers; the mean teacher learns from it.
+    "fix_match": {"ema": 0.999},
+    "flex_match": {"ema": 0.999},
+    "free_match": {"ema": 0.999},
+    "mean_teacher": {"ema": 0.999},
 }
 MODEL: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 10}}
 STRATEGY: dict[str, dict[str, Any]] = {"partial": {"rules": (("^head/", 1.0), (".", 0.1))}}

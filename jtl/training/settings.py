@@ -32,6 +32,9 @@ class Train:
     are asked of the devices at once (0: as many as pay), where these need nothing of the host in between.
     `mirror` is a URL (s3://, gs://, or a folder) that has a copy of the run folder, brought up to it behind
     every checkpoint, and is gone on from where the run folder is empty or behind ("": none).
+    Of steps whose loss or gradient is not finite `skip_nonfinite` are skipped, and the next ends the run. A
+    step, an evaluation, a save or a wait for data ends it, too, that makes no progress for `hang_seconds` (0:
+    none does) and ten times as long as it did at most before.
     """
 
     epochs: NotNegative = 10.0
@@ -53,6 +56,8 @@ class Train:
     log_every: Count = 10
     steps_per_dispatch: CountOr0 = 0
     mirror: str = ""
+    skip_nonfinite: CountOr0 = 0
+    hang_seconds: NotNegative = 1800.0
 
     def __post_init__(self) -> None:
         check(self, "train")

@@ -1,7 +1,6 @@
 """How the state at step 0 comes of a model's values: of arrays, and of shapes where nothing is run."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,13 +14,20 @@ from jtl.training.step import Parts
 
 def creator(parts: Parts, config: Config, params: Any, model_state: Any) -> Callable[[Any, Any], State]:
     """Return the function (params, model_state) → the state at step 0, of such values or shapes."""
-    return partial(
-        states.create,
-        groups=parts.groups,
-        optimizer=parts.optimizer,
-        has_ema=optim.has_average(config.optim),
-        narrow=precision.narrowing(config, parts.model, params, model_state),
-    )
+    narrow = precision.narrowing(config, parts.model, params, model_state)
+
+    def create(params: Any, model_state: Any) -> State:
+        return states.create(
+            params,
+            model_state,
+            parts.groups,
+            parts.optimizer,
+            has_ema=optim.has_average(config.optim),
+            memory=parts.strategy.memory(),
+            narrow=narrow,
+        )
+
+    return create
 
 
 def shapes(parts: Parts, config: Config, params: Any, model_state: Any) -> State:

@@ -20,8 +20,8 @@ from jtl.verbs.contract import (
     say_next,
     show,
 )
-from jtl.verbs.given import class_names
-from jtl.verbs.scoring import Asked
+from jtl.verbs.given import class_names, with_head
+from jtl.verbs.scoring import Extras
 
 if TYPE_CHECKING:
     import jtl.data
@@ -70,7 +70,7 @@ def run(
     split: str = "",
     batch_size: int = BATCH_SIZE,
     out: str = "",
-    asked: Asked = Asked(),  # noqa: B008  a named tuple cannot change
+    asked: Extras = Extras(),  # noqa: B008  a named tuple cannot change
     overrides: Overrides = (),
 ) -> dict[str, Any]:
     """Evaluate a run or pretrained weights; print tables to stderr and return one JSON-ready result.
@@ -95,7 +95,7 @@ def run(
     if is_zero_shot:
         trained, splits = _zero_shot(weights, data, overrides)
     else:
-        trained, splits = _with_head(run_folder, weights, data, overrides, names)
+        trained, splits = _opened(run_folder, weights, data, overrides, names)
     split = _chosen_split(split, splits)
     checked = preflight.inspect(
         {split: splits[split]}, trained.settings.data, config.input_of(trained.settings.model)
@@ -165,7 +165,7 @@ def _following(args: argparse.Namespace, overrides: Overrides, result: Mapping[s
     ]
 
 
-def _with_head(
+def _opened(
     run_folder: str, weights: str, data: str, overrides: Overrides, names: tuple[str, ...]
 ) -> "tuple[jtl.predictor.Trained, dict[str, jtl.data.Source]]":
     """Return a model with the head it has, and the splits of the data, read with its classes."""
@@ -174,15 +174,7 @@ def _with_head(
 
     if not run_folder and not data:
         raise UserError("--weights needs --data: a folder, a table or a .npz file to evaluate on")
-    if run_folder:
-        found = predictor.of_run(run_folder)
-    else:
-        settings = config.weights_of(overrides)
-        found = predictor.of_weights(weights, settings, needs_head=not names)
-        if names and not found.stats.label_names:
-            found = predictor.of_classes(weights, names, settings)
-        elif names:
-            found = predictor.with_names(found, names)
+    found = predictor.of_run(run_folder) if run_folder else with_head(weights, names, overrides)
     if not run_folder and not predictor.has_names(found):
         sys.stderr.write(f"{weights} brings no class names: labels are the indices of its outputs\n")
     settings = build.with_data(found.settings, data) if data else found.settings
@@ -191,7 +183,7 @@ def _with_head(
 
 
 def _validation(
-    opened: "jtl.predictor.Predictor", splits: "Mapping[str, jtl.data.Source]", batch_size: int, asked: Asked
+    opened: "jtl.predictor.Predictor", splits: "Mapping[str, jtl.data.Source]", batch_size: int, asked: Extras
 ) -> "jtl.metrics.Summary | None":
     """Measure the validation split, which chooses thresholds; None without one."""
     from jtl import predictor
@@ -206,7 +198,7 @@ def _validation(
 def _told(
     own: "jtl.metrics.Summary",
     beside: "tuple[jtl.report.scores.Scored, jtl.report.scores.Scores] | None",
-    asked: Asked,
+    asked: Extras,
     names: tuple[str, ...],
 ) -> dict[str, Any]:
     """Print the numbers with their intervals, and return what the result has of them beside the task's."""

@@ -31,7 +31,7 @@ WAYS, SHOTS, QUERIES, EPISODES, BATCH_SIZE = 5, "1,5", 15, 600, 32
 QUANTILE = 1.959964
 
 
-class Asked(NamedTuple):
+class Episodes(NamedTuple):
     """Which episodes are drawn: so many, of so many classes, once for each number of shots, by a seed."""
 
     ways: int = WAYS
@@ -76,7 +76,7 @@ def run(
     *,
     data: str,
     weights: Sequence[str],
-    asked: Asked = Asked(),  # noqa: B008  a named tuple cannot change
+    asked: Episodes = Episodes(),  # noqa: B008  a named tuple cannot change
     split: str = "",
     base: str = "",
     layer: str = OWN,
@@ -140,7 +140,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(
-    features: "np.ndarray", labels: "np.ndarray", asked: Asked, centre: "np.ndarray | None"
+    features: "np.ndarray", labels: "np.ndarray", asked: Episodes, centre: "np.ndarray | None"
 ) -> list[dict[str, Any]]:
     """Return accuracy and half its interval for every number of shots and method."""
     from jtl.data.episodes import Shape
@@ -162,7 +162,7 @@ def accuracies(
     features: "np.ndarray",
     labels: "np.ndarray",
     shape: "jtl.data.episodes.Shape",
-    asked: Asked,
+    asked: Episodes,
     centre: "np.ndarray | None" = None,
 ) -> "np.ndarray":
     """Return the share of queries that a method tells right, of every episode."""
@@ -247,7 +247,7 @@ def _class_names(source: "jtl.data.Source", data: str) -> "np.ndarray":
     return np.asarray(source.info.label_names)[labels]
 
 
-def _check(asked: Asked, batch_size: int, out: str) -> None:
+def _check(asked: Episodes, batch_size: int, out: str) -> None:
     check_at_least("--batch-size", batch_size)
     check_at_least("--ways", asked.ways, 2)
     check_at_least("--queries", asked.queries)
@@ -259,7 +259,7 @@ def _check(asked: Asked, batch_size: int, out: str) -> None:
         check_writable(out, (".json",))
 
 
-def _check_classes(labels: "np.ndarray", names: tuple[str, ...], asked: Asked) -> None:
+def _check_classes(labels: "np.ndarray", names: tuple[str, ...], asked: Episodes) -> None:
     """Raise UserError unless episodes can be drawn of these classes."""
     import numpy as np
 
@@ -296,7 +296,7 @@ def _say(text: str) -> None:
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    asked = Asked(args.ways, shots_of(args.shots), args.queries, args.episodes, args.seed)
+    asked = Episodes(args.ways, shots_of(args.shots), args.queries, args.episodes, args.seed)
     result = run(
         data=args.data,
         weights=args.weights,

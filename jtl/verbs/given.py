@@ -59,9 +59,30 @@ def of_model(
 def of_weights(
     weights: str, names: tuple[str, ...] = (), overrides: Overrides = (), *, needs_head: bool = True
 ) -> "jtl.predictor.Trained":
-    """Return the model of weights, its outputs called by `names` or those they bring; say which.
+    """Return the model of weights for people to look at: outputs that have no name are shown by one; say so.
 
     Unless it `needs_head`, it may be a backbone, which has no classes.
+
+    Raises:
+        UserError: as `with_head`.
+    """
+    from jtl import predictor
+
+    found = with_head(weights, names, overrides, needs_head=needs_head)
+    imagenet = predictor.imagenet_names()
+    if names or predictor.has_names(found) or not found.stats.label_names:
+        return found
+    if len(found.stats.label_names) == len(imagenet):
+        sys.stderr.write("1000 outputs without names: shown as those of ImageNet-1k\n")
+        return predictor.with_names(found, imagenet)
+    sys.stderr.write(f"{weights} brings no class names: shown are indices; --classes names them\n")
+    return found
+
+
+def with_head(
+    weights: str, names: tuple[str, ...] = (), overrides: Overrides = (), *, needs_head: bool = True
+) -> "jtl.predictor.Trained":
+    """Return the model of weights, its outputs called by `names` or by what they bring, else by indices.
 
     Raises:
         UserError: the weights are of no model jtl knows, or have another number of classes.
@@ -73,16 +94,7 @@ def of_weights(
     found = predictor.of_weights(weights, settings, needs_head=needs_head and not names)
     if names and not found.stats.label_names:
         return predictor.of_classes(weights, names, settings)
-    if names:
-        return predictor.with_names(found, names)
-    imagenet = predictor.imagenet_names()
-    if predictor.has_names(found) or not found.stats.label_names:
-        return found
-    if len(found.stats.label_names) == len(imagenet):
-        sys.stderr.write("1000 outputs without names: shown as those of ImageNet-1k\n")
-        return predictor.with_names(found, imagenet)
-    sys.stderr.write(f"{weights} brings no class names: shown are indices; --classes names them\n")
-    return found
+    return predictor.with_names(found, names) if names else found
 
 
 def of_artefact(artefact: str, names: tuple[str, ...], overrides: Overrides) -> "jtl.predictor.Predictor":

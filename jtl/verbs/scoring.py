@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RESAMPLES, FILES = 1000, (".csv", ".parquet")
 
 
-class Asked(NamedTuple):
+class Extras(NamedTuple):
     """What is asked beside the task's own numbers.
 
     `at_recall` and `at_precision` (0: no wish) are what an operating point is to reach; `views` are averaged
@@ -49,13 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sets that are drawn")
 
 
-def of_arguments(args: argparse.Namespace) -> Asked:
+def of_arguments(args: argparse.Namespace) -> Extras:
     """Return what is asked on the command line."""
     views = tuple(filter(None, (view.strip() for view in args.tta.split(","))))
-    return Asked(args.at_recall, args.at_precision, views, args.resamples, args.seed)
+    return Extras(args.at_recall, args.at_precision, views, args.resamples, args.seed)
 
 
-def check(asked: Asked, out: str) -> None:
+def check(asked: Extras, out: str) -> None:
     """Check what is asked, before anything is computed.
 
     Raises:
@@ -81,7 +81,7 @@ def measured(
     opened: "jtl.predictor.Predictor",
     found: "jtl.metrics.Summary",
     split: str,
-    asked: Asked,
+    asked: Extras,
     validation: "Callable[[], jtl.metrics.Summary | None]",
 ) -> "tuple[jtl.report.scores.Scored, jtl.report.scores.Scores] | None":
     """Return every example and what was found of them; None where the model's outputs were not kept.

@@ -109,11 +109,13 @@ def test_example_that_cannot_be_read_any_more_is_shown_as_nothing() -> None:
     ("words", "expected"),
     [
         (["/usr/bin/jtl", "train", "--config", "a b.py"], "jtl train --config 'a b.py'"),
-        (["jtl/main.py", "--config", "a.py"], "jtl train --config a.py"),
-        (["-m"], "-m"),
+        (["/x/jtl/main.py", "--config", "a.py"], "jtl train --config a.py"),
+        (["/x/jtl/__main__.py", "compare", "--out", "c"], "jtl compare --out c"),
+        (["/x/ipykernel_launcher.py", "-f", "kernel.json"], ""),
+        (["main.py", "photos/"], ""),
     ],
 )
-def test_command_is_as_a_person_types_it(
+def test_command_is_as_a_person_types_it_and_none_of_a_program_that_calls_jtl(
     words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", words)

@@ -71,7 +71,7 @@ def test_unknown_split_is_named(source: Path) -> None:
 
 def test_every_number_has_an_interval_beside_the_tasks_own(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
-    asked = scoring.Asked(resamples=50, at_recall=0.5)
+    asked = scoring.Extras(resamples=50, at_recall=0.5)
     found = evaluate.run(run_folder=str(source), split="val", batch_size=200, asked=asked, out=str(out))
     for name in ("accuracy", "macro_f1", "balanced_accuracy"):
         row = found["scores"][name]
@@ -139,7 +139,7 @@ def test_predictions_are_averaged_over_the_views_of_an_image(source: Path) -> No
 )
 def test_what_cannot_be_asked_is_one_line(source: Path, asked: Any, out: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate.run(run_folder=str(source), split="val", asked=scoring.Asked(**asked), out=out)
+        evaluate.run(run_folder=str(source), split="val", asked=scoring.Extras(**asked), out=out)
 
 
 def test_classes_are_for_weights(source: Path) -> None:

@@ -14,9 +14,9 @@ from jtl.data.episodes import Shape
 from jtl.errors import UserError
 from jtl.ranking import FEW_SHOT
 from jtl.verbs import few_shot
-from jtl.verbs.few_shot import Asked, run
+from jtl.verbs.few_shot import Episodes, run
 
-FEW = Asked(ways=2, shots=(1,), queries=1, num_episodes=12)
+FEW = Episodes(ways=2, shots=(1,), queries=1, num_episodes=12)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_interval_is_that_of_a_mean_over_episodes() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 9)
     features = random.normal(size=(36, 6)) + 1.2 * np.eye(4, 6)[labels]
-    asked = Asked(ways=3, shots=(1, 5), queries=4, num_episodes=12)
+    asked = Episodes(ways=3, shots=(1, 5), queries=4, num_episodes=12)
     rows = few_shot._rows(features, labels, asked, None)
     shares = few_shot.accuracies(FEW_SHOT["nearest_mean"], features, labels, Shape(3, 1, 4), asked)
     row = rows[0]
@@ -75,7 +75,7 @@ def test_a_split_of_other_classes_is_read_by_itself(weights: str, tmp_path: Path
     ],
 )
 def test_episodes_that_cannot_be_drawn_are_one_line(
-    weights: str, photos: Path, asked: Asked, message: str
+    weights: str, photos: Path, asked: Episodes, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         run(data=str(photos), weights=[weights], asked=asked)

@@ -15,7 +15,7 @@ from jtl.strategies.contract import Solver
 from jtl.training import build, config
 from jtl.verbs import features, observed
 from jtl.verbs.rank import candidates, examples, plot, results, tables
-from jtl.verbs.rank.examples import Asked
+from jtl.verbs.rank.examples import Sample
 from jtl.verbs.rank.rank import run
 from jtl.weights.hub import catalogue
 
@@ -120,7 +120,7 @@ def test_data_that_cannot_be_ranked_on_is_one_line(weights: str, tmp_path: Path)
     with pytest.raises(UserError, match="has the class 'ant' alone; expected two or more"):
         run(data=str(one), weights=[weights], estimates=False)
     with pytest.raises(UserError, match="--split 'tets' is not in the data; nearest: 'train'"):
-        run(data=few, weights=[weights], asked=Asked(split="tets"), estimates=False)
+        run(data=few, weights=[weights], asked=Sample(split="tets"), estimates=False)
     with pytest.raises(UserError, match=r"task\.name is 'masked_tokens', whose labels are of kind 'none'"):
         run(data=few, weights=[weights], overrides=[("task.name", "masked_tokens")], estimates=False)
 

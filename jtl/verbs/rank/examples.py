@@ -32,7 +32,7 @@ class Examples(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Asked(NamedTuple):
+class Sample(NamedTuple):
     """Which examples are asked for: the split ("": training, else what there is), and how many (0: all)."""
 
     split: str = ""
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 
 def examples(
-    opened: "jtl.predictor.Predictor", data: str, asked: Asked, overrides: Overrides, least: int
+    opened: "jtl.predictor.Predictor", data: str, asked: Sample, overrides: Overrides, least: int
 ) -> Examples:
     """Open and check the data as the first candidate reads it; every class needs `least` examples.
 

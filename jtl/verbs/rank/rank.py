@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jtl import files
 from jtl.errors import UserError
 from jtl.verbs.contract import Overrides, Verb, add_batch_size, check_at_least, override_words, say_next, show
-from jtl.verbs.rank.examples import MIN_FOLDS, Asked
+from jtl.verbs.rank.examples import MIN_FOLDS, Sample
 
 if TYPE_CHECKING:
     from jtl.verbs.rank.candidates import Candidate
@@ -62,7 +62,7 @@ def run(
     weights: Sequence[str] = (),
     catalogue: str = "",
     folds: int = FOLDS,
-    asked: Asked = Asked(num_examples=NUM_EXAMPLES),  # noqa: B008  a named tuple cannot change
+    asked: Sample = Sample(num_examples=NUM_EXAMPLES),  # noqa: B008  a named tuple cannot change
     skips_unreadable: bool = False,
     estimates: bool = True,
     batch_size: int = BATCH_SIZE,
@@ -129,7 +129,7 @@ class _Ranking:
         self,
         data: str,
         folds: int,
-        asked: Asked,
+        asked: Sample,
         batch_size: int,
         overrides: Overrides,
         estimates: bool,
@@ -195,7 +195,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         weights=args.weights,
         catalogue=args.catalogue,
         folds=args.folds,
-        asked=Asked(args.split, args.examples),
+        asked=Sample(args.split, args.examples),
         skips_unreadable=args.skip_unreadable,
         estimates=not args.no_estimate,
         batch_size=args.batch_size,
