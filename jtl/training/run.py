@@ -256,8 +256,7 @@ def prepare(
     is_once = cut.cut is not None
     routed = _routed(plan, sources, mesh, live, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
-    unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
-    dispatch.check(asked, feed, unit, is_kept=is_once)
+    dispatch.check(settings.train.steps_per_dispatch, feed, built.parts.input.unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     held = {**splits, **streams.named(None, unlabelled)}
@@ -274,11 +273,15 @@ def prepare(
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     distributed.meet(f"{folder} prepared")
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
+    programs = _programs(plan, mesh, state_sharding)
+    return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
+
+
+def _programs(plan: Plan, mesh: Mesh, state_sharding: Any) -> Programs:
     parts = plan.built.parts
     compiled = (step.make_eval_step(parts), step.make_output_step(parts))
     whole = (sharding.with_whole_results(each, mesh) for each in compiled)
-    programs = Programs(mesh, state_sharding, *whole)
-    return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
+    return Programs(mesh, state_sharding, *whole)
 
 
 def _routed(
