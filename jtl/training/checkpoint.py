@@ -53,15 +53,24 @@ class Checkpoints:
     """The checkpoints of one run folder. Saves are asynchronous; `close` waits for the last one.
 
     `metric` is what picks the best of the run's evaluations. `still` are leaves of the state that no step
-    moves: they are kept once (one that moves all the same is only kept anew).
+    moves: they are kept once (one that moves all the same is only kept anew). `saved` is told the step of
+    each save that has begun.
     """
 
-    def __init__(self, folder: Path, *, metric: str, is_maximized: bool, still: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        metric: str,
+        is_maximized: bool,
+        still: Collection[str] = (),
+        saved: Callable[[int], None] = lambda step: None,
+    ) -> None:
         # What Orbax and its threads tell of faults arrives here as an exception, too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder.resolve()
         self._metric, self._is_maximized = metric, is_maximized
-        self._still, self._kept = frozenset(still), ""
+        self._still, self._kept, self._saved = frozenset(still), "", saved
         self._history: progress.History = []
         self._num_bytes = 0
         self._examine = jax.jit(_examined)
@@ -113,6 +122,7 @@ class Checkpoints:
         )
         with self._saving():
             self._manager.save(step, args=items, force=True)
+        self._saved(step)
 
     def restore(self, like: Any, warn: Callable[[str], None]) -> Restored | None:
         """Return the newest checkpoint that verifies, or None where there is none.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from jtl import distributed, runtime, signals
-from jtl.data import Source, preflight
+from jtl.data import Source, preflight, rotated
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
@@ -37,6 +37,7 @@ from jtl.training import (
     loop,
     lost,
     meta,
+    mirror,
     notes,
     precision,
     progress,
@@ -56,13 +57,14 @@ from jtl.training import (
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
+from jtl.training.mirror import Mirror
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME
 
-TARGET_TEST = "target_test"
+TARGET_TEST, SCRATCH = "target_test", "scratch"
 
 
 def run_folder(settings: Config, spec: str) -> Path:
@@ -97,8 +99,8 @@ def run(
             f"pretrained weights, or baseline=false"
         )
     live, began = Live(), time.monotonic() if began is None else began
-    with shared.owned(folder, live.log, by="run"):
-        return _run(settings, folder, live, stop, explain=explain, began=began)
+    with shared.owned(folder, live.log, by="run"), mirror.kept(settings, folder, live.log) as copy:
+        return _run(settings, folder, live, stop, explain=explain, began=began, copy=copy)
 
 
 def _run(
@@ -109,13 +111,16 @@ def _run(
     *,
     explain: account.Explain | None,
     began: float,
+    copy: Mirror | None,
 ) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
     result = distributed.told(f"{folder} finished", lambda: claim.finished(settings, folder, live))
-    result = result or _train(settings, folder, live, stop, explain=explain, began=began)
+    if copy is not None:
+        copy.claim()
+    result = result or _train(settings, folder, live, stop, explain=explain, began=began, copy=copy)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    other = run(_scratch(settings), folder / "scratch", stop)
+    other = run(_scratch(settings), folder / SCRATCH, stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
@@ -124,7 +129,8 @@ def _run(
 
 def _scratch(settings: Config) -> Config:
     """Return the settings of the run beside it, of the same model from random weights."""
-    return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
+    found = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
+    return mirror.below(found, SCRATCH)
 
 
 def _train(
@@ -135,11 +141,12 @@ def _train(
     *,
     explain: account.Explain | None,
     began: float,
+    copy: Mirror | None,
 ) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = prepare(settings, folder, live, phases)
+        ready, state, checkpoints = prepare(settings, folder, live, phases, copy)
     listening = signals.listening() if asked is None else nullcontext(asked)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
@@ -201,8 +208,12 @@ class _Opened(NamedTuple):
     facts: list[Any]
 
 
-def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def prepare(
+    settings: Config, folder: Path, live: Live, phases: Phases, copy: Mirror | None = None
+) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
+
+    `copy` is told of each checkpoint.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
     in the checkpoint.
@@ -218,6 +229,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     beside = streams.named(target, unlabelled)
     streams.check(settings, built.parts, beside)
     sources = streams.of_batches(built.parts, splits["train"], beside)
+    rotated.check(settings.data, built.parts.input.spec(built.parts.preprocess))
     slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
@@ -256,6 +268,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
         metric=plan.monitor,
         is_maximized=is_maximized,
         still=step.unmoved(built.parts, shapes),
+        **({} if copy is None else {"saved": copy.saved}),
     )
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))

@@ -312,7 +312,7 @@ def test_statistics_of_layers_that_train_later_move() -> None:
 
 
 SETTINGS = {
-    "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 2, "heads": 2, "mlp_dim": 16},
+    "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16},
     "data": {"name": "digits"},
     "strategy": {"name": "lora", "rank": 2},
     "train": {"steps": 6, "batch_size": 64, "eval_every": 2, "eval_batch_size": 200},
