@@ -158,8 +158,7 @@ def _train(
         if is_writer:
             attempts = Attempts(folder, int(state.step), phases.seconds, began)
             ready = ready._replace(reporter=ready.reporter._replace(attempts=attempts))
-        watching = watchdog.watching(settings.train.hang_seconds, folder, phases)
-        with at_end(writer.close), watching:
+        with at_end(writer.close), watchdog.watching(settings.train.hang_seconds, folder, phases):
             with listening as own, own.deferred():
                 stop = agreement.of(own, ready.programs.mesh)
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
@@ -256,8 +255,8 @@ def prepare(
     is_once = cut.cut is not None
     routed = _routed(plan, sources, mesh, live, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
-    unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
-    dispatch.check(asked, feed, unit, is_kept=is_once)
+    asked = settings.train.steps_per_dispatch
+    dispatch.check(asked, feed, built.parts.input.unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     held = {**splits, **streams.named(None, unlabelled)}
