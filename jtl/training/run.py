@@ -253,7 +253,7 @@ def prepare(
     plan = Plan(settings, folder, stats, built, monitor)
     rehearsal.first_examples(built.parts, sources, splits)
     is_once = cut.cut is not None
-    routed = _routed(plan, sources, mesh, live, is_passed_once=is_once)
+    routed = routes.said(plan, sources, mesh, live.log, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
     asked = settings.train.steps_per_dispatch
     dispatch.check(asked, feed, built.parts.input.unit, is_kept=is_once)
@@ -261,43 +261,29 @@ def prepare(
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     held = {**splits, **streams.named(None, unlabelled)}
     distributed.told(f"{folder} claim", lambda: claim.begun(plan, held, target, told, routed.name))
-    is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(
-        folder / CHECKPOINTS_NAME,
-        metric=plan.monitor,
-        is_maximized=is_maximized,
-        still=step.unmoved(built.parts, shapes),
-        **({} if copy is None else {"saved": copy.saved}),
-    )
+    checkpoints = _checkpoints(plan, step.unmoved(built.parts, shapes), copy)
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     distributed.meet(f"{folder} prepared")
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
-    parts = plan.built.parts
-    compiled = (step.make_eval_step(parts), step.make_output_step(parts))
-    whole = (sharding.with_whole_results(each, mesh) for each in compiled)
-    programs = Programs(mesh, state_sharding, *whole)
+    programs = _programs(plan.built.parts, mesh, state_sharding)
     return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
 
 
-def _routed(
-    plan: Plan, sources: dict[str, Source], mesh: Mesh, live: Live, *, is_passed_once: bool
-) -> Routed:
-    """Return the streams by the route that the run takes, and say which it is."""
-    begun = distributed.told(f"{plan.folder} route", lambda: routes.begun_with(plan.folder))
-    routed = routes.opened(
-        plan.settings,
-        plan.built.parts,
-        sources,
-        mesh,
-        begun=begun,
-        say=live.log,
-        is_passed_once=is_passed_once,
-        told_as=f"{plan.folder} chosen",
+def _checkpoints(plan: Plan, still: frozenset[str], copy: Mirror | None) -> Checkpoints:
+    """Return the checkpoints of the run folder, of whose leaves `still` never move."""
+    return Checkpoints(
+        plan.folder / CHECKPOINTS_NAME,
+        metric=plan.monitor,
+        is_maximized=plan.task_kind.is_maximized(plan.monitor),
+        still=still,
+        **({} if copy is None else {"saved": copy.saved}),
     )
-    for line in routed.lines():
-        live.log(line)
-    return routed
+
+
+def _programs(parts: step.Parts, mesh: Mesh, state_sharding: Any) -> Programs:
+    compiled = (step.make_eval_step(parts), step.make_output_step(parts))
+    return Programs(mesh, state_sharding, *(sharding.with_whole_results(each, mesh) for each in compiled))
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
