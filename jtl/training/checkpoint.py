@@ -29,6 +29,8 @@ from jtl.weights.formats.orbax_folder import ONCE
 
 NUM_LATEST = 2
 ONE = ocp.options.MultiprocessingOptions()
+# Of a state, where a checkpoint does not say which it has.
+FIRST_FIELDS = ("step", "trainable", "frozen", "model_state", "opt_state", "ema")
 # What must be finite in a checkpoint: what trains, running statistics, the average of what trains, and the
 # strategy's memory.
 FINITE = ("trainable", "model_state", "ema", "memory")
@@ -109,6 +111,7 @@ class Checkpoints:
             "history": history,
             "digests": sound.digests,
             "kinds": digests.kinds(state),
+            "fields": list(fields),
             ONCE: about,
             "made_with": checkpoint_faults.made_with(),
             "metric": self._metric,
@@ -299,8 +302,8 @@ class Checkpoints:
         path = self._folder / str(step)
         meta = checkpoint_files.sound_meta(path)
         checkpoint_faults.check_kinds(path, meta, like)
-        fields, still = once.split(like._asdict(), once.leaves_of(meta))
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(State(**jax.tree.map(_shape, fields))))
+        fields, still = once.split(_saved_fields(like, meta), once.leaves_of(meta))
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_shape, fields)))
         try:
             own = self._digests_of(still)
             moving = self._manager.restore(step, args=items)["state"]
@@ -326,7 +329,7 @@ class Checkpoints:
         path = self._folder / str(step)
         meta = checkpoint_files.sound_meta(path)
         checkpoint_faults.check_kinds(path, meta, like)
-        fields, _ = once.split(like._asdict(), once.leaves_of(meta))
+        fields, _ = once.split(_saved_fields(like, meta), once.leaves_of(meta))
         found = self._moving_values(path, meta, fields)
         checkpoint_files.check_digests(meta, digests.on_host(found))
         if int(found["step"]) != step:
@@ -364,6 +367,12 @@ class _Best(checkpoint_managers.PreservationPolicy):
         del context
         best = self.best_of([each.step for each in checkpoints])
         return [each.step == best for each in checkpoints]
+
+
+def _saved_fields(like: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those fields of a state that a checkpoint has, be they empty: there were fewer before."""
+    saved = meta.get("fields", FIRST_FIELDS)
+    return {name: value for name, value in like._asdict().items() if name in saved}
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -49,8 +49,8 @@ class Routed(NamedTuple):
 class Case(NamedTuple):
     """What a route is chosen by; `parts` has the input kind, its pre-processing and the number of steps.
 
-    `storages` say how the examples of each stream are kept.
-    `room` is how many bytes of examples may lie on each device.
+    `storages` say how the examples of each stream are kept; `room` is how many bytes of examples may lie on
+    each device.
     """
 
     settings: Config

@@ -158,7 +158,8 @@ def _train(
         if is_writer:
             attempts = Attempts(folder, int(state.step), phases.seconds, began)
             ready = ready._replace(reporter=ready.reporter._replace(attempts=attempts))
-        with at_end(writer.close), watchdog.watching(settings.train.hang_seconds, folder, phases):
+        watching = watchdog.watching(settings.train.hang_seconds, folder, phases)
+        with at_end(writer.close), watching:
             with listening as own, own.deferred():
                 stop = agreement.of(own, ready.programs.mesh)
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
@@ -255,8 +256,7 @@ def prepare(
     is_once = cut.cut is not None
     routed = routes.said(plan, sources, mesh, live.log, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
-    asked = settings.train.steps_per_dispatch
-    dispatch.check(asked, feed, built.parts.input.unit, is_kept=is_once)
+    dispatch.check(settings.train.steps_per_dispatch, feed, built.parts.input.unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     held = {**splits, **streams.named(None, unlabelled)}

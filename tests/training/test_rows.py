@@ -15,7 +15,7 @@ from jtl.inputs.image import Augment
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.strategies import STRATEGIES
-from jtl.strategies.contract import TRAIN
+from jtl.strategies.contract import TRAIN, Stream
 from jtl.training import config, dispatch, routes, sharding
 from jtl.training.build import Built
 from jtl.training.ready import Feed, Plan, Programs, Reporter, Run
@@ -55,7 +55,7 @@ class _Numbered:
         return {"raw": pixels, "label": index % 3, "id": index}
 
 
-SOURCES: dict[str, Source] = {TRAIN: _Numbered(22), "target": _Numbered(13)}
+SOURCES: dict[str, Source] = {TRAIN: _Numbered(22), "target": _Numbered(13), "unlabelled": _Numbered(17)}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def _run(made: tuple[Any, Any], strategy: str, mesh: Any, sampling: str = "unifo
     built = kind.build(kind.Config(**tiny.FIELDS.get(strategy, {})), context)
     train = {"batch_size": BATCH_SIZE, "seed": SEED, "sampling": sampling}
     settings = config.from_dict({"train": train, "inputs": {"threads": 1, **inputs}})
-    streams = {name: SOURCES[name] for name in (TRAIN, *built.streams)}
+    streams = {TRAIN: SOURCES[TRAIN], **{name: SOURCES[each.of] for name, each in built.streams.items()}}
     return Run(
         Plan(settings, Path(), None, Built(parts._replace(strategy=built), {}, {}, None), ""),  # type: ignore[arg-type]
         Feed(streams, streams, None, {}, None),
@@ -97,11 +97,12 @@ def _ids(ready: Run) -> dict[str, np.ndarray]:
     """Return which examples the plan has for the steps, by stream."""
     found = {}
     for name, source in ready.feed.streams.items():
-        train = ready.plan.settings.train
-        sampling = train.sampling if name == TRAIN else "uniform"
-        order, _ = pipeline.plan(source, sampling, routes.stream_seed(SEED, name))
-        positions = range(START * BATCH_SIZE, (START + NUM_STEPS) * BATCH_SIZE)
-        found[name] = np.array([order[each] for each in positions]).reshape(NUM_STEPS, BATCH_SIZE)
+        stream = ready.plan.built.parts.strategy.streams.get(name, Stream(TRAIN))
+        sampling = ready.plan.settings.train.sampling if stream.of == TRAIN else "uniform"
+        order, _ = pipeline.plan(source, sampling, routes.stream_seed(SEED, stream.of))
+        rows = BATCH_SIZE * stream.times
+        positions = range(START * rows, (START + NUM_STEPS) * rows)
+        found[name] = np.array([order[each] for each in positions]).reshape(NUM_STEPS, rows)
     return found
 
 
