@@ -108,7 +108,7 @@ def prepare(
     plan = Plan(settings, folder, stats, built, monitor)
     rehearsal.first_examples(built.parts, sources, splits)
     is_once = cut.cut is not None
-    routed = _routed(plan, sources, mesh, live, is_passed_once=is_once)
+    routed = routes.said(plan, sources, mesh, live.log, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
     dispatch.check(settings.train.steps_per_dispatch, feed, built.parts.input.unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
@@ -145,26 +145,6 @@ def _programs(plan: Plan, mesh: Mesh, state_sharding: Any) -> Programs:
     compiled = (step.make_eval_step(parts), step.make_output_step(parts))
     whole = (sharding.with_whole_results(each, mesh) for each in compiled)
     return Programs(mesh, state_sharding, *whole)
-
-
-def _routed(
-    plan: Plan, sources: dict[str, Source], mesh: Mesh, live: Live, *, is_passed_once: bool
-) -> Routed:
-    """Return the streams by the route that the run takes, and say which it is."""
-    begun = distributed.told(f"{plan.folder} route", lambda: routes.begun_with(plan.folder))
-    routed = routes.opened(
-        plan.settings,
-        plan.built.parts,
-        sources,
-        mesh,
-        begun=begun,
-        say=live.log,
-        is_passed_once=is_passed_once,
-        told_as=f"{plan.folder} chosen",
-    )
-    for line in routed.lines():
-        live.log(line)
-    return routed
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
