@@ -6,8 +6,8 @@ from jtl.strategies import STRATEGIES
 from tests import laws
 
 PAIRS = [("vit", name) for name in STRATEGIES]
-# Three phases are three programs.
-SLOW = [("vit", "gradual")]
+# Three phases are three programs; inner steps are written out, each with the gradient of its gradient.
+SLOW = [("vit", "gradual"), ("vit", "maml"), ("vit", "reptile")]
 
 
 @pytest.fixture(params=laws.marked(PAIRS, SLOW), ids="-".join, scope="module")
