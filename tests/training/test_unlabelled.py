@@ -148,7 +148,8 @@ def test_weak_views_of_two_streams_are_drawn_apart(folders: dict[str, Path], tmp
 def test_the_datas_own_path_is_all_of_its_training_examples_and_none_of_validation(
     folders: dict[str, Path],
 ) -> None:
-    settings = _settings(folders, "labelled", data__train_per_class=1)
+    spelt = f"{folders['labelled']}/../labelled/"
+    settings = _settings(folders, data__train_per_class=1, data__unlabelled=spelt)
     found = streams.open_unlabelled(settings)
     assert found is not None
     splits = streams.build.open_splits(settings)
