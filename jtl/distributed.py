@@ -25,7 +25,7 @@ HOW_VARIABLE = "JTL_DISTRIBUTED"
 START_SECONDS = 600
 # JAX's own watch stands below that of `peers`, which is quicker and names the cause.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 30, 30
-# Process 0 may be writing the report while the others are done.
+# Process 0 may be writing the report while the others are done, or one compile for long.
 END_SECONDS = 24 * 3600
 POLL_MILLISECONDS = 1000
 
@@ -37,6 +37,33 @@ class Given(NamedTuple):
     coordinator: str = ""
     num_processes: int | None = None
     process_id: int | None = None
+
+
+def add_arguments(parser: Any) -> None:
+    """Add the arguments that say which process of how many this is."""
+    group = parser.add_argument_group("several processes (found by themselves under Slurm, Open MPI and TPU)")
+    group.add_argument(
+        "--distributed",
+        default="",
+        metavar="HOW",
+        help=f"{AUTO}, {OFF} (each by itself), {JAX} (as JAX finds)",
+    )
+    group.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num-processes", type=int, default=None, metavar="N", help="how many there are")
+    group.add_argument("--process-id", type=int, default=None, metavar="I", help="which this is, from 0 on")
+
+
+def given_by(args: Any) -> Given:
+    """Return what the command line says."""
+    return Given(args.distributed, args.coordinator, args.num_processes, args.process_id)
+
+
+def begin(given: Given, environ: Mapping[str, str] = os.environ) -> bool:
+    """Join the other processes, where there are any; return whether there are."""
+    found = None if is_joined() else place(given, environ)
+    if found is not None:
+        join(found)
+    return is_joined()
 
 
 def place(given: Given, environ: Mapping[str, str]) -> Place | None:
@@ -144,6 +171,16 @@ def told(name: str, make: Callable[[], Any]) -> Any:
     return json.loads(_waited_for(key))[0]
 
 
+def meet(name: str) -> None:
+    """Wait until all processes are here; once of a name. A lost one ends all of them (see `peers`).
+
+    Before programs that reach over processes are run for the first time: how they come together then, on
+    processors (Gloo), gives up after 30 s.
+    """
+    if is_joined():
+        store().wait_at_barrier(f"jtl/met/{name}", END_SECONDS * 1000)
+
+
 def leave(code: int, said: str = "") -> None:
     """End this process's part: with code 0, or one that all have agreed on, when the others are done, too.
 
@@ -167,6 +204,17 @@ def await_cause(error: BaseException) -> None:
 
     if is_joined() and isinstance(error, jax.errors.JaxRuntimeError):
         peers.suspect()
+
+
+def tell_doing(what: str) -> None:
+    """Let the other processes know what this one is doing."""
+    if is_joined():
+        peers.tell_doing(what)
+
+
+def doing_of_others() -> dict[int, str]:
+    """Return what the other processes are doing, as far as they said, by their numbers; {} of none."""
+    return peers.doing_of_others(store(), process_id()) if is_joined() else {}
 
 
 def store() -> Any:
@@ -226,30 +274,3 @@ def _number(name: str, word: str) -> int:
 
 def _text(number: int | None) -> str:
     return "" if number is None else str(number)
-
-
-def add_arguments(parser: Any) -> None:
-    """Add the arguments that say which process of how many this is."""
-    group = parser.add_argument_group("several processes (found by themselves under Slurm, Open MPI and TPU)")
-    group.add_argument(
-        "--distributed",
-        default="",
-        metavar="HOW",
-        help=f"{AUTO}, {OFF} (each by itself), {JAX} (as JAX finds)",
-    )
-    group.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num-processes", type=int, default=None, metavar="N", help="how many there are")
-    group.add_argument("--process-id", type=int, default=None, metavar="I", help="which this is, from 0 on")
-
-
-def given_by(args: Any) -> Given:
-    """Return what the command line says."""
-    return Given(args.distributed, args.coordinator, args.num_processes, args.process_id)
-
-
-def begin(given: Given, environ: Mapping[str, str] = os.environ) -> bool:
-    """Join the other processes, where there are any; return whether there are."""
-    found = None if is_joined() else place(given, environ)
-    if found is not None:
-        join(found)
-    return is_joined()

@@ -26,8 +26,9 @@ HEARD_SECONDS = 3.0
 # How often in a row the service may not answer.
 MAX_UNANSWERED = 3
 GONE = "is lost: its service answers no more"
-# What is lost goes on by the same command, as what a scheduler stopped does.
-LOST_CODE = 75
+# What is lost goes on by the same command, as what a scheduler stopped does. So does what hung, and may
+# hang again.
+LOST_CODE, HUNG_CODE = 75, 76
 
 
 class Sign(NamedTuple):
@@ -55,6 +56,7 @@ class Watch:
         self._end, self._clock = end, clock
         self._count, self._unanswered = 0, 0
         self._signs: dict[int, Sign] = {}
+        self.doing = ""
         self._left_off, self.ended = threading.Event(), threading.Event()
 
     def suspect(self) -> None:
@@ -77,7 +79,7 @@ class Watch:
         """Give a sign, and end where an end is declared, or where a process or the service is lost."""
         try:
             self._count += 1
-            text = json.dumps([self._count, socket.gethostname(), os.getpid()])
+            text = json.dumps([self._count, socket.gethostname(), os.getpid(), self.doing])
             self._store.key_value_set(f"{SIGNS}/{self._process_id}", text, allow_overwrite=True)
             end = read(self._store, END)
             lost = self._lost() if self._process_id == 0 and not end else ""
@@ -108,7 +110,7 @@ class Watch:
         limit = SUSPECTED_SECONDS if read(self._store, SUSPECTED) else LOST_SECONDS
         for number, sign in self._signs.items():
             if number != self._process_id and now - sign.seen_at > limit:
-                _, host, pid = json.loads(sign.text)
+                _, host, pid, _ = json.loads(sign.text)
                 return self._named(
                     number, f"(pid {pid} on {host}) is lost: no sign of life for {now - sign.seen_at:.0f} s"
                 )
@@ -155,7 +157,8 @@ def end_all(store: Any, process_id: int, num_processes: int, said: str, code: in
 
 def end_now(store: Any, process_id: int, num_processes: int, text: str, code: int) -> None:
     """End this process with an end that was declared; process 0 as the last."""
-    going_on = "; what was saved is kept: repeat the command to go on" if code == LOST_CODE else ""
+    is_kept = code in (LOST_CODE, HUNG_CODE)
+    going_on = "; what was saved is kept: repeat the command to go on" if is_kept else ""
     line = f"\njtl: {text}{going_on}\n".encode()
     # As the main thread may be inside of a write, past Python's own buffers.
     with suppress(OSError):
@@ -163,6 +166,23 @@ def end_now(store: Any, process_id: int, num_processes: int, text: str, code: in
     with suppress(Exception):
         _hear(store, process_id, num_processes)
     os._exit(code)
+
+
+def tell_doing(what: str) -> None:
+    """Say with this process's signs what it is doing."""
+    for found in _watches():
+        found.doing = what
+
+
+def doing_of_others(store: Any, process_id: int) -> dict[int, str]:
+    """Return what the other processes said they are doing, by their numbers; {} where nothing answers."""
+    found: dict[int, str] = {}
+    with suppress(Exception):
+        for key, text in store.key_value_dir_get(SIGNS):
+            number = int(key.rpartition("/")[2])
+            if number != process_id:
+                found[number] = json.loads(text)[3]
+    return found
 
 
 def declare(store: Any, text: str, code: int) -> None:

@@ -54,6 +54,11 @@ class StopRequest:
         """Whether a signal has come."""
         return self.number != 0
 
+    @property
+    def is_of_command(self) -> bool:
+        """Whether the process is a command's own, which may be ended."""
+        return self._overdue is not None
+
     def ask(self, number: int = signal.SIGTERM) -> None:
         """Ask the process to stop, as a signal of that number does."""
         self.number, self._asked_at = number, time.monotonic()

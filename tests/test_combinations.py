@@ -41,7 +41,7 @@ def batches(parts: Any, task: str) -> list[dict[str, Any]]:
     if change is not None:
         odd[TRAIN]["label"] = change(odd[TRAIN]["label"])
     for stream in padded.values():
-        stream["mask"] = np.arange(SIZE) < 1
+        stream["mask"] = np.arange(len(stream["mask"])) < 1
     return [usual, odd, padded]
 
 

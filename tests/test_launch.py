@@ -137,7 +137,7 @@ def test_job_that_was_stopped_is_put_back_and_that_was_refused_is_not(name: str,
         (programs / program).chmod(0o755)
     variables = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "IMAGE": "a"}
     cases = (("75", "0", True), ("2", "0", False), ("1", "0", False), ("0", "0", False), ("137", "0", True))
-    for code, restarts, is_requeued in (*cases, ("137", "3", False)):
+    for code, restarts, is_requeued in (*cases, ("137", "3", False), ("76", "2", True), ("76", "3", False)):
         said.unlink(missing_ok=True)
         more = {"CODE": code, "SLURM_RESTART_COUNT": restarts}
         done = subprocess.run(["bash", LAUNCH / name, "--config", "a b"], env=variables | more, check=False)

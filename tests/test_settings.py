@@ -43,7 +43,14 @@ def read_names(source: Source) -> set[str]:
 
 # Who reads the settings of a section beside the file that declares them: files, or all of a folder.
 READERS = {
-    "data": ("data/subset.py", "data/preflight.py", "data/columns.py", "data/sources/", "training/build.py"),
+    "data": (
+        "data/subset.py",
+        "data/preflight.py",
+        "data/columns.py",
+        "data/sources/",
+        "training/build.py",
+        "training/streams.py",
+    ),
     "model": (
         *("models/head.py", "models/image.py", "models/*_layers.py", "models/depthwise.py"),
         *("weights/", "training/"),

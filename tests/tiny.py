@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jtl import rng, tree
+from jtl.data.sampling import Visit
 from jtl.inputs import INPUTS
 from jtl.models import MODELS, Model, Outputs
 from jtl.models import contract as models
@@ -19,14 +20,19 @@ from jtl.tasks import TASKS, LabelStats
 from jtl.training import config, optim, sharding, step
 from jtl.training import state as states
 from jtl.training.state import State
+from jtl.training.views import rows_of
 
 NUM_CLASSES, NUM_TOKENS = 3, 8
 # Each phase of gradual unfreezing compiles a step of its own; small networks compile faster.
 FIELDS: dict[str, dict[str, Any]] = {
     "gradual": {"num_stages": 3},
     "distillation": {"teacher": "drawn"},
+    # On CPU every inner step is compiled for itself.
+    **{name: {"inner_steps": 2} for name in ("maml", "reptile")},
     **{name: {"hidden_widths": (8,)} for name in ("dann", "cdan", "mdd")},
 }
+# What learns from an average of the parameters.
+AVERAGES = {"mean_teacher": 0.9}
 MODEL_FIELDS: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 2}}
 LABELS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "multiclass": lambda random, size: random.integers(0, NUM_CLASSES, size),
@@ -77,7 +83,7 @@ def make_parts(
     **strategy_fields: Any,
 ) -> tuple[step.Parts, Any, Any]:
     """Return the parts of a run and its initial parameters and model state; the head is random, not zero."""
-    optimizer = optimizer or optim.Config(learning_rate=1e-2)
+    optimizer = optimizer or optim.Config(learning_rate=1e-2, ema=AVERAGES.get(strategy, 0.0))
     model_config = model_config or replace(MODELS[model].tiny(), **MODEL_FIELDS.get(strategy, {}))
     kind, source = TASKS[task], INPUTS[MODELS[model].input]
     stats = kind.stats(LABELS.get(task, _no_labels)(np.random.default_rng(0), 30), tuple("abc"))
@@ -160,6 +166,7 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
         label_names=tuple("abc"),
         input=INPUTS[kind],
         preprocess=settled(model),
+        episode=Visit(2, 2),
     )
 
 
@@ -185,18 +192,22 @@ def penalty_of(
 def make_state(parts: step.Parts, params: Any, model_state: Any) -> State:
     """Return the state at step 0, on host copies, so that donation cannot reach the originals."""
     copies = jax.tree.map(np.array, (params, model_state))
-    return states.create(*copies, parts.groups, parts.optimizer, has_ema=optim.has_average(parts.optim))
+    has_ema, memory = optim.has_average(parts.optim), parts.strategy.memory()
+    return states.create(*copies, parts.groups, parts.optimizer, has_ema=has_ema, memory=memory)
 
 
 def make_batch(parts: step.Parts, size: int = 8, seed: int = 0, task: str = "multiclass") -> dict[str, Any]:
     """Return a batch {stream: …} of random inputs with all examples real."""
-    random, ids = np.random.default_rng(seed), np.arange(size)
-    drawn = partial(DRAWN[kind_of(parts.preprocess)], random, size, parts.preprocess)
-    batch = {"inputs": drawn()}
+    random = np.random.default_rng(seed)
+    drawn = partial(DRAWN[kind_of(parts.preprocess)], random, preprocess=parts.preprocess)
+    batch = {"inputs": drawn(size)}
     if task in LABELS:
         batch["label"] = LABELS[task](random, size)
-    batch |= {"mask": np.ones(size, bool), "id": ids}
-    others = {name: {"inputs": drawn(), "mask": batch["mask"], "id": ids} for name in parts.strategy.streams}
+    batch |= {"mask": np.ones(size, bool), "id": np.arange(size)}
+    others: dict[str, Any] = {}
+    for name in parts.strategy.streams:
+        count = rows_of(parts, name, size)
+        others[name] = {"inputs": drawn(count), "mask": np.ones(count, bool), "id": np.arange(count)}
     return {TRAIN: batch, **others}
 
 

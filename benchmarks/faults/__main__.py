@@ -1,7 +1,7 @@
 """Trials of faults on this machine: what a run comes to when it is disturbed.
 
     python -m benchmarks.faults kills --num 60 --seed 0 --out record.json
-    python -m benchmarks.faults signals|together|processes|folders|inputs|machine --num 40 --out record.json
+    python -m benchmarks.faults bits|signals|together|processes|folders|inputs|machine --num 40 --out …
 
 The exit code is 1 where a trial went wrong; the record says which, and why.
 """
@@ -14,10 +14,22 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks.faults import folders, inputs, kills, machine, processes, record, runs, signals, together
+from benchmarks.faults import (
+    bits,
+    folders,
+    inputs,
+    kills,
+    machine,
+    processes,
+    record,
+    runs,
+    signals,
+    together,
+)
 from benchmarks.faults.runs import Setup
 
 TRIALS: dict[str, Callable[[Setup, int, int], Iterable[record.Trial]]] = {
+    "bits": bits.trials,
     "folders": folders.trials,
     "inputs": inputs.trials,
     "kills": kills.trials,

@@ -51,7 +51,8 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
     return content
 
 
-def _bit(rng: random.Random, content: bytes) -> bytes:
+def bit(rng: random.Random, content: bytes) -> bytes:
+    """Return the content of a file with one bit flipped."""
     place = rng.randrange(len(content))
     return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
 
@@ -70,7 +71,7 @@ def _inserted_bytes(rng: random.Random, content: bytes) -> bytes:
     return content[:place] + rng.randbytes(rng.randint(1, 8)) + content[place:]
 
 
-BYTE_CHANGES = (_bit, _bit, _cut, _removed_bytes, _inserted_bytes)
+BYTE_CHANGES = (bit, bit, _cut, _removed_bytes, _inserted_bytes)
 
 
 def _whole(rng: random.Random, content: bytes) -> bytes:
@@ -107,7 +108,7 @@ def _exchanged(rng: random.Random, content: bytes) -> bytes:
 
 
 CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    _bit,
+    bit,
     _cut,
     _removed_bytes,
     _inserted_bytes,

@@ -79,6 +79,7 @@ def train_batches(
     start_step: int = 0,
     sampling: str = UNIFORM,
     num_views: int = 0,
+    varied_by: int | None = None,
     config: Config,
     shard_index: int = 0,
     num_shards: int = 1,
@@ -88,9 +89,11 @@ def train_batches(
     A batch is `{"inputs": tree of [rows, …], "label": rows of source.labels(), "id": int64 [rows], "mask":
     bool [rows]}`, all true, without "label" where there are none. `preprocess` is what the kind collates by
     (None: it needs none). With `num_views` (0: a new one each time) an example is varied in that many ways,
-    in turn. Shard `shard_index` of `num_shards` gets its rows of every batch, in order.
+    in turn. `varied_by` is the seed that this is drawn by (None: `seed`, which decides the order). Shard
+    `shard_index` of `num_shards` gets its rows of every batch, in order.
     """
     order, key = plan(source, sampling, seed)
+    key = key if varied_by is None else variation_key(varied_by)
     batches = _TrainBatches(
         source=source,
         transform=transform,
@@ -194,7 +197,12 @@ class EvalBatches:
 def plan(source: Source, sampling: str, seed: int) -> tuple[Order, int]:
     """Return which example stands at each position of training, and the key that variation is drawn by."""
     words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
-    return order_of(source, sampling, int(words[0] >> np.uint64(32))), int(words[1])
+    return order_of(source, sampling, int(words[0] >> np.uint64(32))), variation_key(seed)
+
+
+def variation_key(seed: int) -> int:
+    """Return the key that the variation of examples is drawn by."""
+    return int(np.random.SeedSequence(seed).generate_state(2, np.uint64)[1])
 
 
 def view_batches(

@@ -1,5 +1,6 @@
 """The reader processes of Grain: how they begin, what becomes of them, and how they end with the run."""
 
+import faulthandler
 import multiprocessing
 import os
 import re
@@ -7,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from jtl import signals
@@ -14,6 +17,8 @@ from jtl import signals
 PARENT_CHECK_SECONDS = 0.5
 # How long the end of a stopped process waits for its readers; Grain itself gives them 25 s.
 CLOSING_SECONDS = 1.0
+# The name of the memory that a reader writes its stacks to, and how long it has for it.
+STACKS, ANSWER_SECONDS = "jtl-stacks", 1.0
 # Grain 0.8, of a worker process that ended by itself.
 DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 OUT_OF_MEMORY = {signal.Signals(9): "the memory", signal.Signals(7): "the shared memory (/dev/shm)"}
@@ -86,6 +91,53 @@ def end_with_parent(parent: int, worker: int, num_workers: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    show_stacks_when_asked()
+
+
+def show_stacks_when_asked() -> None:
+    """Let this process, a reader, write where its threads are once it gets SIGUSR1; see `stacks`.
+
+    The fault handler of Python answers even inside of C++ code. It writes to memory that the run finds by its
+    name, and that goes with the process.
+    """
+    if hasattr(os, "memfd_create"):  # Linux
+        number = os.memfd_create(STACKS)
+        faulthandler.register(signal.SIGUSR1, file=number, all_threads=True)
+
+
+def stacks() -> str:
+    """Return where the threads of the reader processes are, and which do not answer."""
+    texts = []
+    for child in multiprocessing.active_children():
+        path = _stacks_of(child.pid or 0)
+        if path is not None:
+            os.kill(child.pid or 0, signal.SIGUSR1)
+        until, found = time.monotonic() + ANSWER_SECONDS, ""
+        while path is not None and not found and time.monotonic() < until:
+            time.sleep(0.05)
+            with suppress(OSError):
+                found = path.read_text(encoding="utf-8", errors="replace")
+        state = _state(child.pid or 0)
+        texts.append(f"reader process {child.pid} ({state}):\n{found or 'gave no stacks'}\n")
+    return "".join(texts)
+
+
+def _stacks_of(pid: int) -> Path | None:
+    """Return what a reader writes its stacks to, None where it has not begun, or is none."""
+    with suppress(OSError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            if os.readlink(each).startswith(f"/memfd:{STACKS}"):
+                return each
+    return None
+
+
+def _state(pid: int) -> str:
+    """Return the state of a process in the words of the kernel, as far as it says."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("State:"):
+                return line.partition(":")[2].strip()
+    return "state unknown"
 
 
 def mark_flags_as_parsed() -> None:

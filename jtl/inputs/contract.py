@@ -100,6 +100,18 @@ def nothing_varied(augment: Any) -> str:
     return ""
 
 
+def no_strong_view(augment: Any) -> Any:
+    """Refuse: there is no strong view of such an example.
+
+    Raises:
+        UserError: always.
+    """
+    del augment
+    raise UserError(
+        "inputs of this kind have no strong view; expected images or texts, or a strategy that needs one view"
+    )
+
+
 def no_remarks(own: Any, preprocess: Any) -> list[str]:
     """Return []: nothing is to be told of a model and its pre-processing."""
     del own, preprocess
@@ -212,7 +224,9 @@ class Input(NamedTuple):
 
     On the device, inside jit: `normalise(inputs, preprocess)` → what the model reads; `augment(key, streams,
     targets, settings, preprocess)` → ({stream: inputs}, targets) in training, where the first stream is the
-    one with the targets; `join(batches)` → one batch of several. `blended(augment)` → which settings blend
+    one with the targets and `settings` are {stream: augment}; `join(batches)` → one batch of several.
+    `strong(augment)` → the settings of a strong view of what these vary weakly (UserError: there is none).
+    `blended(augment)` → which settings blend
     examples with their targets, for an error ("": none does). `varied(augment)` → which settings vary an
     example by chance as it is read, `redrawn(augment)` → which vary a batch anew at every step ("": none).
 
@@ -248,6 +262,7 @@ class Input(NamedTuple):
     collate: Callable[..., Inputs] = stacked
     normalise: Callable[[Inputs, Any], Inputs] = as_it_is
     join: Callable[[Sequence[Inputs]], Inputs] = joined
+    strong: Callable[[Any], Any] = no_strong_view
     blended: Callable[[Any], str] = nothing_blended
     varied: Callable[[Any], str] = nothing_varied
     redrawn: Callable[[Any], str] = nothing_varied

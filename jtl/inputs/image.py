@@ -5,22 +5,21 @@ images bit for bit.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jtl.errors import UserError, nearest, shown
+from jtl.errors import UserError
 from jtl.inputs import formats, pixels, policy, thumbnail
 from jtl.inputs.contract import Input, Inputs, Storage, Transform
-from jtl.inputs.preprocess import INTERPOLATIONS, Changes, Preprocess, settled
+from jtl.inputs.preprocess import Changes, Preprocess, settled
 from jtl.inputs.resize import LUMA, RESIZERS, resized, to_pillow
-from jtl.ranges import Range, ReadIf, Share
-from jtl.ranges import check as check_ranges
+from jtl.inputs.variation import Augment, blended, redrawn, strong, varied
 
 # The endings of files that count as images where nothing else says so.
 SUFFIXES = (
@@ -32,60 +31,6 @@ SUFFIXES = (
 MAX_RESIZED_PIXELS = 1 << 24
 
 CROP_ATTEMPTS = 10
-PartOfArea = Annotated[float, Range(above=0, high=1)]
-Magnitude = Annotated[float, Range(0, policy.MAX_MAGNITUDE)]
-Ratio = Annotated[float, Range(1e-3, 1e3)]
-# Of a Beta distribution; beyond it all draws are one half in float32, and the quantiles cannot be had.
-Alpha = Annotated[float, Range(0, 1e6)]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """How training images are varied. The defaults suit small sets of photos; everything else is off.
-
-    On the host: a crop covering `crop_scale` (least, most) of the image's area, whose aspect ratio is
-    `crop_ratio` (least, most) times the input's, is resized to the input (`interpolation`: "" takes the
-    pre-processing's) by `resizer` "pillow", as in evaluation, or "opencv", which takes a seventh of the time
-    and differs by about 1 of 255. It is mirrored with probability `flip`; brightness, contrast and saturation
-    change by up to `color_jitter` times. `policy` is "none", "randaugment" (`policy_num_ops` operations at
-    strength `policy_magnitude` of 10) or "trivialaugment" (one operation at a random strength; it reads
-    neither of the two). On the device: mixup and CutMix with Beta(alpha, alpha) (0: off; both: a coin a
-    batch), and random erasing with probability `erase_probability` an image, of every stream; a strategy that
-    adapts to a target takes no mixup and no CutMix.
-    """
-
-    crop_scale: tuple[PartOfArea, PartOfArea] = (0.35, 1.0)
-    crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
-    interpolation: str = ""
-    resizer: str = "pillow"
-    flip: Share = 0.5
-    color_jitter: Share = 0.0
-    policy: str = "none"
-    policy_num_ops: Annotated[int, Range(1, 16), ReadIf("policy", ("randaugment",))] = 2
-    policy_magnitude: Annotated[Magnitude, ReadIf("policy", ("randaugment",))] = 3.0
-    mixup_alpha: Alpha = 0.0
-    cutmix_alpha: Alpha = 0.0
-    erase_probability: Share = 0.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "augment")
-        for name in ("crop_scale", "crop_ratio"):
-            least, most = getattr(self, name)
-            if least > most:
-                raise UserError(f"augment.{name} is {(least, most)}; expected (least, most)")
-        if self.interpolation and self.interpolation not in INTERPOLATIONS:
-            raise UserError(
-                f"augment.interpolation is {shown(self.interpolation)}, expected '' or one of "
-                f"{', '.join(INTERPOLATIONS)}"
-            )
-        if self.resizer not in RESIZERS:
-            known = nearest(self.resizer, RESIZERS)
-            raise UserError(f"augment.resizer {shown(self.resizer)} is unknown; nearest: {known}")
-        if self.policy not in policy.POLICIES:
-            raise UserError(
-                f"augment.policy {shown(self.policy)} is unknown; nearest: "
-                f"{nearest(self.policy, policy.POLICIES)}"
-            )
 
 
 def check(raw: bytes | np.ndarray) -> pixels.Facts:
@@ -115,8 +60,8 @@ def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
         return _Eval(preprocess)
     if preprocess.num_channels not in LUMA and (augment.color_jitter or augment.policy != "none"):
         raise UserError(
-            "augment.color_jitter and augment.policy need 1 or 3 channels, the model reads "
-            f"{preprocess.num_channels}; "
+            "augment.color_jitter and augment.policy (in a strong view augment.strong_policy) need 1 or 3 "
+            f"channels, the model reads {preprocess.num_channels}; "
             "set them to 0 and 'none'"
         )
     RESIZERS[augment.resizer][1]()
@@ -141,13 +86,13 @@ def augment_batch(
     key: Any,
     streams: dict[str, Inputs],
     targets: Any,
-    settings: Augment,
+    settings: Mapping[str, Augment],
     preprocess: Preprocess,
 ) -> tuple[dict[str, Inputs], Any]:
     """Return the streams of normalised images, the first blended with its targets, all with erased boxes.
 
-    `key` is the step's. Every stream is erased alike, or a discriminator could tell one from the other by the
-    boxes.
+    `key` is the step's. Streams of equal settings are erased alike, or a discriminator could tell one from
+    the other by the boxes.
     """
     import jax
 
@@ -155,12 +100,11 @@ def augment_batch(
 
     del preprocess
     first, *_ = streams
-    mixed, targets = on_device.mix(
-        jax.random.fold_in(key, 0), streams[first], targets, settings.mixup_alpha, settings.cutmix_alpha
-    )
+    alphas = settings[first].mixup_alpha, settings[first].cutmix_alpha
+    mixed, targets = on_device.mix(jax.random.fold_in(key, 0), streams[first], targets, *alphas)
     streams = {**streams, first: mixed}
     erased = {
-        name: on_device.erase(jax.random.fold_in(key, index), images, settings.erase_probability)
+        name: on_device.erase(jax.random.fold_in(key, index), images, settings[name].erase_probability)
         for index, (name, images) in enumerate(streams.items(), start=1)
     }
     return erased, targets
@@ -171,33 +115,6 @@ def storage(preprocess: Preprocess, augment: Augment) -> Storage:
     from jtl.inputs import stored
 
     return stored.storage(preprocess, augment)
-
-
-def blended(augment: Augment) -> str:
-    """Return which settings blend images with their targets, "" where none does."""
-    found = {name: getattr(augment, name) for name in ("mixup_alpha", "cutmix_alpha")}
-    return " and ".join(f"augment.{name} is {value}" for name, value in found.items() if value)
-
-
-def varied(augment: Augment) -> str:
-    """Return which settings draw anew whenever an image is read, "" where none does."""
-    found = {
-        "crop_scale": augment.crop_scale != (1.0, 1.0),
-        "crop_ratio": augment.crop_ratio != (1.0, 1.0),
-        "flip": 0 < augment.flip < 1,
-        "color_jitter": augment.color_jitter > 0,
-        "policy": augment.policy != "none",
-    }
-    return ", ".join(
-        f"augment.{name} {shown(getattr(augment, name))}" for name, is_drawn in found.items() if is_drawn
-    )
-
-
-def redrawn(augment: Augment) -> str:
-    """Return which settings change the images of a batch at every step, "" where none does."""
-    names = ("mixup_alpha", "cutmix_alpha", "erase_probability")
-    found = {name: getattr(augment, name) for name in names}
-    return ", ".join(f"augment.{name} {value}" for name, value in found.items() if value)
 
 
 def converter(before: Preprocess, after: Preprocess) -> Callable[[Inputs], Inputs]:
@@ -376,6 +293,7 @@ INPUT = Input(
     described=Preprocess.described,
     normalise=normalise,
     augment=augment_batch,
+    strong=strong,
     blended=blended,
     varied=varied,
     redrawn=redrawn,

@@ -78,10 +78,12 @@ class Changes:
 class Augment:
     """How training texts are varied: each token is hidden with probability `mask_tokens`, special ones never.
 
-    A hidden token is shown as the tokenizer's mask.
+    A hidden token is shown as the tokenizer's mask. A strategy that learns from two views of an unlabelled
+    text hides each token of the strong one with probability `strong_mask_tokens`.
     """
 
     mask_tokens: Fraction = 0.0
+    strong_mask_tokens: Fraction = 0.3
 
     def __post_init__(self) -> None:
         check_ranges(self, "augment")
@@ -187,8 +189,9 @@ def transform(preprocess: Preprocess, augment: Augment | None) -> Transform:
     """
     if augment is not None and augment.mask_tokens and preprocess.mask_id < 0:
         raise UserError(
-            f"augment.mask_tokens is {augment.mask_tokens}, and tokenizer {preprocess.tokenizer!r} has no "
-            f"mask token ({' or '.join(tokenizer.MASKS)}); set it to 0"
+            f"augment.mask_tokens (of a strong view augment.strong_mask_tokens) is {augment.mask_tokens}, "
+            f"and tokenizer {preprocess.tokenizer!r} has no mask token "
+            f"({' or '.join(tokenizer.MASKS)}); set it to 0"
         )
     return _Transform(preprocess)
 
@@ -232,20 +235,26 @@ def augment(
     key: Any,
     streams: dict[str, Inputs],
     targets: Any,
-    settings: Augment,
+    settings: Mapping[str, Augment],
     preprocess: Preprocess,
 ) -> tuple[dict[str, Inputs], Any]:
     """Return the streams with some of their tokens hidden; the targets stay. `key` is the step's."""
-    if not settings.mask_tokens:
+    if not any(settings[name].mask_tokens for name in streams):
         return streams, targets
     import jax
 
     keys = jax.random.split(key, len(streams))
+    shares = {name: settings[name].mask_tokens for name in streams}
     hidden = {
-        name: _hidden(keys[place], inputs, settings.mask_tokens, preprocess)
+        name: _hidden(keys[place], inputs, shares[name], preprocess) if shares[name] else inputs
         for place, (name, inputs) in enumerate(streams.items())
     }
     return hidden, targets
+
+
+def strong(augment: Augment) -> Augment:
+    """Return the settings of the strong view."""
+    return replace(augment, mask_tokens=augment.strong_mask_tokens)
 
 
 def redrawn(augment: Augment) -> str:
@@ -356,6 +365,7 @@ INPUT = Input(
     spec=spec,
     described=Preprocess.described,
     augment=augment,
+    strong=strong,
     redrawn=redrawn,
     collate=collate,
     remaining=remaining,

@@ -23,7 +23,8 @@ class Progress(NamedTuple):
     """Where a run is after a step.
 
     `num_examples` are those of one step, `unit` what they are called; `last` and `best` are values of the
-    metric that picks the best step, None before the first evaluation.
+    metric that picks the best step, None before the first evaluation. `shares` are what else is shown, by
+    name, as a percentage.
     """
 
     step: int
@@ -36,6 +37,7 @@ class Progress(NamedTuple):
     metric_name: str
     last: float | None
     best: float | None
+    shares: Mapping[str, float] = {}
 
 
 class Live:
@@ -132,6 +134,7 @@ def parts(
         "step": f"step {progress.step:,}/{progress.num_steps:,}",
         "epoch": f"epoch {progress.epoch:.1f}",
         "loss": f"loss {progress.loss:.4f}",
+        "shares": "  ".join(f"{name} {value:.0%}" for name, value in progress.shares.items()),
         "rate": "" if examples_per_second is None else f"{examples_per_second:,.0f} {progress.unit}/s",
         "wait": f"wait {progress.wait_fraction:.0%}",
         "memory": memory_text,

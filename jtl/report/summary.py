@@ -27,13 +27,17 @@ KINDS = {
 
 
 class Phases:
-    """Wall seconds by phase. Of nested phases only the innermost runs, so that no second counts twice."""
+    """Wall seconds by phase. Of nested phases only the innermost runs, so that no second counts twice.
+
+    `num_moves` grows with every sign that the run goes on: a phase that begins or ends, or moves.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self._clock = clock
         self._open: list[str] = []
         self._since = 0.0
+        self.num_moves = 0
 
     @contextmanager
     def measure(self, phase: str) -> Iterator[None]:
@@ -41,11 +45,22 @@ class Phases:
         assert phase in PHASES, f"{phase!r} is none of {PHASES}"
         self._charge()
         self._open.append(phase)
+        self.move()
         try:
             yield
         finally:
             self._charge()
             self._open.pop()
+            self.move()
+
+    def move(self) -> None:
+        """Note that the phase goes on: between the batches of an evaluation, say."""
+        self.num_moves += 1
+
+    @property
+    def current(self) -> str:
+        """The phase that runs, "" outside of all; other threads may ask."""
+        return next(reversed(self._open), "")
 
     def data_wait_fraction(self) -> float:
         """Return the share of the training time (steps and waits for data) spent waiting; 0 before any."""

@@ -1,6 +1,7 @@
 """Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
 
 from jtl.strategies import (
+    anil,
     bi_tuning,
     bitfit,
     bss,
@@ -10,17 +11,24 @@ from jtl.strategies import (
     dann,
     delta,
     distillation,
+    fix_match,
+    flex_match,
+    free_match,
     full,
     gradual,
     ia3,
     l2_sp,
     lora,
     lp_ft,
+    maml,
     mcc,
     mdd,
+    mean_teacher,
     partial,
     probe,
     proto_net,
+    pseudo_label,
+    reptile,
     vpt,
 )
 from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
@@ -49,4 +57,12 @@ STRATEGIES: dict[str, StrategyKind] = {
     "distillation": distillation.KIND,
     "vpt": vpt.KIND,
     "proto_net": proto_net.KIND,
+    "maml": maml.KIND,
+    "anil": anil.KIND,
+    "reptile": reptile.KIND,
+    "fix_match": fix_match.KIND,
+    "flex_match": flex_match.KIND,
+    "free_match": free_match.KIND,
+    "pseudo_label": pseudo_label.KIND,
+    "mean_teacher": mean_teacher.KIND,
 }

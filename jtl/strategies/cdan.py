@@ -19,6 +19,7 @@ from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
     FROZEN,
+    OF_TARGET,
     TARGET,
     TRAIN,
     Context,
@@ -84,7 +85,7 @@ def build(config: Config, context: Context) -> Strategy:
         groups=groups,
         extra=extra,
         penalty=partial(_penalty, config, context.num_steps),
-        streams=(TARGET,),
+        streams=OF_TARGET,
     )
 
 

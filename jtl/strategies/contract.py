@@ -4,6 +4,9 @@ A parameter is named by its '/'-joined path; what a strategy adds to the model (
 lives under the reserved top-level name "extra".
 
 A batch is {stream: examples}: "train" has labels, what `Strategy.streams` name beside it has none.
+
+What a strategy learns from one step to the next beside parameters (thresholds, counts) is its memory: a tree
+of arrays in the training state, which is saved and restored with it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +15,14 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, Key
 
+from jtl.data.sampling import Visit
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input, Inputs
 from jtl.models import Model, Outputs
 from jtl.tasks.contract import NO_LABELS
 
 EXTRA = "extra"
-TRAIN, TARGET = "train", "target"
+TRAIN, TARGET, UNLABELLED = "train", "target", "unlabelled"
 Forward = Callable[..., Outputs]
 # A scalar that is added to the mean loss, and metrics by name.
 Penalty = tuple[Float[Array, ""], dict[str, Array]]
@@ -66,13 +70,36 @@ def no_classifier(spec: str) -> Classifier:
     raise AssertionError(f"this context loads no weights: {spec}")
 
 
+class Stream(NamedTuple):
+    """A stream of a batch beside "train".
+
+    Its examples are those `of` "target" or "unlabelled" (the settings `data.target`, `data.unlabelled`), or
+    "train" itself; two streams of the same ones have the same examples in every batch, varied each by its own
+    draws. There are `times` as many as labelled ones, varied strongly if `is_strong`, else as those of
+    "train" are. With `has_gradient` they run through the model with those of "train"; without it they do so
+    only where the statistics of batch normalisation are of them too, and nothing is learned by them; unless
+    `is_run`, the penalty runs what it needs of them itself.
+    """
+
+    of: str
+    times: int = 1
+    is_strong: bool = False
+    has_gradient: bool = True
+    is_run: bool = True
+
+
+OF_TARGET: Mapping[str, Stream] = {TARGET: Stream(TARGET)}
+
+
 class Context(NamedTuple):
     """What a strategy may depend on.
 
     `Model.layers`, the run's number of steps, and `Model.linear`; `outputs()` are the shapes of the model's
     outputs for one example (`jax.ShapeDtypeStruct`); `classifier(spec)` loads weights with their own head, ""
     those the run starts from; `label_names` are the task's classes, `label_kind` is that of its labels, and
-    `input` and `preprocess` say what the model reads.
+    `input` and `preprocess` say what the model reads; `episode` is what tasks batches are made of (None: of
+    none that end in them), `num_unlabelled` are the examples of `data.unlabelled` (1 where there is no data,
+    as in a benchmark).
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -84,6 +111,8 @@ class Context(NamedTuple):
     label_kind: str = "class"
     input: Input = INPUTS["image"]
     preprocess: Any = None
+    episode: Visit | None = None
+    num_unlabelled: int = 1
 
 
 def check_classes(name: str, context: Context) -> None:
@@ -148,7 +177,8 @@ class Moment(NamedTuple):
     the blended targets. `outputs` are the model's, by stream, from the one pass over all of them.
     `forward(params, inputs, *, key)` runs the model once more in training mode, or with `train=False`, and
     with other running statistics by `model_state=…`. `step` is the number of the step, `key` for what is
-    random.
+    random. `memory` is the strategy's own, as the step before left it, `average` that of all parameters so
+    far, None where the strategy needs none.
     """
 
     forward: Callable[..., Outputs]
@@ -157,6 +187,18 @@ class Moment(NamedTuple):
     outputs: Mapping[str, Outputs]
     step: Int[Array, ""]
     key: Key[Array, ""]
+    memory: Any = None
+    average: Any = None
+
+
+def nothing_kept() -> tuple[()]:
+    """Return the memory of a strategy that keeps nothing from step to step."""
+    return ()
+
+
+def as_it_was(moment: Moment) -> Any:
+    """Return the memory as the step before left it."""
+    return moment.memory
 
 
 class Cell(NamedTuple):
@@ -185,16 +227,25 @@ class Strategy(NamedTuple):
     from the model's at the start. `prepare(extra, features, labels)` → the same leaves once the training
     examples' features [n, dim] and labels [n], of the model at the start, are known; None needs none of them.
     `forward(apply, params, inputs, *, train, key, **hooks)` → Outputs, shared by training and evaluation.
-    `streams` are the streams of a batch it needs beside "train"; the step runs all in one forward pass.
-    `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing. `merged(params)`
-    → the parameters to write and serve, where what was added is folded into the model's own.
+    `streams` are the streams of a batch it needs beside "train", by name; the step runs all in one forward
+    pass. `penalty(moment)` → (scalar added to the mean loss, metrics by name); None adds nothing.
+    `merged(params)` → the parameters to write and serve, where what was added is folded into the model's own.
+
+    `memory()` → what it keeps from step to step, as it begins, and `remember(moment)` → that after a step;
+    with `needs_average` it learns from the average of the parameters (`optim.ema`). `shown` are the metrics
+    of the penalty, shares, that people see while it trains.
 
     `heads` train side by side, and validation chooses one; `solver` solves for the head in place of training
     it; both on what the frozen layers give alone, and `needs_features` names the setting that asks for it.
 
     For what is checked and said before a run: `compares` is how the penalty compares the examples of a batch
-    with each other (None: it does not), `holds_start` whether it draws the model to where it starts;
-    `remarks` are lines of its own.
+    with each other (None: it does not), `task_size` of how many examples in a row a task of a batch is (0: it
+    has none), `holds_start` whether it draws the model to where it starts; `remarks` are lines of its own.
+
+    `told(apply, params, few, others, ways)` → logits [others, ways] of what a trained model reads, once it
+    has learnt the labelled examples `few` of so many new classes, which lie class by class; None: it learns
+    nothing anew. `apply(params, inputs, *, by_batch)` runs the model in evaluation, with batch normalisation
+    by these very inputs if `by_batch`.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
@@ -202,14 +253,20 @@ class Strategy(NamedTuple):
     forward: Forward = plain_forward
     penalty: Callable[[Moment], Penalty] | None = None
     merged: Callable[[Mapping[str, Any]], dict[str, Any]] = without_extra
-    streams: tuple[str, ...] = ()
+    streams: Mapping[str, Stream] = {}
     prepare: Callable[..., dict[str, Any]] | None = None
     compares: Compared | None = None
+    task_size: int = 0
+    told: Callable[..., Array] | None = None
     holds_start: bool = False
     heads: tuple[Cell, ...] = ()
     solver: Solver | None = None
     needs_features: str = ""
     remarks: tuple[str, ...] = ()
+    memory: Callable[[], Any] = nothing_kept
+    remember: Callable[[Moment], Any] = as_it_was
+    needs_average: bool = False
+    shown: tuple[str, ...] = ()
 
 
 class StrategyKind(NamedTuple):

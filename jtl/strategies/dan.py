@@ -18,6 +18,7 @@ from jtl.errors import UserError, nearest, shown
 from jtl.models import Outputs
 from jtl.ranges import NotNegative, Range, check
 from jtl.strategies.contract import (
+    OF_TARGET,
     TARGET,
     TRAIN,
     Compared,
@@ -74,7 +75,7 @@ def build(config: Config, context: Context) -> Strategy:
     return Strategy(
         groups=lambda names: dict.fromkeys(names, Group()),
         penalty=partial(_penalty, config),
-        streams=(TARGET,),
+        streams=OF_TARGET,
         compares=Compared(least, "set strategy.is_unbiased=false"),
     )
 

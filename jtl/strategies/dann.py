@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
+    OF_TARGET,
     TARGET,
     TRAIN,
     Context,
@@ -62,7 +63,7 @@ def build(config: Config, context: Context) -> Strategy:
         groups=adversarial.groups(config.multiplier),
         extra=extra,
         penalty=partial(_penalty, config, context.num_steps),
-        streams=(TARGET,),
+        streams=OF_TARGET,
     )
 
 

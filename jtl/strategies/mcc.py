@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from jtl.ranges import NotNegative, Positive, check
 from jtl.strategies.contract import (
+    OF_TARGET,
     TARGET,
     Compared,
     Context,
@@ -47,7 +48,7 @@ def build(config: Config, context: Context) -> Strategy:
     return Strategy(
         groups=lambda names: dict.fromkeys(names, Group()),
         penalty=partial(_penalty, config),
-        streams=(TARGET,),
+        streams=OF_TARGET,
         compares=Compared(),
     )
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from jtl.ranges import NotNegative, Positive, Width, check
 from jtl.strategies.contract import (
     EXTRA,
+    OF_TARGET,
     TARGET,
     TRAIN,
     Context,
@@ -67,7 +68,7 @@ def build(config: Config, context: Context) -> Strategy:
         groups=adversarial.groups(config.multiplier),
         extra=extra,
         penalty=partial(_penalty, config, context.num_steps),
-        streams=(TARGET,),
+        streams=OF_TARGET,
     )
 
 

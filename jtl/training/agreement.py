@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jtl.signals import Stopped, StopRequest
 from jtl.training import sharding
 
-# So many answers are on their way; as many steps are dispatched ahead (see `loop`).
-MAX_PENDING = 2
+# Steps dispatched beyond the one that is waited for (see `loop`), and answers that are on their way.
+MAX_AHEAD = 2
 
 
 @runtime_checkable
@@ -85,7 +85,7 @@ class Shared:
         """Raise Stopped in all processes at once, some calls after a signal came."""
         self._has_begun = True
         self._pending.append(self._largest(self._heard()))
-        if len(self._pending) > MAX_PENDING:
+        if len(self._pending) > MAX_AHEAD:
             self._note(self._pending.popleft())
         if self._number:
             raise Stopped(self._number)

@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data, task, model, pretrained weights, strategy, optimizer."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -133,31 +133,6 @@ def open_target(config: Config, names: tuple[str, ...], reading: str = "") -> Ta
     return Target(stream, splits.get("test", stream), is_labelled)
 
 
-def check_streams(config: Config, parts: Parts, streams: Mapping[str, Source]) -> None:
-    """Check that the data has every stream the strategy needs, and that nothing marks the training examples.
-
-    Raises:
-        UserError: it has not, or training examples alone are blended, or targets that cannot be.
-    """
-    strategy = parts.strategy
-    blended = "" if parts.augment is None else parts.input.blended(parts.augment)
-    if blended and not parts.task.can_blend:
-        raise UserError(
-            f"{blended}, which blends targets; task {config.task.name!r} has none that can be: set it to 0"
-        )
-    if strategy.streams and blended:
-        raise UserError(
-            f"{blended}, which blends training {parts.input.unit} alone; expected 0 with strategy "
-            f"{config.strategy.name!r}, which compares them with the target's: set it to 0"
-        )
-    for name in strategy.streams:
-        if name not in streams:
-            raise UserError(
-                f"strategy {config.strategy.name!r} adapts to unlabelled {parts.input.unit} and "
-                f"config.data.{name} is empty; set it to their folder or table"
-            )
-
-
 def has_classes(config: Config) -> bool:
     """Return whether the task's logits are of classes, one an example."""
     return TASKS[config.task.name].label_kind == "class"
@@ -241,7 +216,14 @@ def assembled(
     return Assembled(source, model, task, preprocess, params, model_state, loaded)
 
 
-def build(config: Config, stats: LabelStats, steps: int, model_of: Callable[..., Any] | None = None) -> Built:
+def build(
+    config: Config,
+    stats: LabelStats,
+    steps: int,
+    model_of: Callable[..., Any] | None = None,
+    *,
+    num_unlabelled: int = 1,
+) -> Built:
     """Build everything a run of that many steps needs beside its data; `model_of` is as in `assembled`."""
     found = assembled(config, stats, model_of=model_of)
     assert found.task is not None, "a run has a task"
@@ -257,6 +239,8 @@ def build(config: Config, stats: LabelStats, steps: int, model_of: Callable[...,
         label_kind=TASKS[config.task.name].label_kind,
         input=found.input,
         preprocess=found.preprocess,
+        episode=sampling.episode_of(config.train.sampling),
+        num_unlabelled=num_unlabelled,
     )
     strategy = strategy_kind.build(config.strategy, context)
     params = found.params
@@ -310,7 +294,7 @@ def classifier(config: Config, spec: str) -> Classifier:
 def initial_state(built: Built, config: Config, mesh: Mesh) -> tuple[State, Any]:
     """Return the state at step 0 on the mesh, and the sharding of each of its leaves."""
     create = starting.creator(built.parts, config, built.params, built.model_state)
-    shapes = jax.eval_shape(create, built.params, built.model_state)
+    shapes = starting.shapes(built.parts, config, built.params, built.model_state)
     placement = sharding.of_state(shapes, config.sharding, mesh)
     average = ", average" if optim.has_average(config.optim) else ""
     what = f"training (parameters, {config.optim.name}{average})"

@@ -2,14 +2,14 @@
 
 Orbax (0.12) restores a flipped bit without a word and never falls back by itself; here a damaged checkpoint
 is named, set aside and the one before it used. What is not damage (`checkpoint_faults`) moves nothing. On
-disk: `checkpoints/STEP/{state,meta}`; the newest two and the best are kept. Which is the best follows from
-the run's own evaluations, which every checkpoint's sealed meta has: nothing unsealed decides what is deleted.
+disk: `checkpoints/STEP/{state,meta}`, and beside that folder what no step moves (`once`); the newest two and
+the best are kept. Which is the best follows from the run's own evaluations, which every checkpoint's sealed
+meta has: nothing unsealed decides what is deleted.
 """
 
-import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,18 @@ from orbax.checkpoint import checkpoint_managers
 
 from jtl import distributed
 from jtl.errors import UserError
-from jtl.training import checkpoint_faults, checkpoint_files, digests, progress, sharding
+from jtl.training import checkpoint_faults, checkpoint_files, digests, once, progress, sharding
 from jtl.training.checkpoint_faults import Damage, Diverged
 from jtl.training.state import State
+from jtl.weights.formats.orbax_folder import ONCE
 
 NUM_LATEST = 2
-DAMAGED = "damaged"
 ONE = ocp.options.MultiprocessingOptions()
-# What must be finite in a checkpoint: what trains, running statistics, and the average of what trains.
-FINITE = ("trainable", "model_state", "ema")
+# Of a state, where a checkpoint does not say which it has.
+FIRST_FIELDS = ("step", "trainable", "frozen", "model_state", "opt_state", "ema")
+# What must be finite in a checkpoint: what trains, running statistics, the average of what trains, and the
+# strategy's memory.
+FINITE = ("trainable", "model_state", "ema", "memory")
 
 
 class Restored(NamedTuple):
@@ -51,14 +54,25 @@ class Sound(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run folder. Saves are asynchronous; `close` waits for the last one.
 
-    `metric` is what picks the best of the run's evaluations.
+    `metric` is what picks the best of the run's evaluations. `still` are leaves of the state that no step
+    moves: they are kept once (one that moves all the same is only kept anew). `saved` is told the step of
+    each save that has begun.
     """
 
-    def __init__(self, folder: Path, *, metric: str, is_maximized: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        metric: str,
+        is_maximized: bool,
+        still: Collection[str] = (),
+        saved: Callable[[int], None] = lambda step: None,
+    ) -> None:
         # What Orbax and its threads tell of faults arrives here as an exception, too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder.resolve()
         self._metric, self._is_maximized = metric, is_maximized
+        self._still, self._kept, self._saved = frozenset(still), "", saved
         self._history: progress.History = []
         self._num_bytes = 0
         self._examine = jax.jit(_examined)
@@ -89,46 +103,76 @@ class Checkpoints:
             Unsaved: this save, or the one before, failed.
         """
         state, step = sound.state, int(sound.state.step)
+        fields, still = once.split(state._asdict(), self._still)
+        about = once.described(still, sound.digests)
+        self._keep(about, still)
         meta = {
             "step": step,
             "history": history,
             "digests": sound.digests,
             "kinds": digests.kinds(state),
+            "fields": list(fields),
+            ONCE: about,
             "made_with": checkpoint_faults.made_with(),
             "metric": self._metric,
             "is_maximized": self._is_maximized,
         }
         self._history = history
-        self._num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        self._num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(fields))
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(checkpoint_files.sealed(meta))
+            state=ocp.args.StandardSave(State(**fields)),
+            meta=ocp.args.JsonSave(checkpoint_files.sealed(meta)),
         )
         with self._saving():
             self._manager.save(step, args=items, force=True)
+        self._saved(step)
 
     def restore(self, like: Any, warn: Callable[[str], None]) -> Restored | None:
         """Return the newest checkpoint that verifies, or None where there is none.
 
-        `like` gives shapes, dtypes and shardings. A damaged checkpoint is moved to `damaged/` beside the
-        folder and `warn` is told which leaf or file was found damaged and which step is tried next.
+        `like` gives shapes, dtypes and shardings; where it has arrays, those that never move and are what was
+        saved are taken as they are. A damaged checkpoint is moved to `damaged/` beside the folder and `warn`
+        is told which leaf or file was found damaged and which step is tried next.
 
         Raises:
             UserError: checkpoints exist, or existed, and every one is damaged; or one may be sound and cannot
                 be restored just now, which moves nothing.
         """
         if not distributed.is_joined():
-            return self._newest(lambda step: self._verified(step, like), warn)
-        # One process looks which it is to be: of a file that only some of them read the others know nothing.
-        step, is_moved = distributed.told(f"{self._folder} restored", lambda: self._chosen(like, warn))
-        if is_moved:
-            self._reopen()
-        return None if step is None else self._verified(step, like)
+            found = self._newest(lambda step: self._verified(step, like), warn)
+        else:
+            # One process looks which it is to be: of a file that only some read the others know nothing.
+            step, is_moved = distributed.told(f"{self._folder} restored", lambda: self._chosen(like, warn))
+            if is_moved:
+                self._reopen()
+            found = None if step is None else self._verified(step, like)
+        if found is not None:
+            self._mend(found, warn)
+        return found
+
+    def _mend(self, found: Restored, warn: Callable[[str], None]) -> None:
+        """Write anew what is kept once, where its file is gone or damaged and the restored state has it."""
+        run_folder, about = self._folder.parent, found.meta.get(ONCE, {})
+        fault = distributed.told(f"{self._folder} kept", lambda: once.fault(run_folder, found.meta))
+        if fault:
+            self._keep(about, once.split(found.state._asdict(), about["leaves"])[1])
+            warn(f"checkpoints: {about['file']!r} was damaged ({fault}); it was written again")
+        self._kept = about.get("file", "")
+
+    def _keep(self, about: Mapping[str, Any], still: Mapping[str, jax.Array]) -> None:
+        """Write what no step moves, unless that was done."""
+        if not about or about["file"] == self._kept:
+            return
+        self._num_bytes = sum(leaf.nbytes for leaf in still.values())
+        with self._saving():
+            once.write(self._folder.parent, about["file"], still)
+        self._kept = about["file"]
 
     def _chosen(self, like: Any, warn: Callable[[str], None]) -> list[Any]:
         """Return the step of the newest checkpoint that verifies, and whether others were moved away."""
-        before = set_aside(self._folder.parent)
+        before = checkpoint_files.set_aside(self._folder.parent)
         step = self._newest(lambda step: self._checked(step, like), warn)
-        return [step, set_aside(self._folder.parent) != before]
+        return [step, checkpoint_files.set_aside(self._folder.parent) != before]
 
     def _newest(self, verified: Callable[[int], Any], warn: Callable[[str], None]) -> Any:
         """Return what `verified` gives of the newest step that is not damaged, None where there is none."""
@@ -142,7 +186,7 @@ class Checkpoints:
                 )
                 warn(f"checkpoint {step} is damaged ({damage}); {following}")
                 self._set_aside(step, damage)
-        if aside := set_aside(self._folder.parent):
+        if aside := checkpoint_files.set_aside(self._folder.parent):
             raise UserError(
                 f"all checkpoints in {str(self._folder)!r} are damaged; they were moved to "
                 f"{str(aside[-1].parent)!r}; start again with another --workdir"
@@ -161,7 +205,14 @@ class Checkpoints:
         if step not in self.steps():
             raise UserError(f"{str(self._folder)!r} has no checkpoint of step {step}; found {self.steps()}")
         path = self._folder / str(step)
-        meta = checkpoint_files.sound_meta(self._folder / str(step))
+        meta = checkpoint_files.sound_meta(path)
+        fields, still = once.split(like, once.leaves_of(meta))
+        found = self._moving_values(path, meta, fields)
+        checkpoint_files.check_digests(meta, digests.on_host(found))
+        return once.joined(dict(like), found, once.read(self._folder.parent, meta, still))
+
+    def _moving_values(self, path: Path, meta: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+        """Return fields of what a checkpoint has in itself."""
         item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(like))
         arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(np.ndarray, leaf.dtype), item)
         # By itself: the other processes read, if they do, in their own time.
@@ -171,14 +222,12 @@ class Checkpoints:
             ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
         )
         try:
-            found = reader.restore(
+            return reader.restore(
                 path / "state",
                 args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True),
             )
         except Exception as error:
             raise checkpoint_faults.explained(error, path, meta) from error
-        checkpoint_files.check_digests(meta, digests.on_host(found))
-        return found
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints on disk, rising."""
@@ -201,6 +250,8 @@ class Checkpoints:
             for step in steps:
                 if step not in kept:
                     self._manager.delete(step)
+            if distributed.is_writer():
+                checkpoint_files.remove_unneeded(self._folder)
 
     def close(self) -> None:
         """Wait for the last save and release the manager."""
@@ -249,12 +300,18 @@ class Checkpoints:
             UserError: it may be, and cannot be restored just now.
         """
         path = self._folder / str(step)
-        meta = checkpoint_files.sound_meta(self._folder / str(step))
+        meta = checkpoint_files.sound_meta(path)
         checkpoint_faults.check_kinds(path, meta, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        fields, still = once.split(_saved_fields(like, meta), once.leaves_of(meta))
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_shape, fields)))
         try:
-            state = self._manager.restore(step, args=items)["state"]
+            own = self._digests_of(still)
+            moving = self._manager.restore(step, args=items)["state"]
+            kept = once.restored(self._folder.parent, meta, still, own)
+            state = once.joined(like, moving, kept)
             found, _ = sharding.fetched(self._examine(state))
+        except UserError:
+            raise
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, …
             raise checkpoint_faults.explained(error, path, meta) from error
         checkpoint_files.check_digests(meta, digests.as_text(state, found))
@@ -269,56 +326,29 @@ class Checkpoints:
             Damage: it is not what was saved.
             UserError: it may be, and cannot be restored just now.
         """
-        checkpoint_faults.check_kinds(
-            self._folder / str(step), checkpoint_files.sound_meta(self._folder / str(step)), like
-        )
-        found = self.restore_values(step, {name: getattr(like, name) for name in like._fields})
+        path = self._folder / str(step)
+        meta = checkpoint_files.sound_meta(path)
+        checkpoint_faults.check_kinds(path, meta, like)
+        fields, _ = once.split(_saved_fields(like, meta), once.leaves_of(meta))
+        found = self._moving_values(path, meta, fields)
+        checkpoint_files.check_digests(meta, digests.on_host(found))
         if int(found["step"]) != step:
             raise Damage(f"it is a copy of step {int(found['step'])}")
         return step
 
-    def _set_aside(self, step: int, damage: Damage) -> None:
-        """Move a checkpoint out of the way, under a name that is free.
+    def _digests_of(self, still: Mapping[str, Any]) -> dict[str, str]:
+        """Return the digests by name of those leaves that are arrays."""
+        arrays = {name: leaf for name, leaf in still.items() if isinstance(leaf, jax.Array)}
+        return digests.as_text(arrays, sharding.fetched(jax.jit(digests.on_device)(arrays)))
 
-        Raises:
-            UserError: it cannot be moved.
-        """
-        source = self._folder / str(step)
-        target = next(
-            path for path in _numbered(self._folder.parent / DAMAGED) if path.is_dir() or not _is_there(path)
-        )
-        numbered = _numbered(target / f"{step}.0", target / f"{step}")
-        try:
-            target.mkdir(exist_ok=True)
-            source.rename(next(path for path in numbered if not _is_there(path)))
-        except OSError as error:
-            raise UserError(
-                f"checkpoint {str(source)!r} is damaged ({damage}) and cannot be moved to {str(target)!r}: "
-                f"{error.strerror}; mend that, or remove it, and repeat the command"
-            ) from error
+    def _set_aside(self, step: int, damage: Damage) -> None:
+        checkpoint_files.move_aside(self._folder / str(step), damage)
         if not distributed.is_joined():
             self._reopen()
 
     def _reopen(self) -> None:
         self._manager.close()
         self._manager = self._opened()
-
-
-def set_aside(run_folder: Path) -> list[Path]:
-    """Return the damaged checkpoints that were moved out of the way in a run folder."""
-    folders = [path for path in run_folder.glob(f"{DAMAGED}*") if path.is_dir()]
-    return sorted(each for path in folders for each in path.glob("*.*") if each.is_dir())
-
-
-def _numbered(first: Path, stem: Path | None = None) -> Iterator[Path]:
-    """Yield a path, and then the same with .1, .2, … behind it, or behind `stem`."""
-    yield first
-    for number in itertools.count(1):
-        yield (stem or first).with_name(f"{(stem or first).name}.{number}")
-
-
-def _is_there(path: Path) -> bool:
-    return os.path.lexists(path)
 
 
 @dataclass(frozen=True)
@@ -337,6 +367,16 @@ class _Best(checkpoint_managers.PreservationPolicy):
         del context
         best = self.best_of([each.step for each in checkpoints])
         return [each.step == best for each in checkpoints]
+
+
+def _saved_fields(like: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those fields of a state that a checkpoint has, be they empty: there were fewer before."""
+    saved = meta.get("fields", FIRST_FIELDS)
+    return {name: value for name, value in like._asdict().items() if name in saved}
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _examined(state: State) -> tuple[list[Any], dict[str, Any]]:

@@ -58,7 +58,7 @@ def check_readable(checkpoint: Path) -> None:
             with path.open("rb"):
                 pass
         except OSError as error:
-            _check_of_machine(checkpoint, error)
+            check_of_machine(checkpoint, error)
 
 
 def read(checkpoint: Path, name: str) -> bytes:
@@ -71,7 +71,7 @@ def read(checkpoint: Path, name: str) -> bytes:
     try:
         return (checkpoint / name).read_bytes()
     except OSError as error:
-        _check_of_machine(checkpoint, error)
+        check_of_machine(checkpoint, error)
         raise Damage(f"{name}: {error.strerror}") from error
 
 
@@ -164,7 +164,8 @@ def is_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def _check_of_machine(checkpoint: Path, error: OSError) -> None:
+def check_of_machine(checkpoint: Path, error: OSError) -> None:
+    """Raise UserError where an error of reading is the machine's, and no sign of damage."""
     if error.errno not in OF_DAMAGE:
         name = error.filename or checkpoint
         raise _unreadable(checkpoint, f"{str(name)!r}: {error.strerror}", error.errno) from error
@@ -190,7 +191,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """
 
     def check(error: OSError) -> None:
-        _check_of_machine(folder, error)
+        check_of_machine(folder, error)
 
     for root, _, names in os.walk(folder, onerror=check):
         yield from (Path(root) / name for name in names)

@@ -4,18 +4,21 @@ Nothing here needs the program that saved them, or a device.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jtl.training import checkpoint_faults, digests, progress
+from jtl.errors import UserError
+from jtl.training import checkpoint_faults, digests, once, progress
 from jtl.training.checkpoint_faults import Damage
+from jtl.weights.formats.orbax_folder import CHECKPOINT_META
 
-# Where Orbax's JSON handler writes.
-META_FILE = "meta/metadata"
+DAMAGED = "damaged"
 
 
 def steps(folder: Path) -> list[int]:
@@ -34,7 +37,7 @@ def sound_meta(path: Path) -> dict[str, Any]:
     step = int(path.name)
     checkpoint_faults.check_readable(path)
     try:
-        meta = json.loads(checkpoint_faults.read(path, META_FILE))
+        meta = json.loads(checkpoint_faults.read(path, CHECKPOINT_META))
     except (ValueError, RecursionError) as error:
         raise Damage(f"its meta is no JSON: {error}") from error
     if not isinstance(meta, dict) or sealed(meta)["seal"] != meta.get("seal"):
@@ -46,6 +49,8 @@ def sound_meta(path: Path) -> dict[str, Any]:
 
 def check(path: Path) -> dict[str, Any]:
     """Read all of the checkpoint of a path, hold it against its digests, and return its meta.
+
+    What it has not in itself is in a file of its own (see `once.fault`).
 
     Raises:
         Damage: it is not what was saved.
@@ -65,7 +70,7 @@ def check(path: Path) -> dict[str, Any]:
         raise checkpoint_faults.explained(error, path, meta) from error
     named = digests.on_host(found)
     check_digests(meta, named)
-    missing = meta["digests"].keys() - named.keys()
+    missing = meta["digests"].keys() - named.keys() - once.leaves_of(meta)
     if missing:
         raise Damage(f"leaf {min(missing)!r} is not there")
     return meta
@@ -85,6 +90,41 @@ def best(metas: Mapping[int, Mapping[str, Any]]) -> int | None:
     return None if found is None else int(found["step"])
 
 
+def move_aside(checkpoint: Path, damage: Damage) -> None:
+    """Move a checkpoint out of the way, under a name that is free.
+
+    Raises:
+        UserError: it cannot be moved.
+    """
+    target = next(
+        path for path in _numbered(checkpoint.parent.parent / DAMAGED) if path.is_dir() or not _is_there(path)
+    )
+    numbered = _numbered(target / f"{checkpoint.name}.0", target / checkpoint.name)
+    try:
+        target.mkdir(exist_ok=True)
+        checkpoint.rename(next(path for path in numbered if not _is_there(path)))
+    except OSError as error:
+        raise UserError(
+            f"checkpoint {str(checkpoint)!r} is damaged ({damage}) and cannot be moved to {str(target)!r}: "
+            f"{error.strerror}; mend that, or remove it, and repeat the command"
+        ) from error
+
+
+def set_aside(run_folder: Path) -> list[Path]:
+    """Return the damaged checkpoints that were moved out of the way in a run folder."""
+    folders = [path for path in run_folder.glob(f"{DAMAGED}*") if path.is_dir()]
+    return sorted(each for path in folders for each in path.glob("*.*") if each.is_dir())
+
+
+def remove_unneeded(folder: Path) -> None:
+    """Remove files with what never trains that no checkpoint names; where one cannot be asked, none."""
+    try:
+        metas = [sound_meta(folder / str(step)) for step in steps(folder)]
+    except (Damage, UserError):
+        return
+    once.remove_unneeded(folder.parent, metas)
+
+
 def num_bytes(path: Path) -> int:
     """Return what the files below a path take."""
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
@@ -102,3 +142,14 @@ def sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in meta.items() if key != "seal"}
     text = json.dumps(content, sort_keys=True)
     return {**content, "seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _numbered(first: Path, stem: Path | None = None) -> Iterator[Path]:
+    """Yield a path, and then the same with .1, .2, … behind it, or behind `stem`."""
+    yield first
+    for number in itertools.count(1):
+        yield (stem or first).with_name(f"{(stem or first).name}.{number}")
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from jtl.data import Source
 from jtl.errors import UserError, nearest
+from jtl.strategies.contract import TARGET
 from jtl.tasks import TASKS
 from jtl.training import adaptation, build
 from jtl.training.build import Built, Target
@@ -19,7 +20,8 @@ def monitor(settings: Config, built: Built, splits: Mapping[str, Source], target
     """
     kind = TASKS[settings.task.name]
     criteria = adaptation.CRITERIA if target is not None and build.has_classes(settings) else ()
-    is_adapting = bool(built.parts.strategy.streams) and bool(criteria)
+    streams = built.parts.strategy.streams.values()
+    is_adapting = any(stream.of == TARGET for stream in streams) and bool(criteria)
     chosen = settings.train.monitor or (adaptation.IM if is_adapting else kind.monitor)
     if chosen in criteria:
         _check_criterion(chosen, target)

@@ -70,8 +70,8 @@ OF_INPUT: dict[str, Callable[[Input], type]] = {
 # What every saved section `weights` has, whenever it was saved.
 SAVED_BEFORE = {"head", "label_map", "position_embedding", "channels", "sha256", "cache_dir"}
 
-# Settings that may differ on resume: they change how fast a run goes, what it prints, and (devices,
-# mesh and rules) the order in which float32 sums are added.
+# Settings that may differ on resume: they change how fast a run goes, what it prints, when it gives up, and
+# (devices, mesh and rules) the order in which float32 sums are added.
 RESUMABLE = (
     "inputs.threads",
     "inputs.workers",
@@ -83,10 +83,9 @@ RESUMABLE = (
     "inputs.features_bytes",
     "train.log_every",
     "train.steps_per_dispatch",
+    *("train.skip_nonfinite", "train.hang_seconds", "train.mirror"),
     "weights.cache_dir",
-    "sharding.devices",
-    "sharding.mesh",
-    "sharding.rules",
+    *("sharding.devices", "sharding.mesh", "sharding.rules"),
 )
 
 
@@ -104,6 +103,7 @@ TOLD_FIRST = (
 PATHS = (
     "data.path",
     "data.target",
+    "data.unlabelled",
     "model.weights",
     "strategy.teacher",
     "weights.tokenizer",

@@ -1,5 +1,6 @@
 """A digest of every leaf of a state, the same for every sharding, on the devices and on the host."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,9 +26,14 @@ def kinds(state: Any) -> dict[str, str]:
     {'head': 'float32[2,3]'}
     """
     return {
-        name: f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+        name: kind(np.dtype(leaf.dtype).name, leaf.shape)
         for name, leaf in zip(names(state), jax.tree.leaves(state), strict=True)
     }
+
+
+def kind(dtype: str, shape: Sequence[int]) -> str:
+    """Return dtype and shape as one text: "float32[2,3]"."""
+    return f"{dtype}[{','.join(map(str, shape))}]"
 
 
 def on_device(state: Any) -> list[UInt[Array, " 2"]]:

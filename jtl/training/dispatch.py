@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jtl import distributed
 from jtl.data import pipeline
 from jtl.data.planned import planned_batches
 from jtl.data.sampling import UNIFORM
@@ -23,7 +24,7 @@ from jtl.errors import UserError, at_end
 from jtl.inputs.contract import leaves_of, map_leaves
 from jtl.signals import interruptibly
 from jtl.strategies.contract import TRAIN
-from jtl.training import evaluate, flops, optim, routes, sharding, step
+from jtl.training import evaluate, flops, optim, routes, sharding, step, views
 from jtl.training.agreement import StopSource
 from jtl.training.config import Config
 from jtl.training.ready import Feed, Run
@@ -82,8 +83,11 @@ class Dispatches:
                     jitted = step.make_several(jitted, made, self._ready.programs.state_sharding)
                 lowered = jitted.lower(state, batches)
                 options = step.compiler_options(self._ready.plan.built.parts, phase)
+                name = f"{self._ready.plan.folder} compiled {len(self._compiled)}"
                 with self._stop.raising():
-                    self._compiled[key] = interruptibly(partial(lowered.compile, options))
+                    compiled = interruptibly(partial(lowered.compile, options))
+                    interruptibly(partial(distributed.meet, name))
+                self._compiled[key] = compiled
         return self._compiled[key]
 
     def _step(self, phase: int) -> jax.stages.Wrapped:
@@ -206,18 +210,21 @@ def _reader(ready: Run, name: str, start: int) -> Generator[step.Batch, None, No
     own = sharding.rows_of(ready.programs.mesh)
     if name in ready.feed.kept:
         return ready.feed.kept[name](start)
+    stream = parts.strategy.streams.get(name)
     read = partial(
         pipeline.train_batches,
-        transform=parts.input.transform(parts.preprocess, parts.augment),
+        transform=parts.input.transform(parts.preprocess, views.augment_of(parts, name)),
         kind=parts.input,
         preprocess=parts.preprocess,
+        varied_by=routes.stream_seed(settings.train.seed, name),
     )
     return (planned_batches if name in ready.feed.residents else read)(
         ready.feed.streams[name],
-        batch_size=settings.train.batch_size,
-        seed=routes.stream_seed(settings.train.seed, name),
+        batch_size=views.rows_of(parts, name, settings.train.batch_size),
+        # Streams of the same examples have them in the same order.
+        seed=routes.stream_seed(settings.train.seed, name if stream is None else stream.of),
         start_step=start,
-        sampling=settings.train.sampling if name == TRAIN else UNIFORM,
+        sampling=settings.train.sampling if TRAIN in (name, stream and stream.of) else UNIFORM,
         shard_index=own.place,
         num_shards=own.num,
         num_views=settings.train.views if parts.augment is not None else 0,

@@ -25,7 +25,7 @@ from jtl.inputs import Input
 from jtl.inputs.contract import as_it_is, joined, stacked
 from jtl.models.cut import Cut
 from jtl.strategies.contract import TRAIN
-from jtl.training import evaluate, finish, grid, progress, sharding, solve, step
+from jtl.training import evaluate, grid, notes, progress, sharding, solve, step
 from jtl.training.build import Built
 from jtl.training.frozen import Frozen
 from jtl.training.ready import EvalBatches, Run, Settled
@@ -132,7 +132,7 @@ def _solved(ready: Run, parts: Parts, state: State, arrays: Arrays) -> State:
     targets = parts.task.targets(batch, rng.key(parts.seed, "targets", 0))
     loss, outputs = parts.task.loss, parts.task.head.num_outputs
     found = solve.solved(rows, targets, np.concatenate([folds] * times), loss, outputs, solver)
-    finish.say(ready, solve.text(found, solver))
+    notes.say(ready, solve.text(found, solver))
     head = {"kernel": found.kernel.astype(np.float32), "bias": found.bias.astype(np.float32)}
 
     def with_head(leaves: Any) -> Any:

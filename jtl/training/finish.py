@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jtl import distributed, files, tree
+from jtl import distributed, tree
 from jtl.report import summary, tables
 from jtl.report.writer import FINAL, Numbers
-from jtl.training import account, adaptation, evaluate, loop, meta, precision, progress, sharding
+from jtl.training import account, adaptation, evaluate, loop, meta, notes, precision, progress, sharding
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.checkpoint_faults import Damage
@@ -41,7 +41,7 @@ def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Numbers) 
         for name, values in settled.files.items():
             summary.write_json(ready.plan.folder / name, values)
         for line in settled.lines:
-            say(ready, line)
+            notes.say(ready, line)
         ready, state = settled.ready, settled.state
     params = _as_loaded(ready, states.params_for_evaluation(state))
     merged = ready.plan.built.parts.strategy.merged(params)
@@ -86,6 +86,8 @@ def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET)
         peak_memory_bytes=ready.reporter.live.peak_memory_bytes(),
         target=None if ready.feed.target is None else _outcome(ready, ended),
     )
+    if ended.skipped:
+        found["skipped_steps"] = list(ended.skipped)
     return found | summary.plain(
         account.intervals(outcome.told) | ready.reporter.goodput(int(ended.state.step))
     )
@@ -94,16 +96,6 @@ def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET)
 def digest(ready: Run, state: State) -> str:
     """Return the sha256 over the parameters: equal runs show equal ones."""
     return tree.sha256(_as_loaded(ready, tree.merge(state.trainable, state.frozen)))
-
-
-def say(ready: Run, text: str) -> None:
-    """Say what was found of a checkpoint, on the screen and in the notes of meta.json."""
-    ready.reporter.live.log(text)
-    if not distributed.is_writer():
-        return
-    path = ready.plan.folder / "meta.json"
-    about = files.read_record(path)
-    summary.write_json(path, {**about.values, "notes": [*about.get("notes", files.TEXTS, []), text]})
 
 
 def _best_state(ready: Run, ended: Ended, checkpoints: Checkpoints) -> State:
@@ -121,7 +113,7 @@ def _best_state(ready: Run, ended: Ended, checkpoints: Checkpoints) -> State:
     try:
         values = checkpoints.restore_values(int(best["step"]), like)
     except Damage as damage:
-        say(
+        notes.say(
             ready,
             f"checkpoint {best['step']}, the best, is damaged ({damage}); the last step is reported and "
             f"exported in its place",

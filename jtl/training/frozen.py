@@ -155,7 +155,7 @@ def _num_views(settings: Config, built: Built) -> int:
 def _trace(cut: Cut, settings: Config, built: Built, params: Any, model_state: Any) -> Trace | str:
     """Return what the part below depends on, or why it gives another thing at another step."""
     parts = built.parts
-    inputs = batch_of(parts.model.spec, 2)
+    inputs = batch_of(parts.model.spec, cuts.NUM_TRACED)
     # Those of a frozen part never move; what stands above is not looked at.
     stats = step.frozen_stats(parts, built.model_state, parts.num_steps)
     found = cuts.trace(cut, params, model_state, inputs, train=True, frozen_stats=stats)
@@ -164,14 +164,13 @@ def _trace(cut: Cut, settings: Config, built: Built, params: Any, model_state: A
     trained = [name for name in found.names if not parts.groups[name].is_frozen]
     if trained:
         return f"{trained[0]!r} trains, and what they give depends on it"
-    calm = cuts.trace(cut, params, model_state, inputs, train=False, frozen_stats=frozenset())
-    if calm.text != found.text:
+    if cut.calm.text != found.text:
         return "in training they compute something else than in evaluation"
     if parts.input.collate is not stacked:
         longer = jax.eval_shape(cut.below, params, model_state, _longer(inputs))
         if any(leaf.shape[1:] != cut.kept[name].shape for name, leaf in longer.items()):
             return f"{parts.input.unit} differ in length there; only what enters the head is kept of them"
-    return calm
+    return cut.calm
 
 
 def _dropped(model: Any) -> str:

@@ -18,15 +18,15 @@ from jtl.metrics import GRID_PREFIX, Summary
 from jtl.report.goodput import EVERY_SECONDS
 from jtl.report.writer import Numbers
 from jtl.signals import Stopped
-from jtl.training import adaptation, build, dispatch, evaluate, progress
-from jtl.training.agreement import StopSource
+from jtl.training import adaptation, build, dispatch, evaluate, nonfinite, progress
+from jtl.training.agreement import MAX_AHEAD, StopSource
 from jtl.training.checkpoint_faults import Diverged, Unsaved
 from jtl.training.ready import Ended, Run, Saves
 from jtl.training.state import State
 
 VALIDATION = "val"
-# Steps dispatched beyond the one that is waited for, and steps whose numbers may lie on the devices unread.
-MAX_AHEAD, MAX_UNREAD = 2, 100
+# Steps whose numbers may lie on the devices unread.
+MAX_UNREAD = 100
 # How old the loss on the live line may be, unless a step takes longer.
 READ_SECONDS = 0.2
 
@@ -49,7 +49,8 @@ def run(
         Unsaved: a checkpoint could not be saved.
     """
     start, num_steps = int(state.step), ready.plan.built.parts.num_steps
-    dispatches, reader = dispatch.Dispatches(ready, stop), _Reader(ready, writer, history)
+    dispatches, skips = dispatch.Dispatches(ready, stop), nonfinite.Skips(ready, start)
+    reader = _Reader(ready, writer, history, skips.take)
     status, saved, measured = "finished", start, None
     spans, number = dispatches.spans(start, state), start
     # The live line ends whatever happens, so that an error starts on a line of its own.
@@ -84,7 +85,7 @@ def run(
                         checkpoints.save(sound, history)
                     saved = number
                     ready.reporter.mark(saved)
-                stop.check()
+                _check(ready, stop)
         except Stopped:
             status = "preempted"
             with ready.reporter.phases.measure("step"):
@@ -97,7 +98,13 @@ def run(
             _rescue(ready, state, saved, history, checkpoints, reader, error)
             raise
     num_examples = (int(state.step) - start) * ready.plan.settings.train.batch_size
-    return Ended(state, history, status, num_examples, measured)
+    return Ended(state, history, status, num_examples, measured, skips.steps)
+
+
+def _check(ready: Run, stop: StopSource) -> None:
+    """Raise Stopped if the run is asked to stop; of several processes this waits for the others' steps."""
+    with ready.reporter.phases.measure("step"):
+        stop.check()
 
 
 def _rescue(
@@ -126,6 +133,11 @@ def _rescue(
 
 def evaluated(ready: Run, state: State, split: str, check: Callable[[], None] = signals.check) -> Summary:
     """Return the task's metrics of a state on one split; `check` is called between batches."""
+
+    def moved() -> None:
+        ready.reporter.phases.move()
+        check()
+
     with ready.reporter.phases.measure("evaluate"):
         return evaluate.measure(
             ready.programs.evaluate,
@@ -134,12 +146,14 @@ def evaluated(ready: Run, state: State, split: str, check: Callable[[], None] = 
             mesh=ready.programs.mesh,
             task=ready.plan.built.parts.task,
             num_examples=len(ready.feed.splits[split]),
-            check=check,
+            check=moved,
         )
 
 
 class _Reader:
-    """Reads the steps' numbers once later steps were dispatched, reports them, and stops a run that diverged.
+    """Reads the steps' numbers once later steps were dispatched, and reports them.
+
+    Those that are not finite go to `not_finite` first, which may end the run.
 
     Those of `log_every` steps come to the host together, sooner where people would see old ones: at 2 ms a
     step the device would wait for a host that asks for a handful of scalars after each.
@@ -150,11 +164,14 @@ class _Reader:
         ready: Run,
         writer: Numbers,
         history: progress.History,
+        not_finite: Callable[[int, Mapping[str, float]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ready, self._writer, self._clock = ready, writer, clock
+        self._not_finite = not_finite
         self._pending: list[tuple[range, Mapping[str, Any]]] = []
         self._loss: float | None = None
+        self._shares: dict[str, float] = {}
         self._read_at = clock()
         self.measured(history)
 
@@ -187,7 +204,7 @@ class _Reader:
         """Read all that is pending; waits for its steps.
 
         Raises:
-            Diverged: the loss or the gradient norm is not finite.
+            Diverged: the loss or the gradient norm is not finite, of more steps than may be skipped.
         """
         pending = list(self._pending)
         self._read(pending)
@@ -211,12 +228,10 @@ class _Reader:
 
     def _report(self, number: int, values: Mapping[str, float]) -> None:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            raise Diverged(
-                f"the loss is {values['loss']} and the gradient norm {values['grad_norm']} at step {number}; "
-                f"expected finite numbers. The checkpoints before it are kept; lower optim.learning_rate or "
-                f"raise optim.warmup and start with another --workdir"
-            )
+            self._not_finite(number, values)
         self._loss = values["loss"]
+        shown = self._ready.plan.built.parts.strategy.shown
+        self._shares = {name: values[name] for name in shown}
         if self._is_logged(number):
             self._writer.scalars(number, {f"train/{name}": value for name, value in values.items()})
             self._ready.reporter.mark(number, every=EVERY_SECONDS)
@@ -237,6 +252,7 @@ class _Reader:
             metric_name=ready.plan.monitor,
             last=self._last,
             best=self._best,
+            shares=self._shares,
         )
 
 
@@ -277,6 +293,11 @@ def _measured_target(ready: Run, state: State, check: Callable[[], None]) -> dic
     """Return what can be said of the other domain's examples, {} without any."""
     if ready.feed.target is None or ready.feed.target_batches is None:
         return {}
+
+    def moved() -> None:
+        ready.reporter.phases.move()
+        check()
+
     with ready.reporter.phases.measure("evaluate"):
         outputs, labels = evaluate.collect(
             ready.programs.outputs,
@@ -284,7 +305,7 @@ def _measured_target(ready: Run, state: State, check: Callable[[], None]) -> dic
             ready.feed.target_batches,
             ("logits",),
             mesh=ready.programs.mesh,
-            check=check,
+            check=moved,
         )
         known = labels if ready.feed.target.is_labelled else None
         has_classes = build.has_classes(ready.plan.settings)

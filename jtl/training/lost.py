@@ -5,7 +5,7 @@ from pathlib import Path
 from jtl.errors import UserError
 from jtl.report import summary
 from jtl.report.writer import FILE_NAME, reports
-from jtl.training.checkpoint import set_aside
+from jtl.training.checkpoint_files import set_aside
 from jtl.training.settings import Train
 from jtl.weights.run_folder import CHECKPOINTS_NAME, SUMMARY_NAME, WEIGHTS_NAME
 

@@ -161,6 +161,13 @@ def schedule(config: Config, num_steps: int) -> Callable[[Int[Array, ""]], Float
     return rate
 
 
+def num_updates(opt_state: Any) -> Int[Array, ""]:
+    """Return how many updates an optimizer of `make` has made: steps that were skipped are none."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda each: isinstance(each, RateState))
+    # Of many heads all have made as many.
+    return jnp.ravel(next(each for each in leaves if isinstance(each, RateState)).num_updates)[0]
+
+
 def has_average(config: Config) -> bool:
     """Return whether an average of the parameters is kept."""
     return config.ema > 0 or config.swa_start > 0

@@ -1,5 +1,6 @@
 """What a run computes in, what it keeps frozen values in, and what of it people are told."""
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -50,11 +51,12 @@ def widened(params: Mapping[str, Any], loaded: Mapping[str, Any]) -> tree.Tree:
 
 
 def described(config: Config) -> dict[str, str]:
-    """Return what meta.json says: the dtypes, and the precision of matrix products."""
+    """Return what meta.json says: the dtypes, the precision of matrix products, and XLA's flags."""
     return {
         "dtype": np.dtype(layers.compute_dtype(config.model.dtype)).name,
         "frozen_dtype": np.dtype(frozen_dtype(config)).name,
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

@@ -139,7 +139,8 @@ class Saves(Protocol):
 class Ended(NamedTuple):
     """How the loop ended: the state, the evaluations, the status, and the training examples it read.
 
-    `measured` is what the validation split gave for that very state, None where it was not measured.
+    `measured` is what the validation split gave for that very state, None where it was not measured;
+    `skipped` are the steps of all attempts that were (see `nonfinite`).
     """
 
     state: State
@@ -147,3 +148,4 @@ class Ended(NamedTuple):
     status: str
     num_examples: int
     measured: Summary | None = None
+    skipped: tuple[int, ...] = ()

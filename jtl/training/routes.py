@@ -20,6 +20,7 @@ from jtl.strategies.contract import TRAIN
 from jtl.training import config
 from jtl.training.config import Config
 from jtl.training.resident import Resident, resident, room_bytes
+from jtl.training.views import augment_of, rows_of
 
 HOST = "cpu"
 # Fewer passes than this over the examples do not pay for one more that keeps them.
@@ -45,14 +46,19 @@ class Routed(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What a route is chosen by; `parts` has the input kind, its pre-processing and the number of steps."""
+    """What a route is chosen by; `parts` has the input kind, its pre-processing and the number of steps.
+
+    `storages` say how the examples of each stream are kept; `room` is how many bytes of examples may lie on
+    each device.
+    """
 
     settings: Config
     parts: Any
-    storage: Storage
+    storages: Mapping[str, Storage]
     streams: dict[str, Source]
     mesh: Mesh
     say: Callable[[str], None]
+    room: int
 
 
 def opened(
@@ -75,23 +81,23 @@ def opened(
         UserError: the kind of input does not know the route, or an example cannot be read.
     """
     # What is not varied is read as in evaluation.
-    storage = None if parts.augment is None else parts.input.storage(parts.preprocess, parts.augment)
+    varied = {} if parts.augment is None else {name: augment_of(parts, name) for name in streams}
+    storages = {name: parts.input.storage(parts.preprocess, each) for name, each in varied.items()}
     asked = settings.inputs.route
     if is_passed_once:
         given = "" if asked == AUTO else f"what the frozen layers give of the {parts.input.unit} is kept"
         return Routed(streams, STREAM, given)
-    if storage is None:
+    kept = {name: each for name, each in storages.items() if each is not None}
+    if len(kept) < len(streams):
         if asked not in (AUTO, STREAM):
             raise UserError(
                 f"inputs.route is {asked!r}, and {parts.input.unit} are read anew every time; set "
                 f"inputs.route={STREAM} or {AUTO}"
             )
         return Routed(streams)
-    case = Case(settings, parts, storage, streams, mesh, say)
     # All processes have the same batches, each its rows of them: so one route, which one of them chooses.
-    if distributed.is_joined():
-        asked, begun, reason = _of_several(case, asked, begun, told_as)
-        return OPENING[asked](case, reason)
+    room = distributed.told(f"{told_as} room", lambda: room_bytes(settings.inputs.device_share))
+    case = Case(settings, parts, kept, streams, mesh, say, room)
     if begun:
         found = OPENING[begun](case, "as the run began")
         if found.name != begun:
@@ -101,21 +107,8 @@ def opened(
         return found
     if asked != AUTO:
         return OPENING[asked](case, "as set")
-    name, reason = chosen(case)
+    name, reason = distributed.told(told_as, lambda: list(chosen(case)))
     return OPENING[name](case, reason)
-
-
-def _of_several(case: Case, asked: str, begun: str, told_as: str) -> tuple[str, str, str]:
-    """Return the route of a run of several processes, the one it began with, and why it is that one."""
-    if begun or asked != AUTO:
-        name, reason = (begun, "as the run began") if begun else (asked, "as set")
-    else:
-        name, reason = distributed.told(told_as, lambda: list(chosen(case)))
-    if name == DEVICE:
-        name, reason = CACHE, "several processes do not keep examples on the devices yet"
-        if not any(_is_encoded(source) for source in case.streams.values()):
-            name = STREAM
-    return name, begun, reason
 
 
 def begun_with(folder: Path) -> str:
@@ -136,16 +129,16 @@ def chosen(case: Case) -> tuple[str, str]:
     unit, passes = case.parts.input.unit, _passes(case)
     if passes < MIN_PASSES:
         return STREAM, f"each of the {unit} is read about {passes:.2g} times"
-    num_bytes = sum(cache.needed_bytes(source, case.storage) for source in case.streams.values())
+    num_bytes, described = _needed_bytes(case), case.storages[TRAIN].described
     size = f"{memory.text(num_bytes)} of {unit} read"
-    if case.mesh.devices.flat[0].platform != HOST and num_bytes <= _device_room(case):
-        return DEVICE, f"{size} lie on each device and are varied there, {case.storage.described}"
+    if case.mesh.devices.flat[0].platform != HOST and num_bytes <= case.room:
+        return DEVICE, f"{size} lie on each device and are varied there, {described}"
     if not any(_is_encoded(source) for source in case.streams.values()):
         return STREAM, f"nothing of the {unit} needs decoding"
     if num_bytes > case.settings.inputs.store_bytes:
         limit = memory.text(case.settings.inputs.store_bytes)
         return STREAM, f"{size} are more than inputs.store_bytes, {limit}"
-    return CACHE, f"{size} are kept, {case.storage.described}"
+    return CACHE, f"{size} are kept, {described}"
 
 
 def _stream(case: Case, reason: str) -> Routed:
@@ -158,7 +151,7 @@ def _cache(case: Case, reason: str) -> Routed:
     for name, source in case.streams.items():
         kept = cache.cached(
             source,
-            case.storage,
+            case.storages[name],
             case.settings.inputs.store_bytes,
             unit=case.parts.input.unit,
             say=case.say,
@@ -171,8 +164,8 @@ def _cache(case: Case, reason: str) -> Routed:
 
 def _device(case: Case, reason: str) -> Routed:
     """Return the streams on the devices; what had to be decoded for it is kept for other runs."""
-    room, unit = _device_room(case), case.parts.input.unit
-    num_bytes = sum(cache.needed_bytes(source, case.storage) for source in case.streams.values())
+    room, unit = case.room, case.parts.input.unit
+    num_bytes = _needed_bytes(case)
     are_encoded = any(_is_encoded(source) for source in case.streams.values())
     if num_bytes > room:
         case.say(
@@ -185,8 +178,8 @@ def _device(case: Case, reason: str) -> Routed:
     for name, source in sources.items():
         residents[name] = resident(
             source,
-            case.storage,
-            batch_size=train.batch_size,
+            case.storages[name],
+            batch_size=rows_of(case.parts, name, train.batch_size),
             seed=stream_seed(train.seed, name),
             mesh=case.mesh,
         )
@@ -198,8 +191,8 @@ def stream_seed(seed: int, stream: str) -> int:
     return seed if stream == TRAIN else seed + zlib.crc32(stream.encode())
 
 
-def _device_room(case: Case) -> int:
-    return room_bytes(case.settings.inputs.device_share)
+def _needed_bytes(case: Case) -> int:
+    return sum(cache.needed_bytes(source, case.storages[name]) for name, source in case.streams.items())
 
 
 def _passes(case: Case) -> float:

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from jtl import distributed, runtime, signals
-from jtl.data import Source, preflight
+from jtl.data import Source, preflight, rotated
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
@@ -21,7 +20,7 @@ from jtl.report.goodput import Attempts
 from jtl.report.summary import Phases
 from jtl.report.writer import Unwritten, Writer
 from jtl.signals import StopRequest
-from jtl.strategies.contract import TARGET, TRAIN
+from jtl.strategies.contract import TARGET, UNLABELLED
 from jtl.training import (
     account,
     agreement,
@@ -38,6 +37,8 @@ from jtl.training import (
     loop,
     lost,
     meta,
+    mirror,
+    notes,
     precision,
     progress,
     rehearsal,
@@ -50,17 +51,20 @@ from jtl.training import (
     solve,
     starting,
     step,
+    streams,
+    watchdog,
 )
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
+from jtl.training.mirror import Mirror
 from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME
 
-TARGET_TEST = "target_test"
+TARGET_TEST, SCRATCH = "target_test", "scratch"
 
 
 def run_folder(settings: Config, spec: str) -> Path:
@@ -95,8 +99,8 @@ def run(
             f"pretrained weights, or baseline=false"
         )
     live, began = Live(), time.monotonic() if began is None else began
-    with shared.owned(folder, live.log, by="run"):
-        return _run(settings, folder, live, stop, explain=explain, began=began)
+    with shared.owned(folder, live.log, by="run"), mirror.kept(settings, folder, live.log) as copy:
+        return _run(settings, folder, live, stop, explain=explain, began=began, copy=copy)
 
 
 def _run(
@@ -107,13 +111,16 @@ def _run(
     *,
     explain: account.Explain | None,
     began: float,
+    copy: Mirror | None,
 ) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
     result = distributed.told(f"{folder} finished", lambda: claim.finished(settings, folder, live))
-    result = result or _train(settings, folder, live, stop, explain=explain, began=began)
+    if copy is not None:
+        copy.claim()
+    result = result or _train(settings, folder, live, stop, explain=explain, began=began, copy=copy)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    other = run(_scratch(settings), folder / "scratch", stop)
+    other = run(_scratch(settings), folder / SCRATCH, stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
@@ -122,7 +129,8 @@ def _run(
 
 def _scratch(settings: Config) -> Config:
     """Return the settings of the run beside it, of the same model from random weights."""
-    return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
+    found = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
+    return mirror.below(found, SCRATCH)
 
 
 def _train(
@@ -133,11 +141,12 @@ def _train(
     *,
     explain: account.Explain | None,
     began: float,
+    copy: Mirror | None,
 ) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = prepare(settings, folder, live, phases)
+        ready, state, checkpoints = prepare(settings, folder, live, phases, copy)
     listening = signals.listening() if asked is None else nullcontext(asked)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
@@ -149,16 +158,18 @@ def _train(
         if is_writer:
             attempts = Attempts(folder, int(state.step), phases.seconds, began)
             ready = ready._replace(reporter=ready.reporter._replace(attempts=attempts))
-        with at_end(writer.close):
+        watching = watchdog.watching(settings.train.hang_seconds, folder, phases)
+        with at_end(writer.close), watching:
             with listening as own, own.deferred():
                 stop = agreement.of(own, ready.programs.mesh)
                 ended = loop.run(ready, state, history, checkpoints, writer, stop)
                 with phases.measure("checkpoint"):
                     checkpoints.wait()
                     checkpoints.tidy(ended.history)
+                    latest = stop.latest()
                 digest = finish.digest(ready, ended.state)
                 # Asked since its last step: the report can wait.
-                if stop.latest() and ended.status in FINISHED:
+                if latest and ended.status in FINISHED:
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended, digest)
@@ -188,16 +199,21 @@ def _stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
 
 
 class _Opened(NamedTuple):
-    """The readable examples of each split, another domain's, and what there is to say of them."""
+    """The readable examples of each split, another domain's, those without labels, and what to say of all."""
 
     splits: dict[str, Source]
     target: Target | None
+    unlabelled: Source | None
     notes: list[str]
     facts: list[Any]
 
 
-def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def prepare(
+    settings: Config, folder: Path, live: Live, phases: Phases, copy: Mirror | None = None
+) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
+
+    `copy` is told of each checkpoint.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
     in the checkpoint.
@@ -205,12 +221,15 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     mesh = sharding.mesh(settings.sharding)
     build.check_batch(settings, sharding.num_shards(mesh))
     opened = _open(settings, live)
-    splits, target = opened.splits, opened.target
+    splits, target, unlabelled = opened.splits, opened.target, opened.unlabelled
     stats = build.label_stats(settings, splits["train"])
-    built = solve.planned(build.build(settings, stats, build.num_steps(settings, len(splits["train"]))))
+    steps, count = build.num_steps(settings, len(splits["train"])), streams.num_examples(unlabelled)
+    built = solve.planned(build.build(settings, stats, steps, num_unlabelled=count))
     built, said = evaluate.fitted(built, settings, opened.facts)
-    streams = {TRAIN: splits["train"]} | ({} if target is None else {TARGET: target.stream})
-    build.check_streams(settings, built.parts, streams)
+    beside = streams.named(target, unlabelled)
+    streams.check(settings, built.parts, beside)
+    sources = streams.of_batches(built.parts, splits["train"], beside)
+    rotated.check(settings.data, built.parts.input.spec(built.parts.preprocess))
     slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
@@ -218,11 +237,12 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     monitor = choice.monitor(settings, built, splits, target)
     solve.check(settings, built)
     grid.check(settings, built, list(splits))
-    mesh, placed = _mesh(built, settings)
+    shapes = starting.shapes(built.parts, settings, built.params, built.model_state)
+    mesh, placed = sharding.chosen(settings.sharding, shapes, shapes.trainable)
     cut = frozen.decided(settings, built, len(splits["train"]))
     decided = [
         *placed,
-        *preflight.sampled({**splits, **_of_target(target)}, built.parts.input.unit),
+        *preflight.sampled({**splits, **_beside(target, unlabelled)}, built.parts.input.unit),
         *(*said, *remarks.of_settings(settings), *remarks.of_run(settings, built, splits, monitor)),
         *(*cut.lines, *distributed.told(f"{folder} moved", lambda: meta.moved(folder))),
         *(*precision.remarks(settings, built.parts.groups), *runtime.remarks()),
@@ -232,41 +252,61 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     notes += decided
     live.log(tables.freeze_table(meta.freeze_rows(built, settings)))
     plan = Plan(settings, folder, stats, built, monitor)
-    rehearsal.first_examples(built.parts, streams, splits)
-    begun = distributed.told(f"{folder} route", lambda: routes.begun_with(folder))
+    rehearsal.first_examples(built.parts, sources, splits)
     is_once = cut.cut is not None
-    by = {"begun": begun, "say": live.log, "is_passed_once": is_once, "told_as": f"{folder} chosen"}
-    routed = routes.opened(settings, built.parts, streams, mesh, **by)
-    for line in routed.lines():
-        live.log(line)
+    routed = _routed(plan, sources, mesh, live, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
-    unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
-    dispatch.check(asked, feed, unit, is_kept=is_once)
+    dispatch.check(settings.train.steps_per_dispatch, feed, built.parts.input.unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
-    distributed.told(f"{folder} claim", lambda: claim.begun(plan, splits, target, told, routed.name))
+    held = {**splits, **streams.named(None, unlabelled)}
+    distributed.told(f"{folder} claim", lambda: claim.begun(plan, held, target, told, routed.name))
     is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(folder / CHECKPOINTS_NAME, metric=plan.monitor, is_maximized=is_maximized)
+    checkpoints = Checkpoints(
+        folder / CHECKPOINTS_NAME,
+        metric=plan.monitor,
+        is_maximized=is_maximized,
+        still=step.unmoved(built.parts, shapes),
+        **({} if copy is None else {"saved": copy.saved}),
+    )
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
+    distributed.meet(f"{folder} prepared")
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
-    parts = plan.built.parts
-    compiled = (step.make_eval_step(parts), step.make_output_step(parts))
-    whole = (sharding.with_whole_results(each, mesh) for each in compiled)
-    programs = Programs(mesh, state_sharding, *whole)
+    programs = _programs(plan, mesh, state_sharding)
     return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
 
 
-def _mesh(built: Built, settings: Config) -> tuple[Mesh, list[str]]:
-    """Return the mesh on which the state fits, and a line for people where there was a choice."""
-    values = (built.params, built.model_state)
-    shapes = jax.eval_shape(starting.creator(built.parts, settings, *values), *values)
-    return sharding.chosen(settings.sharding, shapes, shapes.trainable)
+def _programs(plan: Plan, mesh: Mesh, state_sharding: Any) -> Programs:
+    parts = plan.built.parts
+    compiled = (step.make_eval_step(parts), step.make_output_step(parts))
+    whole = (sharding.with_whole_results(each, mesh) for each in compiled)
+    return Programs(mesh, state_sharding, *whole)
+
+
+def _routed(
+    plan: Plan, sources: dict[str, Source], mesh: Mesh, live: Live, *, is_passed_once: bool
+) -> Routed:
+    """Return the streams by the route that the run takes, and say which it is."""
+    begun = distributed.told(f"{plan.folder} route", lambda: routes.begun_with(plan.folder))
+    routed = routes.opened(
+        plan.settings,
+        plan.built.parts,
+        sources,
+        mesh,
+        begun=begun,
+        say=live.log,
+        is_passed_once=is_passed_once,
+        told_as=f"{plan.folder} chosen",
+    )
+    for line in routed.lines():
+        live.log(line)
+    return routed
 
 
 def _rehearse_scratch(settings: Config, opened: _Opened) -> None:
     try:
-        rehearsal.check(_scratch(settings), opened.splits, opened.target)
+        rehearsal.check(_scratch(settings), opened.splits, opened.target, opened.unlabelled)
     except UserError as error:
         raise UserError(f"baseline, the same model from random weights, cannot be: {error}") from error
 
@@ -330,8 +370,9 @@ def _open(settings: Config, live: Live) -> _Opened:
     splits = build.open_splits(settings)
     about = next(iter(splits.values())).info
     target = build.open_target(settings, about.label_names, about.reading)
+    unlabelled = streams.open_unlabelled(settings)
     kind = config.input_of(settings.model)
-    checked = preflight.inspect({**splits, **_of_target(target)}, settings.data, kind)
+    checked = preflight.inspect({**splits, **_beside(target, unlabelled)}, settings.data, kind)
     if "train" not in checked.splits:
         raise UserError(
             f"data {settings.data.path!r} has no training split; found {', '.join(checked.splits)}"
@@ -343,26 +384,20 @@ def _open(settings: Config, live: Live) -> _Opened:
     if target is not None:
         stream = found.pop(TARGET)
         target = target._replace(stream=stream, evaluation=found.pop(TARGET_TEST, stream))
-    return _Opened(found, target, notes, checked.facts)
+    return _Opened(found, target, found.pop(UNLABELLED, None), notes, checked.facts)
 
 
-def _of_target(target: Target | None) -> dict[str, Source]:
-    if target is None:
-        return {}
-    is_one = target.evaluation is target.stream
-    return {TARGET: target.stream} | ({} if is_one else {TARGET_TEST: target.evaluation})
+def _beside(target: Target | None, unlabelled: Source | None) -> dict[str, Source]:
+    """Return all that is read beside the splits, by name."""
+    found = streams.named(target, unlabelled)
+    is_one = target is None or target.evaluation is target.stream
+    return found if is_one or target is None else {**found, TARGET_TEST: target.evaluation}
 
 
 def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State, progress.History]:
     """Return the newest sound checkpoint's state and history, or those of a new run."""
-    restored = checkpoints.restore(_like(state), partial(finish.say, ready))
+    restored = checkpoints.restore(state, partial(notes.say, ready))
     if restored is None:
         return state, []
     ready.reporter.live.log(f"resumed at step {restored.step} of {ready.plan.built.parts.num_steps}")
     return restored.state, restored.meta["history"]
-
-
-def _like(state: State) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )

@@ -16,7 +16,8 @@ class State(NamedTuple):
     """Everything a step changes, and the frozen parameters beside it.
 
     `trainable` and `frozen` are nested dicts with disjoint names (the model's own, plus "extra/…" of the
-    strategy); `model_state` holds running statistics; `ema` averages `trainable`, or is {}.
+    strategy); `model_state` holds running statistics; `ema` averages `trainable`, or is {}; `memory` is what
+    the strategy keeps from step to step, or is ().
     """
 
     step: Int[Array, ""]
@@ -25,6 +26,7 @@ class State(NamedTuple):
     model_state: Any
     opt_state: Any
     ema: Any
+    memory: Any = ()
 
 
 def create(
@@ -34,13 +36,14 @@ def create(
     optimizer: optax.GradientTransformation,
     *,
     has_ema: bool,
+    memory: Any = (),
     narrow: Callable[[Any], Any] = lambda frozen: frozen,
 ) -> State:
     """Return the state at step 0; leaves whose group is frozen go to `frozen`, as `narrow` gives them."""
     trainable, frozen = tree.split(params, lambda name: not groups[name].is_frozen)
     ema = jax.tree.map(jnp.array, trainable) if has_ema else {}
     opt_state = optimizer.init(tree.flatten(trainable))
-    return State(jnp.zeros([], jnp.int32), trainable, narrow(frozen), model_state, opt_state, ema)
+    return State(jnp.zeros([], jnp.int32), trainable, narrow(frozen), model_state, opt_state, ema, memory)
 
 
 def params_for_evaluation(state: State) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jtl.strategies.contract import TRAIN, Group, Moment, Strategy
 from jtl.tasks import Task
 from jtl.training import optim
 from jtl.training.state import State, params_for_evaluation
+from jtl.training.views import augment_of
 
 Batch = Mapping[str, Any]
 # What of a batch goes to the devices, where the batch has it.
@@ -170,12 +171,28 @@ def frozen_stats(parts: Parts, model_state: Any, phase_start: int) -> frozenset[
     )
 
 
+def unmoved(parts: Parts, state: State) -> frozenset[str]:
+    """Return the names of the leaves of a state (arrays or shapes) that no step of the run moves."""
+    stats = frozen_stats(parts, state.model_state, parts.num_steps)
+    still = [
+        name for name in tree.flatten(state.model_state) if name.split("/", 1)[1].rsplit("/", 1)[0] in stats
+    ]
+    return frozenset(
+        (
+            *(f"frozen/{name}" for name in tree.flatten(state.frozen)),
+            *(f"model_state/{name}" for name in still),
+        )
+    )
+
+
 def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
     active, resting = tree.split(state.trainable, _active_names(parts.groups, phase_start).__contains__)
     rest = tree.merge(resting, state.frozen)
     batch = {name: _normalised(parts, stream) for name, stream in batch.items()}
     batch = _augmented(parts, batch, state.step)
-    loss, grads, model_state, extra_metrics = _gradients(parts, phase_start, state, active, rest, batch)
+    loss, grads, (model_state, memory), extra_metrics = _gradients(
+        parts, phase_start, state, active, rest, batch
+    )
     flat = tree.flatten(state.trainable)
     flat_grads = tree.flatten(grads)
     all_grads = {name: flat_grads.get(name, jnp.zeros_like(leaf)) for name, leaf in flat.items()}
@@ -190,10 +207,11 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
         model_state=model_state,
         opt_state=opt_state,
         ema=_averaged(state.ema, trainable, optim.average_rate(parts.optim, state.step, parts.num_steps)),
+        memory=memory,
     )
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     kept = jax.tree.map(lambda after, before: jnp.where(is_finite, after, before), new, state)
-    rate = optim.schedule(parts.optim, parts.num_steps)(state.step)
+    rate = optim.schedule(parts.optim, parts.num_steps)(optim.num_updates(state.opt_state))
     reported = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate, **extra_metrics}
     return kept._replace(step=new.step), reported
 
@@ -214,43 +232,44 @@ def _augmented(parts: Parts, batch: Batch, step: Int[Array, ""]) -> dict[str, An
     if parts.augment is None:
         return {**batch, TRAIN: train}
     streams = {TRAIN: train["inputs"], **{name: batch[name]["inputs"] for name in parts.strategy.streams}}
-    key = rng.key(parts.seed, "augment", step)
-    streams, targets = parts.input.augment(key, streams, train["target"], parts.augment, parts.preprocess)
+    key, settings = rng.key(parts.seed, "augment", step), {name: augment_of(parts, name) for name in streams}
+    streams, targets = parts.input.augment(key, streams, train["target"], settings, parts.preprocess)
     batch = {**batch, TRAIN: {**train, "target": targets}}
     return {name: {**stream, "inputs": streams.get(name, stream["inputs"])} for name, stream in batch.items()}
 
 
 def _gradients(
     parts: Parts, phase_start: int, state: State, active: Any, rest: Any, batch: Batch
-) -> tuple[Array, Any, Any, dict[str, Array]]:
-    """Return loss, gradients of the active leaves, new model state and metrics, over `accumulate` slices."""
+) -> tuple[Array, Any, tuple[Any, Any], dict[str, Array]]:
+    """Return loss, gradients of the active leaves, what is kept, and metrics, over `accumulate` slices.
+
+    What is kept are the model state and the strategy's memory, which go from slice to slice.
+    """
     num_slices = parts.optim.accumulate
     counted = parts.task.weights(batch[TRAIN]["target"]) * batch[TRAIN]["mask"].astype(jnp.float32)
     total = jnp.maximum(jnp.sum(counted), 1.0)
     stats = frozen_stats(parts, state.model_state, phase_start)
     key = rng.key(parts.seed, "dropout", state.step)
+    average = params_for_evaluation(state) if parts.strategy.needs_average else None
 
-    def slice_gradients(model_state: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, Any]:
+    def slice_gradients(kept: tuple[Any, Any], index_and_batch: tuple[Array, Batch]) -> tuple[Any, Any]:
         index, part = index_and_batch
-        loss_of = partial(_loss, parts, stats, rest, model_state, part, state.step)
+        loss_of = partial(_loss, parts, stats, rest, (*kept, average), part, state.step)
         slice_key = jax.random.fold_in(key, index)
         differentiate = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (new_state, reported)), grads = differentiate(active, total, slice_key)
+        (loss, (new_kept, reported)), grads = differentiate(active, total, slice_key)
         if parts.optim.sam_radius:
             _, grads = differentiate(optim.ascended(active, grads, parts.optim.sam_radius), total, slice_key)
-        return new_state, (loss, grads, reported)
+        return new_kept, (loss, grads, reported)
 
+    kept = (state.model_state, state.memory)
     if num_slices == 1:
-        model_state, (loss, grads, reported) = slice_gradients(
-            state.model_state, (jnp.zeros([], jnp.int32), batch)
-        )
-        return loss, grads, model_state, reported
+        kept, (loss, grads, reported) = slice_gradients(kept, (jnp.zeros([], jnp.int32), batch))
+        return loss, grads, kept, reported
 
     slices = jax.tree.map(lambda leaf: _sliced(leaf, num_slices), batch)
-    model_state, (losses, grads, reported) = _summed_scan(
-        slice_gradients, state.model_state, slices, num_slices
-    )
-    return losses, grads, model_state, jax.tree.map(lambda value: value / num_slices, reported)
+    kept, (losses, grads, reported) = _summed_scan(slice_gradients, kept, slices, num_slices)
+    return losses, grads, kept, jax.tree.map(lambda value: value / num_slices, reported)
 
 
 def _summed_scan(body: Callable[..., Any], carry: Any, slices: Any, num_slices: int) -> tuple[Any, Any]:
@@ -259,9 +278,9 @@ def _summed_scan(body: Callable[..., Any], carry: Any, slices: Any, num_slices: 
     carry, totals = body(carry, (jnp.zeros([], jnp.int32), first))
 
     def add(state: Any, index_and_slice: Any) -> tuple[Any, None]:
-        model_state, sums = state
-        model_state, values = body(model_state, index_and_slice)
-        return (model_state, jax.tree.map(jnp.add, sums, values)), None
+        kept, sums = state
+        kept, values = body(kept, index_and_slice)
+        return (kept, jax.tree.map(jnp.add, sums, values)), None
 
     rest = jax.tree.map(lambda leaf: leaf[1:], slices)
     (carry, totals), _ = jax.lax.scan(add, (carry, totals), (jnp.arange(1, num_slices), rest))
@@ -277,29 +296,50 @@ def _loss(
     parts: Parts,
     stats: frozenset[str],
     rest: Any,
-    model_state: Any,
+    kept: tuple[Any, Any, Any],
     batch: Batch,
     step: Int[Array, ""],
     active: Any,
     total: Float[Array, ""],
     key: Key[Array, ""],
 ) -> tuple[Array, Any]:
+    """Return the loss of a slice, and what is kept and reported; `kept` has the average of parameters too."""
+    model_state, memory, average = kept
     params = tree.merge(active, rest)
     forward = partial(parts.strategy.forward, _bind(parts.model, model_state, stats), train=True)
     stream = batch[TRAIN]
-    names = (TRAIN, *parts.strategy.streams)
-    inputs = (
-        parts.input.join([batch[name]["inputs"] for name in names]) if len(names) > 1 else stream["inputs"]
-    )
-    whole = forward(params, inputs, key=jax.random.fold_in(key, 0))
-    outputs = _by_stream(whole, {name: len(batch[name]["mask"]) for name in names})
+    outputs, whole = _outputs(parts, forward, params, model_state, batch, key)
     per_example = parts.task.loss(outputs[TRAIN].logits, stream["target"])
     loss = jnp.sum(per_example * stream["mask"].astype(per_example.dtype)) / total
     if parts.strategy.penalty is None:
-        return loss, (whole.model_state, {})
-    moment = Moment(forward, params, batch, outputs, step, jax.random.fold_in(key, 1))
+        return loss, ((whole.model_state, memory), {})
+    moment = Moment(forward, params, batch, outputs, step, jax.random.fold_in(key, 1), memory, average)
     penalty, reported = parts.strategy.penalty(moment)
-    return loss + penalty / parts.optim.accumulate, (whole.model_state, reported)
+    remembered = jax.lax.stop_gradient(parts.strategy.remember(moment))
+    return loss + penalty / parts.optim.accumulate, ((whole.model_state, remembered), reported)
+
+
+def _outputs(
+    parts: Parts,
+    forward: Callable[..., Outputs],
+    params: Any,
+    model_state: Any,
+    batch: Batch,
+    key: Key[Array, ""],
+) -> tuple[dict[str, Outputs], Outputs]:
+    """Return the outputs by stream, and those of the one pass over all streams that learn."""
+    streams = {name: stream for name, stream in parts.strategy.streams.items() if stream.is_run}
+    calm = [name for name, stream in streams.items() if not stream.has_gradient]
+    apart = [] if jax.tree.leaves(model_state) else calm
+    names = (TRAIN, *(name for name in streams if name not in apart))
+    inputs = [batch[name]["inputs"] for name in names]
+    joined = parts.input.join(inputs) if len(inputs) > 1 else inputs[0]
+    whole = forward(params, joined, key=jax.random.fold_in(key, 0))
+    outputs = _by_stream(whole, {name: len(batch[name]["mask"]) for name in names})
+    for place, name in enumerate(apart):
+        still, own = jax.lax.stop_gradient(params), jax.random.fold_in(key, 2 + place)
+        outputs[name] = forward(still, batch[name]["inputs"], key=own)
+    return {**outputs, **{name: jax.lax.stop_gradient(outputs[name]) for name in calm}}, whole
 
 
 def _by_stream(whole: Outputs, sizes: Mapping[str, int]) -> dict[str, Outputs]:

@@ -1,4 +1,4 @@
-"""The verb `jtl checkpoint`: what checkpoints a run folder has, whether they are sound, and fewer of them."""
+"""The verb `jtl checkpoint`: what checkpoints a run or its mirror has, whether they are sound, and fewer."""
 
 import argparse
 import shutil
@@ -28,12 +28,14 @@ def _folder(run: str) -> Path:
 
 
 def ls(run: str) -> list[dict[str, Any]]:
-    """Return step, time, size and metric of each checkpoint, those set aside as damaged at the end.
+    """Return step, time, size and metric of each checkpoint.
+
+    Behind them stand the files of what never trains, which they share, and what was set aside as damaged.
 
     Raises:
         UserError: the run has none, or one cannot be read just now.
     """
-    from jtl.training import checkpoint, checkpoint_files
+    from jtl.training import checkpoint_files, once
     from jtl.training.checkpoint_faults import Damage
 
     folder = _folder(run)
@@ -53,28 +55,36 @@ def ls(run: str) -> list[dict[str, Any]]:
         metric = meta.get("metric", "")
         entry = next((each for each in meta.get("history", ()) if each["step"] == row["step"]), {})
         row["metric"], row["value"], row["is_best"] = metric, entry.get(metric), row["step"] == best
-    aside = checkpoint.set_aside(Path(run))
-    return [*rows, *({"step": each.name, **_of_files(each), "state": "set aside"} for each in aside)]
+    aside = checkpoint_files.set_aside(Path(run))
+    kept = [
+        {"step": each.name, **_of_files(each), "state": "what never trains"} for each in once.files(Path(run))
+    ]
+    return [*rows, *kept, *({"step": each.name, **_of_files(each), "state": "set aside"} for each in aside)]
 
 
 def verify(run: str) -> dict[str, str]:
     """Return what is wrong with each checkpoint by step, "" of a sound one; all of their bytes are read.
 
+    Files of what never trains, which checkpoints share, stand by their names behind them.
+
     Raises:
         UserError: the run has none, or one cannot be read just now.
     """
-    from jtl.training import checkpoint_files
+    from jtl.training import checkpoint_files, once
     from jtl.training.checkpoint_faults import Damage
+    from jtl.weights.formats.orbax_folder import ONCE
 
     folder = _folder(run)
-    found = {}
+    found, shared = {}, {}
     for step in checkpoint_files.steps(folder):
         try:
-            checkpoint_files.check(folder / str(step))
+            meta = checkpoint_files.check(folder / str(step))
             found[str(step)] = ""
+            if about := meta.get(ONCE):
+                shared[about["file"]] = meta
         except Damage as damage:
             found[str(step)] = str(damage)
-    return found
+    return found | {file: once.fault(Path(run), meta) for file, meta in shared.items()}
 
 
 def prune(run: str, *, keep: int = 1) -> list[int]:
@@ -113,6 +123,26 @@ def prune(run: str, *, keep: int = 1) -> list[int]:
     return gone
 
 
+def fetch(run: str, mirror: str) -> list[int]:
+    """Bring a run folder here from its mirror (`train.mirror`), and return the steps of its checkpoints.
+
+    Raises:
+        UserError: there is something in the folder, or the mirror cannot be read, or has no run.
+    """
+    from jtl import object_store
+    from jtl.training import checkpoint_files
+    from jtl.training import mirror as mirrors
+    from jtl.weights.run_folder import CHECKPOINTS_NAME
+
+    folder = Path(run)
+    with owner.owned(folder, lambda line: _say(line)):
+        if not owner.is_free(folder):
+            raise UserError(f"--run {run!r} is not empty; give another folder, which is made")
+        if not mirrors.fetch(object_store.opened(mirror), folder, None, lambda line: _say(line)):
+            raise UserError(f"--mirror {mirror!r} has no run; expected what train.mirror named")
+    return checkpoint_files.steps(folder / CHECKPOINTS_NAME)
+
+
 def _of_files(path: Path) -> dict[str, Any]:
     from jtl.training import checkpoint_files
 
@@ -126,6 +156,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_prune(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--keep", type=int, default=1, metavar="N", help="newest to keep, beside the best")
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="where to; a folder that is not there")
+    parser.add_argument("--mirror", required=True, metavar="URL", help="what train.mirror named")
 
 
 def _ls(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -151,10 +186,16 @@ def _ls(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 def _verify(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     refuse(overrides)
     found = verify(args.run)
-    for step, fault in found.items():
-        _say(f"checkpoint {step}: {fault or 'sound'}")
+    for name, fault in found.items():
+        _say(f"{f'checkpoint {name}' if name.isdecimal() else name}: {fault or 'sound'}")
     show(args, {"checkpoints": found})
-    bad = [step for step, fault in found.items() if fault]
+    bad = [step for step, fault in found.items() if fault and step.isdecimal()]
+    for name, fault in found.items():
+        if fault and not name.isdecimal():
+            raise UserError(
+                f"{name!r}, what never trains of all checkpoints, is damaged ({fault}); `jtl train` writes "
+                f"it again from the weights of the run, if these are what they were"
+            )
     if bad:
         raise UserError(
             f"{counted(len(bad), 'checkpoints are')} damaged (step {', '.join(bad)}); `jtl train` moves them "
@@ -173,6 +214,13 @@ def _prune(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return 0
 
 
+def _fetch(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    refuse(overrides)
+    show(args, {"steps": fetch(args.run, args.mirror)})
+    say_next(["jtl", "checkpoint", "verify", "--run", args.run], ["jtl", "evaluate", "--run", args.run])
+    return 0
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
@@ -180,6 +228,7 @@ def _say(text: str) -> None:
 ACTIONS: dict[str, Verb] = {
     "ls": Verb("list the checkpoints of a run", _add_run, _ls),
     "verify": Verb("read all checkpoints of a run and hold them against their digests", _add_run, _verify),
+    "fetch": Verb("bring a run folder here from its mirror in an object store", _add_fetch, _fetch),
     "prune": Verb("remove all checkpoints of a run but the newest and the best", _add_prune, _prune),
 }
 

@@ -222,7 +222,9 @@ def hidden_batch(key: int, probability: float, num_rows: int = 64) -> tuple[Any,
     read = tokens.transform(preprocess, Augment(mask_tokens=probability))
     inputs = tokens.collate([read("the film is an good story", None)] * num_rows, (16,), preprocess)
     settings = Augment(mask_tokens=probability)
-    streams, targets = tokens.augment(jax.random.key(key), {"train": inputs}, "labels", settings, preprocess)
+    streams, targets = tokens.augment(
+        jax.random.key(key), {"train": inputs}, "labels", {"train": settings}, preprocess
+    )
     assert targets == "labels"
     return inputs, streams["train"]
 
@@ -246,19 +248,19 @@ def test_hidden_tokens_are_a_function_of_the_key() -> None:
 def test_streams_hide_different_tokens() -> None:
     preprocess = by_words()
     batch = tokens.collate([example(12)] * 8, (16,), preprocess)
-    streams, _ = tokens.augment(
-        jax.random.key(0), {"train": batch, "target": batch}, None, Augment(mask_tokens=0.5), preprocess
-    )
+    both = {"train": batch, "target": batch}
+    settings = dict.fromkeys(both, Augment(mask_tokens=0.5))
+    streams, _ = tokens.augment(jax.random.key(0), both, None, settings, preprocess)
     assert (streams["train"]["ids"] != streams["target"]["ids"]).any()
 
 
 def test_nothing_is_hidden_by_default() -> None:
     batch = {"train": tokens.collate([example(3)], (), by_words())}
-    assert tokens.augment(jax.random.key(0), batch, None, Augment(), by_words())[0] is batch
+    assert tokens.augment(jax.random.key(0), batch, None, {"train": Augment()}, by_words())[0] is batch
 
 
 def test_hiding_needs_a_mask_token() -> None:
-    with pytest.raises(UserError, match=r"augment.mask_tokens is 0.1, and tokenizer .* has no mask token"):
+    with pytest.raises(UserError, match=r"augment.mask_tokens .* is 0.1, and tokenizer .* has no mask token"):
         tokens.transform(by_words(mask_token="[gone]"), Augment(mask_tokens=0.1))
 
 

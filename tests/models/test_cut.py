@@ -1,13 +1,14 @@
 """Models cut in two: the rest behind the cut gives what the whole model gives, in every family."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from jtl import rng
+from jtl import rng, tree
 from jtl.models import MODELS, Model, cut
 from jtl.models.contract import batch_of
 from tests import tiny
@@ -23,7 +24,7 @@ def _model(family: str, **fields: Any) -> tuple[Model, Any, Any]:
 
 
 def _trace(found: cut.Cut, model: Model, params: Any, model_state: Any, *, train: bool) -> cut.Trace:
-    inputs = batch_of(model.spec, 2)
+    inputs = batch_of(model.spec, cut.NUM_TRACED)
     return cut.trace(found, params, model_state, inputs, train=train, frozen_stats=STATS)
 
 
@@ -43,8 +44,23 @@ def test_the_rest_behind_a_cut_gives_the_whole_models_features_and_logits(family
 
     kept, behind, whole = jax.jit(both)(params, inputs)
     assert kept.keys() == found.kept.keys()
+    assert found.calm == _trace(found, model, params, model_state, train=False)
     for one, other in zip(behind, whole, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_what_stands_below_a_cut_is_not_run_behind_it(family: str) -> None:
+    model, params, model_state = _model(family)
+    found = cut.before(model, model.layers[-1], params, model_state)
+    assert found is not None
+    run = partial(found.rest.apply, train=False, key=None)
+    program = jax.make_jaxpr(run)(params, model_state, batch_of(found.kept, 2)).jaxpr
+    read = {id(var) for step in program.eqns for var in step.invars}
+    names = jax.tree.leaves(tree.map_named(lambda name, leaf: name, params))
+    used = {name for name, var in zip(names, program.invars, strict=False) if id(var) in read}
+    assert used
+    assert {name.partition("/")[0] for name in used} < {name.partition("/")[0] for name in names}
 
 
 def test_what_is_kept_depends_on_what_stands_below_alone() -> None:

@@ -41,5 +41,5 @@ def test_signal_after_it_is_noted_and_all_stop_some_calls_later(shared: agreemen
             shared._own.handle(signal.SIGTERM, None)
         assert not shared.is_set
         with pytest.raises(Stopped):
-            _checked(shared, agreement.MAX_PENDING + 2)
+            _checked(shared, agreement.MAX_AHEAD + 2)
     assert shared.number == signal.SIGTERM

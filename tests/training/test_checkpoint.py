@@ -10,8 +10,9 @@ import pytest
 
 from jtl.errors import UserError
 from jtl.training import progress, sharding
-from jtl.training.checkpoint import Checkpoints, set_aside
+from jtl.training.checkpoint import Checkpoints
 from jtl.training.checkpoint_faults import Damage
+from jtl.training.checkpoint_files import set_aside
 from jtl.training.state import State
 
 # A failed Orbax restore leaves coroutines of its own unawaited, which warn when they are collected.

@@ -25,7 +25,7 @@ SETTINGS = {
     "model.dim": "128",
     "model.mlp_dim": "256",
 }
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 600.0
 FAILING = """
 import sys
 from jtl import cli
@@ -33,6 +33,35 @@ from jtl.training import dispatch
 def failing(self, number, state, batch):
     raise RuntimeError("as this test wants it")
 dispatch.Dispatches.program = failing
+cli.main(verb="train")
+"""
+# Process 1 waits for its third batch for ever.
+HANGING = """
+import threading
+from jtl import cli
+from jtl.training import dispatch
+spans = dispatch.Dispatches.spans
+def blocking(self, start, state):
+    for number, span in enumerate(spans(self, start, state)):
+        if number == 2:
+            threading.Event().wait()
+        yield span
+dispatch.Dispatches.spans = blocking
+cli.main(verb="train")
+"""
+# Process 1 is told to stop inside of its compiler.
+STOPPED_COMPILING = """
+import os
+import signal
+from jtl import cli
+from jtl.training import dispatch
+apart = dispatch.interruptibly
+def stopped(call):
+    def compile():
+        os.kill(os.getpid(), signal.SIGTERM)
+        return call()
+    return apart(compile)
+dispatch.interruptibly = stopped
 cli.main(verb="train")
 """
 # Several programs of one machine, of which each takes seconds to start.
@@ -187,6 +216,30 @@ def test_damaged_checkpoint_is_set_aside_by_one_process_for_both(tmp_path: Path,
     assert summary(run)["goodput"]["attempts"] == 2
 
 
+def test_frozen_parts_that_are_cut_are_kept_once_and_examples_on_the_devices_are_those_of_one_process(
+    tmp_path: Path,
+) -> None:
+    more = {"strategy.name": "lora", "inputs.route": "device"}
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for folder, num, devices, mesh in ((alone, 1, 8, "0,0,1"), (together, 2, 4, "1,8,1")):
+        folder.mkdir()
+        processes = start(folder, num, devices, mesh, **more)
+        assert codes(processes) == [0] * num, [each.shown()[-2000:] for each in processes]
+        assert "inputs.route: device (as set)" in processes[0].shown()
+    assert_close(numbers(together / "run"), numbers(alone / "run"))
+    run, before = together / "run", numbers(together / "run")
+    (path,) = run.glob("frozen-*")
+    # What no step moves is the same bits however it was cut.
+    assert path.read_bytes() == next((alone / "run").glob("frozen-*")).read_bytes()
+    for name in ("summary.json", "model.safetensors"):
+        (run / name).unlink()
+    shutil.rmtree(run / "checkpoints/8")
+    processes = start(together, 1, 4, **more)
+    assert codes(processes) == [0], processes[0].shown()[-2000:]
+    assert_close(numbers(run), before)
+    assert list(run.glob("frozen-*")) == [path]
+
+
 def test_error_in_one_ends_both_with_its_words(tmp_path: Path) -> None:
     processes = start(tmp_path, 2, 4, code=FAILING)
     assert codes(processes) == [1, 1]
@@ -200,3 +253,46 @@ def test_fault_of_the_user_is_one_line_and_ends_both(tmp_path: Path) -> None:
     processes = start(tmp_path, 2, 4, **{"train.batch_size": "17"})
     assert codes(processes) == [2, 2]
     assert "jtl: error: train.batch_size is 17; expected a multiple of 8" in processes[0].shown()
+
+
+def test_process_that_hangs_ends_both_with_76_and_is_named(tmp_path: Path) -> None:
+    processes = start(tmp_path, 2, 4, code=HANGING, **{"train.hang_seconds": "8"})
+    assert codes(processes) == [76, 76], [each.shown()[-2000:] for each in processes]
+    lines = [line for line in processes[0].shown().splitlines() if line]
+    assert lines[-1].startswith("jtl: process 1 of 2 (on ")
+    assert "hung: no progress in the wait for data for " in lines[-1]
+    assert lines[-1].endswith("what was saved is kept: repeat the command to go on")
+    stacks = (tmp_path / "run/logs/hung-1.txt").read_text()
+    assert stacks.startswith("thread 'MainThread', the innermost call first:")
+    assert "in blocking" in stacks
+    assert "2" in [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
+
+
+def test_loss_that_is_not_finite_ends_both_and_the_examples_of_both_are_named(tmp_path: Path) -> None:
+    more = {"optim.name": "sgd", "optim.learning_rate": "1e38", "optim.clip_norm": "0", "optim.warmup": "0"}
+    processes = start(tmp_path, 2, 4, **more, **{"train.checkpoint_every": "4"})
+    assert codes(processes) == [2, 2], [each.shown()[-2000:] for each in processes]
+    (entry,) = json.loads((tmp_path / "run/nonfinite.json").read_text())["steps"]
+    assert len(entry["examples"]["train"]) == 16
+    first = repr(entry["examples"]["train"][0])
+    log = (tmp_path / "run/logs/process-1.log").read_text()
+    for text in (processes[0].shown(), log):
+        assert f"at step {entry['step']}; expected finite numbers. Its examples: {first}" in text
+
+
+def test_signal_to_one_that_compiles_its_first_step_ends_both_at_once(tmp_path: Path) -> None:
+    processes = start(tmp_path, 2, 4, code=STOPPED_COMPILING)
+    assert codes(processes) == [75, 75], [each.shown()[-2000:] for each in processes]
+    assert "jtl: process 1 of 2 (on " in processes[0].shown()
+    assert "was stopped by SIGTERM" in processes[0].shown()
+    assert not any((tmp_path / "run/checkpoints").iterdir())
+
+
+def test_two_processes_train_the_baseline_too(tmp_path: Path, together: Path) -> None:
+    more = {"baseline": "true", "train.steps": "2", "train.eval_every": "2", "model.weights": str(together)}
+    processes = start(tmp_path, 2, 4, **more)
+    assert codes(processes) == [0, 0], [each.shown()[-2000:] for each in processes]
+    found = [summary(tmp_path / each) for each in ("run", "run/scratch")]
+    assert [each["status"] for each in found] == ["finished", "finished"]
+    assert found[0]["digest"] != found[1]["digest"]
+    assert "from scratch" in processes[0].shown()

@@ -1,6 +1,7 @@
 """What a run has compiled, what crosses between host and devices, and what it keeps its values in."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,7 @@ def test_no_program_is_compiled_twice_and_the_loop_moves_nothing_unasked(
         "dtype": "float32",
         "frozen_dtype": "float32",
         "matmul_precision": "default",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
     line = "computes in float32 (model.dtype=auto: a CPU multiplies it fastest), matrix products at precision"
     assert f"{line} default" in about["notes"]

@@ -59,7 +59,11 @@ def opened(
     settings: config.Config, source: Source, *, begun: str = "", said: list[str] | None = None
 ) -> routes.Routed:
     parts: Any = SimpleNamespace(
-        input=INPUTS["image"], preprocess=Preprocess((8, 8), 9), augment=AUGMENT, num_steps=6
+        input=INPUTS["image"],
+        preprocess=Preprocess((8, 8), 9),
+        augment=AUGMENT,
+        num_steps=6,
+        strategy=SimpleNamespace(streams={}),
     )
     mesh = sharding.mesh(settings.sharding)
     say = ([] if said is None else said).append

@@ -11,7 +11,7 @@ from jtl import tree
 from jtl.errors import UserError
 from jtl.inputs.image import Augment
 from jtl.strategies import Group, Strategy
-from jtl.strategies.contract import TARGET, TRAIN, Moment
+from jtl.strategies.contract import OF_TARGET, TARGET, TRAIN, Moment
 from jtl.training import optim, step
 from tests import tiny
 
@@ -22,7 +22,7 @@ SGD = optim.Config(
 
 def _with_target(parts: step.Parts, penalty: Any) -> step.Parts:
     strategy = Strategy(
-        groups=lambda names: dict.fromkeys(names, Group()), streams=(TARGET,), penalty=penalty
+        groups=lambda names: dict.fromkeys(names, Group()), streams=OF_TARGET, penalty=penalty
     )
     return parts._replace(strategy=strategy)
 

@@ -36,7 +36,10 @@ def _state(step: int) -> State:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with checkpoints of three steps, of which the second is the best."""
     run = tmp_path_factory.mktemp("saved") / "run"
-    with closing(Checkpoints(run / "checkpoints", metric="accuracy", is_maximized=True)) as checkpoints:
+    still = frozenset({"frozen/stem/flag"})
+    with closing(
+        Checkpoints(run / "checkpoints", metric="accuracy", is_maximized=True, still=still)
+    ) as checkpoints:
         history = []
         for step, value in STEPS.items():
             history.append({"step": step, "accuracy": value})
@@ -53,7 +56,8 @@ def run(saved: Path, tmp_path: Path) -> Path:
 def test_checkpoints_are_listed_with_their_metric_and_the_best(
     saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = checkpoint.ls(str(saved))
+    *rows, kept = checkpoint.ls(str(saved))
+    assert (kept["step"], kept["state"]) == (next(saved.glob("frozen-*")).name, "what never trains")
     assert [(row["step"], row["value"], row["is_best"]) for row in rows] == [
         (10, 0.5, False),
         (20, 0.9, True),
@@ -63,13 +67,13 @@ def test_checkpoints_are_listed_with_their_metric_and_the_best(
     assert VERBS["checkpoint"].command(_args("ls", saved), []) == 0
     shown = capsys.readouterr()
     assert "accuracy 0.9000  best" in " ".join(shown.err.split(" ")).replace("   ", "  ")
-    assert json.loads(shown.out)["checkpoints"] == rows
+    assert json.loads(shown.out)["checkpoints"] == [*rows, kept]
 
 
 def test_sound_checkpoints_are_sound(saved: Path) -> None:
     found = checkpoint.verify(str(saved))
     assert set(found.values()) == {""}
-    assert set(found) >= {"20", "30"}
+    assert set(found) >= {"20", "30", next(saved.glob("frozen-*")).name}
 
 
 def test_changed_byte_is_found_wherever_it_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,10 +91,25 @@ def test_changed_byte_is_found_wherever_it_is(run: Path, capsys: pytest.CaptureF
     assert "checkpoint 20: sound" in capsys.readouterr().err
 
 
+def test_changed_byte_of_what_never_trains_is_found_and_told_with_its_cure(run: Path) -> None:
+    (path,) = run.glob("frozen-*")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    found = checkpoint.verify(str(run))
+    assert found["20"] == found["30"] == ""
+    assert found[path.name] == "leaf 'frozen/stem/flag' does not match its digest"
+    with pytest.raises(
+        UserError, match=r"what never trains of all checkpoints, is damaged .*writes it again"
+    ):
+        VERBS["checkpoint"].command(_args("verify", run), [])
+
+
 def test_pruned_run_keeps_the_newest_and_the_best(run: Path) -> None:
-    before = {row["step"] for row in checkpoint.ls(str(run))}
+    before = {row["step"] for row in checkpoint.ls(str(run)) if row["state"] == "whole"}
     gone = checkpoint.prune(str(run))
     assert set(gone) == before - {20, 30}
+    assert len(list(run.glob("frozen-*"))) == 1
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["20", "30"]
     shutil.rmtree(run / "checkpoints/20")
     assert checkpoint.prune(str(run), keep=3) == []
@@ -121,7 +140,7 @@ def test_what_cannot_be_pruned_is_refused_and_kept(run: Path, monkeypatch: pytes
     with pytest.raises(UserError, match=r"checkpoint 20 is damaged .*; nothing was removed"):
         checkpoint.prune(str(run))
     assert (run / "checkpoints/30").is_dir()
-    assert checkpoint.ls(str(run))[-2]["state"].startswith("damaged: ")
+    assert checkpoint.ls(str(run))[-3]["state"].startswith("damaged: ")
 
 
 def _args(action: str, run: Path) -> object:

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from jtl.data import contract, npz, subset
 from jtl.data.classes import few
-from jtl.data.contract import IMAGE, Info, Labels, Source, SourceKind
+from jtl.data.contract import IMAGE, NO_LABELS, Info, Labels, Source, SourceKind
 from jtl.data.labels import SEPARATOR, encode_splits, unlabelled
 from jtl.errors import UserError, nearest
 from jtl.names import as_unicode
@@ -24,6 +24,8 @@ KEY_PATTERNS = (
     ("images", "labels"),
     ("x", "y"),
 )
+# Images without labels beside those that have some, as STL-10 has.
+UNLABELLED_KEYS = ("x_unlabelled", "unlabelled_images", "x_unlabeled", "unlabeled_images")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Config(contract.Config):
     `image_keys` and `label_keys` name its arrays, with `{split}` for train, val and test ("x_{split}"); ""
     finds the customary names: x_train and y_train, train_images and train_labels, images and labels. Labels
     are names or numbers of classes, multi-hot rows (multilabel) or numbers (regression). An array
-    `label_names` gives the classes their names; numbers are then places among them.
+    `label_names` gives the classes their names; numbers are then places among them. Images without labels may
+    stand beside them, as `x_unlabelled` or `unlabelled_images` (`data.unlabelled`).
     """
 
     name: str = "arrays"
@@ -82,20 +85,33 @@ def open_arrays(config: Config, labels: Labels) -> dict[str, Source]:
     Raises:
         UserError: the file is missing, damaged or holds pickles, or its arrays do not fit together.
     """
-    if not config.path:
-        raise UserError("data.path is empty, expected an .npz file; set config.data.path")
-    if not os.path.isfile(config.path):
-        raise UserError(f"data.path {config.path!r} is no file; expected an .npz file")
-    found = npz.names(config.path)
-    keys = _find_keys(found, config)
-    wanted = [*dict.fromkeys(name for pair in keys.values() for name in pair)]
+    found = _names(config)
+    are_read = labels.kind != NO_LABELS
+    keys = _find_keys(found, config, needs_labels=are_read)
+    wanted = [*dict.fromkeys(name for pair in keys.values() for name in (pair if are_read else pair[:1]))]
     arrays = npz.read(config.path, [*wanted, *({"label_names"} & set(found))])
     own_names = tuple(map(str, arrays["label_names"])) if "label_names" in arrays else None
-    pairs = {split: (arrays[images], arrays[targets]) for split, (images, targets) in keys.items()}
+    pairs = {
+        split: (arrays[images], arrays[targets] if are_read else np.zeros(arrays[images].shape[:1], np.int64))
+        for split, (images, targets) in keys.items()
+    }
     return build(pairs, config, labels, own_names=own_names)
 
 
-KIND = SourceKind(Config, open_arrays, IMAGE)
+def open_unlabelled(config: Config) -> Source | None:
+    """Open the images of an `.npz` file that stand there without labels, None: there are none.
+
+    Raises:
+        UserError: the file is missing, damaged or holds pickles, or its arrays are no images.
+    """
+    key = next((name for name in UNLABELLED_KEYS if name in _names(config)), None)
+    if key is None:
+        return None
+    images = _checked_images(npz.read(config.path, [key])[key], f"{config.path}: {key}")
+    return Arrays(Info(f"{config.path}:{key}", ()), images, None)
+
+
+KIND = SourceKind(Config, open_arrays, IMAGE, open_unlabelled)
 
 
 def build(
@@ -150,14 +166,22 @@ def build(
     return subset.arrange(splits, config)
 
 
-def _find_keys(found: list[str], config: Config) -> dict[str, tuple[str, str]]:
+def _names(config: Config) -> list[str]:
+    if not config.path:
+        raise UserError("data.path is empty, expected an .npz file; set config.data.path")
+    if not os.path.isfile(config.path):
+        raise UserError(f"data.path {config.path!r} is no file; expected an .npz file")
+    return npz.names(config.path)
+
+
+def _find_keys(found: list[str], config: Config, *, needs_labels: bool) -> dict[str, tuple[str, str]]:
     """Return the names of the images and labels of every split in the file."""
     patterns = ((config.image_keys, config.label_keys),) if config.image_keys else KEY_PATTERNS
     for images, targets in patterns:
         keys: dict[str, tuple[str, str]] = {}
         for split in contract.SPLIT_ORDER if "{split}" in images else contract.SPLIT_ORDER[:1]:
             pair = (images.format(split=split), targets.format(split=split))
-            if pair[0] in found and pair[1] not in found:
+            if needs_labels and pair[0] in found and pair[1] not in found:
                 raise UserError(
                     f"{config.path} holds {pair[0]!r} but no {pair[1]!r}; it holds {few(found, 20)}"
                 )

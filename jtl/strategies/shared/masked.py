@@ -15,3 +15,9 @@ def mean(
     """
     total = jnp.sum(jnp.where(mask, weights, 0.0))
     return jnp.sum(jnp.where(mask, weights * values, 0.0)) / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+
+
+def mean_rows(values: Float[Array, "batch columns"], mask: Bool[Array, " batch"]) -> Float[Array, " columns"]:
+    """Return each column's mean over the rows whose mask is true, 0 where there are none."""
+    total = jnp.maximum(jnp.sum(mask.astype(values.dtype)), 1.0)
+    return jnp.sum(jnp.where(mask[:, None], values, 0.0), axis=0) / total

@@ -52,6 +52,8 @@ def with_data(
         val_fraction=0.0,
         target=str(folder / TARGET_TABLE),
         has_target_labels=False,
+        # What takes none refuses them.
+        unlabelled=str(folder / TARGET_TABLE) if settings.data.unlabelled else "",
     )
     # They need a validation split.
     train = replace(settings.train, patience=0, min_gain=0.0, monitor="")

@@ -74,14 +74,18 @@ def batch(found: Subject) -> dict[str, Any]:
     from jtl.data.contract import NO_LABELS
     from jtl.strategies.contract import TRAIN
     from jtl.tasks import TASKS
+    from jtl.training.views import rows_of
 
     parts, settings = found.parts, found.settings
-    size = settings.train.batch_size
-    inputs = _inputs(parts, settings.inputs.buckets[-1], size)
-    one = {"inputs": inputs, "mask": np.ones(size, bool), "id": np.arange(size)}
     kind = TASKS[settings.task.name].label_kind
-    labels = {} if kind == NO_LABELS else {"label": LABELS[kind](size)}
-    return {TRAIN: {**one, **labels}, **dict.fromkeys(parts.strategy.streams, one)}
+
+    def drawn(name: str) -> dict[str, Any]:
+        size = rows_of(parts, name, settings.train.batch_size)
+        inputs = _inputs(parts, settings.inputs.buckets[-1], size)
+        return {"inputs": inputs, "mask": np.ones(size, bool), "id": np.arange(size)}
+
+    labels = {} if kind == NO_LABELS else {"label": LABELS[kind](settings.train.batch_size)}
+    return {TRAIN: {**drawn(TRAIN), **labels}, **{name: drawn(name) for name in parts.strategy.streams}}
 
 
 def batch_shapes(found: Subject) -> dict[str, Any]:
@@ -91,19 +95,16 @@ def batch_shapes(found: Subject) -> dict[str, Any]:
     size = found.settings.train.batch_size
     single = found._replace(settings=with_batch_size(found.settings, 1))
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype),
+        lambda leaf: jax.ShapeDtypeStruct((size * len(leaf), *leaf.shape[1:]), leaf.dtype),
         batch(single),
     )
 
 
 def state_shapes(found: Subject) -> tuple["jtl.training.state.State", Any]:
     """Return the shapes of the state at step 0, and the sharding of each of its leaves."""
-    import jax
-
     from jtl.training import sharding, starting
 
-    values = (found.built.params, found.built.model_state)
-    shapes = jax.eval_shape(starting.creator(found.parts, found.settings, *values), *values)
+    shapes = starting.shapes(found.parts, found.settings, found.built.params, found.built.model_state)
     return shapes, sharding.of_state(shapes, found.settings.sharding, found.mesh)
 
 

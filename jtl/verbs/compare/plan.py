@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jtl import owner
 from jtl.errors import UserError
 from jtl.report.folder import COMPARISON as RESULT
-from jtl.training import build, config, rehearsal
+from jtl.training import build, config, rehearsal, streams
 from jtl.training.config import Config
 from jtl.verbs.compare import tables as comparison
 from jtl.verbs.compare import variants
@@ -93,9 +93,10 @@ def rehearse(plan: Plan) -> None:
     splits = build.open_splits(first)
     about = next(iter(splits.values())).info
     target = build.open_target(first, about.label_names, about.reading)
+    unlabelled = streams.open_unlabelled(first)
     for label, own in waiting.items():
         try:
-            rehearsal.check(own, splits, target)
+            rehearsal.check(own, splits, target, unlabelled)
         except UserError as error:
             raise UserError(f"variant {label!r} cannot be: {error}") from error
 

@@ -17,9 +17,12 @@ from jtl.names import as_unicode, is_unicode
 from jtl.weights.contract import Tensor, TensorFile
 from jtl.weights.formats import variables
 from jtl.weights.formats.archive import one_line
+from jtl.weights.formats.safetensors_file import open_safetensors
 from jtl.weights.report import shorten
 
 METADATA, OCDBT = "_METADATA", "manifest.ocdbt"
+# Where the meta of a checkpoint of a jtl run, beside its item, names the file with what never trains.
+CHECKPOINT_META, ONCE = "meta/metadata", "once"
 COMPLETE = "store_array_data_equal_to_fill_value"
 # What an item is called: alone, in a CheckpointManager's Composite, and in jtl's own.
 ITEMS = ("", "default", "params", "state", "model", "train_state")
@@ -42,8 +45,10 @@ def find_item(path: Path) -> Path | None:
 
 
 def files(item: Path) -> tuple[Path, ...]:
-    """Return the files of an item, sorted by their path in it."""
-    return tuple(sorted(each for each in item.rglob("*") if each.is_file()))
+    """Return the files of an item, sorted by their path in it, and behind them what it shares with others."""
+    beside = _kept_once(item)
+    own = sorted(each for each in item.rglob("*") if each.is_file())
+    return (*own, *(() if beside is None else (beside,)))
 
 
 def open_orbax(item: Path) -> TensorFile:
@@ -62,6 +67,9 @@ def open_orbax(item: Path) -> TensorFile:
     tensors = {"/".join(path): _tensor(item, path, layout) for path in paths}
     if len(tensors) != len(paths):
         raise UserError(f"Orbax checkpoint {str(item)!r} has leaves that differ only by a '/' in their names")
+    beside = _kept_once(item)
+    if beside is not None:
+        tensors |= open_safetensors(beside).tensors
     total = sum(
         int(np.prod(each.shape, dtype=object)) * np.dtype(each.dtype).itemsize for each in tensors.values()
     )
@@ -72,6 +80,29 @@ def open_orbax(item: Path) -> TensorFile:
         )
     container, names = variables.of_model(tensors, str(item))
     return variables.chosen(TensorFile(item, f"Orbax{container}", tensors), names)
+
+
+def _kept_once(item: Path) -> Path | None:
+    """Return the file that a checkpoint of a jtl run has with all others of it: what never trains.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        name = json.loads((item.parent / CHECKPOINT_META).read_bytes())[ONCE]["file"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise UserError(
+            f"checkpoint {str(item.parent)!r} names the file {name!r}; expected one beside its folder"
+        )
+    path = item.parent.parent.parent / name
+    if not path.is_file():
+        raise UserError(
+            f"{str(path)!r} is not there, where checkpoint {str(item.parent)!r} has what never trains; put "
+            f"it back, or give the run folder"
+        )
+    return path
 
 
 class _Layout(NamedTuple):
