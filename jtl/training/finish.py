@@ -13,7 +13,7 @@ from jtl.training import account, adaptation, evaluate, loop, meta, notes, preci
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.checkpoint_faults import Damage
-from jtl.training.ready import FINISHED, Ended, Run
+from jtl.training.ready import FINISHED, VALIDATION, Ended, Run
 from jtl.training.state import State
 from jtl.weights.run_folder import write_run_weights
 
@@ -51,7 +51,7 @@ def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Numbers) 
     scores: dict[str, Any] = {"step": int(state.step)}
     told: dict[str, account.Told] = {}
     for split in ready.feed.eval_batches:
-        known = ended.measured if split == loop.VALIDATION and state is ended.state else None
+        known = ended.measured if split == VALIDATION and state is ended.state else None
         found = loop.evaluated(ready, state, split) if known is None else known
         scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
         if not is_writer:

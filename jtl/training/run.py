@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from jtl.strategies.contract import TARGET, UNLABELLED
 from jtl.training import (
     account,
     agreement,
+    budget,
     build,
     choice,
     claim,
@@ -56,7 +58,7 @@ from jtl.training import (
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, Run
+from jtl.training.ready import FINISHED, GIVEN_UP, Caller, Ended, Feed, Plan, Programs, Reporter, Run
 from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
@@ -79,13 +81,17 @@ def run(
     *,
     explain: account.Explain | None = None,
     began: float | None = None,
+    is_given_up: Callable[[progress.History], bool] | None = None,
+    said: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train as configured, or resume what the folder holds, and return what summary.json says.
 
     With `baseline`, the same model is then trained from random weights under `folder/scratch` and both are
     compared. `stop` is the caller's, who makes several runs; without one the run listens for signals itself.
     `explain` says what the predictions hang on that the report shows; without it the report does not.
-    `began` is when the command did, on the clock `time.monotonic` (None: now).
+    `began` is when the command did, on the clock `time.monotonic` (None: now). `is_given_up` is asked after
+    each evaluation, with all so far, and ends a run that is not worth its rest (None: none is). `said`
+    are lines that tell how its settings came to be.
 
     Raises:
         UserError: another process owns the folder, it belongs to another configuration, or configuration,
@@ -98,24 +104,16 @@ def run(
         )
     live, began = Live(), time.monotonic() if began is None else began
     with shared.owned(folder, live.log, by="run"):
-        return _run(settings, folder, live, stop, explain=explain, began=began)
+        return _run(settings, folder, live, Caller(stop, explain, began, is_given_up, said))
 
 
-def _run(
-    settings: Config,
-    folder: Path,
-    live: Live,
-    stop: StopRequest | None,
-    *,
-    explain: account.Explain | None,
-    began: float,
-) -> dict[str, Any]:
+def _run(settings: Config, folder: Path, live: Live, caller: Caller) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
     result = distributed.told(f"{folder} finished", lambda: claim.finished(settings, folder, live))
-    result = result or _train(settings, folder, live, stop, explain=explain, began=began)
+    result = result or _train(settings, folder, live, caller)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    other = run(_scratch(settings), folder / "scratch", stop)
+    other = run(_scratch(settings), folder / "scratch", caller.stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
@@ -127,29 +125,33 @@ def _scratch(settings: Config) -> Config:
     return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
 
 
-def _train(
-    settings: Config,
-    folder: Path,
-    live: Live,
-    asked: StopRequest | None,
-    *,
-    explain: account.Explain | None,
-    began: float,
-) -> dict[str, Any]:
+def _train(settings: Config, folder: Path, live: Live, caller: Caller) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
         ready, state, checkpoints = prepare(settings, folder, live, phases)
-    listening = signals.listening() if asked is None else nullcontext(asked)
+    for line in caller.said:
+        notes.say(ready, line)
+    listening = signals.listening() if caller.stop is None else nullcontext(caller.stop)
     with at_end(ready.feed.close), at_end(checkpoints.close):
         with phases.measure("load"):
             state, history = _restored(ready, state, checkpoints)
             whole = ready
             ready, state = features.begun(whole, state)
+        spent = budget.of_run(
+            state,
+            settings,
+            dispatch.sizes(ready),
+            folder,
+            phases=phases.seconds,
+            began=caller.began,
+            is_explained=caller.explain is not None,
+        )
+        ready = ready._replace(budget=spent, is_given_up=caller.is_given_up)
         is_writer, measured = distributed.is_writer(), [entry["step"] for entry in history]
         writer = Writer(folder, int(state.step), measured) if is_writer else Unwritten()
         if is_writer:
-            attempts = Attempts(folder, int(state.step), phases.seconds, began)
+            attempts = Attempts(folder, int(state.step), phases.seconds, caller.began)
             ready = ready._replace(reporter=ready.reporter._replace(attempts=attempts))
         watching = watchdog.watching(settings.train.hang_seconds, folder, phases)
         with at_end(writer.close), watching:
@@ -167,7 +169,8 @@ def _train(
                 if ended.status not in FINISHED:
                     return _stopped(ready, ended, digest)
             outcome = finish.report(ready, ended, checkpoints, writer)
-    overlays = account.explained(whole, outcome.told, explain)
+    whole = whole._replace(budget=ready.budget)
+    overlays = account.explained(whole, outcome.told, caller.explain)
     result = finish.summarize(ready, ended, digest, outcome)
     if is_writer:
         curves.plot(folder / "metrics.jsonl", folder / "curves.png")
@@ -180,11 +183,13 @@ def _train(
 def _stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
     """Leave the summary of a run that is to go on."""
     number = int(ended.state.step)
-    ready.reporter.live.log(
-        f"stopped at step {number} and saved; repeat the command to go on"
-        if number
-        else "stopped before the first step; repeat the command"
-    )
+    if ended.status == GIVEN_UP:
+        said = f"given up at step {number}, and saved"
+    elif number:
+        said = f"stopped at step {number} and saved; repeat the command to go on"
+    else:
+        said = "stopped before the first step; repeat the command"
+    ready.reporter.live.log(said)
     result = finish.summarize(ready, ended, digest)
     if distributed.is_writer():
         summary.write_json(ready.plan.folder / "summary.json", result)
@@ -214,6 +219,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     stats = build.label_stats(settings, splits["train"])
     steps, count = build.num_steps(settings, len(splits["train"])), streams.num_examples(unlabelled)
     built = solve.planned(build.build(settings, stats, steps, num_unlabelled=count))
+    budget.check(settings, built)
     built, said = evaluate.fitted(built, settings, opened.facts)
     beside = streams.named(target, unlabelled)
     streams.check(settings, built.parts, beside)
@@ -250,16 +256,15 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     held = {**splits, **streams.named(None, unlabelled)}
     distributed.told(f"{folder} claim", lambda: claim.begun(plan, held, target, told, routed.name))
-    is_maximized = plan.task_kind.is_maximized(plan.monitor)
     checkpoints = Checkpoints(
         folder / CHECKPOINTS_NAME,
         metric=plan.monitor,
-        is_maximized=is_maximized,
+        is_maximized=plan.task_kind.is_maximized(plan.monitor),
         still=step.unmoved(built.parts, shapes),
     )
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
-    state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
+    state, state_sharding = build.initial_state(grid.widened(plan.built, settings), settings, mesh)
     parts = plan.built.parts
     compiled = (step.make_eval_step(parts), step.make_output_step(parts))
     whole = (sharding.with_whole_results(each, mesh) for each in compiled)
@@ -382,5 +387,6 @@ def _restored(ready: Run, state: State, checkpoints: Checkpoints) -> tuple[State
     restored = checkpoints.restore(state, partial(notes.say, ready))
     if restored is None:
         return state, []
-    ready.reporter.live.log(f"resumed at step {restored.step} of {ready.plan.built.parts.num_steps}")
+    of = "" if ready.plan.settings.train.minutes else f" of {ready.num_steps}"
+    ready.reporter.live.log(f"resumed at step {restored.step}{of}")
     return restored.state, restored.meta["history"]
