@@ -47,6 +47,11 @@ def replace_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def is_part(name: str) -> bool:
+    """Return whether a file or folder of this name is one that is being written."""
+    return name.startswith(".") and name.endswith(".part")
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what killed processes were writing into a folder; only its owner may."""
     for part in folder.glob(PART.format(name="*", mark="*")):

@@ -62,7 +62,9 @@ def test_a_network_of_a_strategy_that_cannot_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_a_batch_that_cannot_fit_is_refused_by_its_setting(kind: str) -> None:
+def test_a_batch_that_cannot_fit_is_refused_by_its_setting(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family = next(family for family in MODELS.values() if family.input == kind)
     preprocess = build_model(family, family.tiny(), 3).preprocess
     batch_size.check(INPUTS[kind], preprocess, 32, "train.batch_size")
@@ -72,6 +74,9 @@ def test_a_batch_that_cannot_fit_is_refused_by_its_setting(kind: str) -> None:
         match=rf"^train.batch_size 100,000,000: a batch of {unit} of at least .* lower",
     ):
         batch_size.check(INPUTS[kind], preprocess, 10**8, "train.batch_size")
+    # Each of so many processes has its part of it.
+    monkeypatch.setattr("jtl.distributed.num_processes", lambda: 10**7)
+    batch_size.check(INPUTS[kind], preprocess, 10**8, "train.batch_size")
     with pytest.raises(UserError, match=r"^--batch-size is 0; expected 1 or more"):
         batch_size.check(INPUTS[kind], preprocess, 0, "--batch-size")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jtl import memory
+from jtl import distributed, memory
 from jtl.errors import UserError
 from jtl.inputs import Input
 from jtl.inputs.contract import leaves_of
@@ -17,7 +17,7 @@ def check(kind: Input, preprocess: Any, batch_size: int, setting: str, *, more_b
     """Check that a batch of examples, and the same as float32 numbers, fit in memory.
 
     That is the least a model needs; `more_bytes` an example are what else is known of. `setting` is what the
-    user changes.
+    user changes. Of several processes each has its part of a batch.
 
     Raises:
         UserError: they cannot fit, or the size is no number of examples.
@@ -27,7 +27,8 @@ def check(kind: Input, preprocess: Any, batch_size: int, setting: str, *, more_b
     each = example_bytes(kind, preprocess) + more_bytes
     what = f"{setting} {batch_size:,}: a batch of {kind.unit} of at least {memory.text(each)} each"
     limit = min(memory.host_bytes(), memory.device_bytes())
-    memory.check(batch_size * each, what, f"lower {setting}", limit=limit)
+    own = -(-batch_size // distributed.num_processes())
+    memory.check(own * each, what, f"lower {setting}", limit=limit)
 
 
 def example_bytes(kind: Input, preprocess: Any) -> int:

@@ -239,6 +239,7 @@ def build(
         label_kind=TASKS[config.task.name].label_kind,
         input=found.input,
         preprocess=found.preprocess,
+        episode=sampling.episode_of(config.train.sampling),
         num_unlabelled=num_unlabelled,
     )
     strategy = strategy_kind.build(config.strategy, context)

@@ -29,6 +29,8 @@ from jtl.weights.formats.orbax_folder import ONCE
 
 NUM_LATEST = 2
 ONE = ocp.options.MultiprocessingOptions()
+# Of a state, where a checkpoint does not say which it has.
+FIRST_FIELDS = ("step", "trainable", "frozen", "model_state", "opt_state", "ema")
 # What must be finite in a checkpoint: what trains, running statistics, the average of what trains, and the
 # strategy's memory.
 FINITE = ("trainable", "model_state", "ema", "memory")
@@ -53,15 +55,24 @@ class Checkpoints:
     """The checkpoints of one run folder. Saves are asynchronous; `close` waits for the last one.
 
     `metric` is what picks the best of the run's evaluations. `still` are leaves of the state that no step
-    moves: they are kept once (one that moves all the same is only kept anew).
+    moves: they are kept once (one that moves all the same is only kept anew). `saved` is told the step of
+    each save that has begun.
     """
 
-    def __init__(self, folder: Path, *, metric: str, is_maximized: bool, still: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        metric: str,
+        is_maximized: bool,
+        still: Collection[str] = (),
+        saved: Callable[[int], None] = lambda step: None,
+    ) -> None:
         # What Orbax and its threads tell of faults arrives here as an exception, too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder.resolve()
         self._metric, self._is_maximized = metric, is_maximized
-        self._still, self._kept = frozenset(still), ""
+        self._still, self._kept, self._saved = frozenset(still), "", saved
         self._history: progress.History = []
         self._num_bytes = 0
         self._examine = jax.jit(_examined)
@@ -100,6 +111,7 @@ class Checkpoints:
             "history": history,
             "digests": sound.digests,
             "kinds": digests.kinds(state),
+            "fields": list(fields),
             ONCE: about,
             "made_with": checkpoint_faults.made_with(),
             "metric": self._metric,
@@ -113,6 +125,7 @@ class Checkpoints:
         )
         with self._saving():
             self._manager.save(step, args=items, force=True)
+        self._saved(step)
 
     def restore(self, like: Any, warn: Callable[[str], None]) -> Restored | None:
         """Return the newest checkpoint that verifies, or None where there is none.
@@ -289,8 +302,8 @@ class Checkpoints:
         path = self._folder / str(step)
         meta = checkpoint_files.sound_meta(path)
         checkpoint_faults.check_kinds(path, meta, like)
-        fields, still = once.split(like._asdict(), once.leaves_of(meta))
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(State(**jax.tree.map(_shape, fields))))
+        fields, still = once.split(_saved_fields(like, meta), once.leaves_of(meta))
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_shape, fields)))
         try:
             own = self._digests_of(still)
             moving = self._manager.restore(step, args=items)["state"]
@@ -316,7 +329,7 @@ class Checkpoints:
         path = self._folder / str(step)
         meta = checkpoint_files.sound_meta(path)
         checkpoint_faults.check_kinds(path, meta, like)
-        fields, _ = once.split(like._asdict(), once.leaves_of(meta))
+        fields, _ = once.split(_saved_fields(like, meta), once.leaves_of(meta))
         found = self._moving_values(path, meta, fields)
         checkpoint_files.check_digests(meta, digests.on_host(found))
         if int(found["step"]) != step:
@@ -354,6 +367,12 @@ class _Best(checkpoint_managers.PreservationPolicy):
         del context
         best = self.best_of([each.step for each in checkpoints])
         return [each.step == best for each in checkpoints]
+
+
+def _saved_fields(like: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those fields of a state that a checkpoint has, be they empty: there were fewer before."""
+    saved = meta.get("fields", FIRST_FIELDS)
+    return {name: value for name, value in like._asdict().items() if name in saved}
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:

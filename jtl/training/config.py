@@ -83,7 +83,7 @@ RESUMABLE = (
     "inputs.features_bytes",
     "train.log_every",
     "train.steps_per_dispatch",
-    *("train.skip_nonfinite", "train.hang_seconds"),
+    *("train.skip_nonfinite", "train.hang_seconds", "train.mirror"),
     "weights.cache_dir",
     *("sharding.devices", "sharding.mesh", "sharding.rules"),
 )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jtl import distributed
 from jtl.data import pipeline
 from jtl.data.planned import planned_batches
 from jtl.data.sampling import UNIFORM
@@ -83,8 +84,11 @@ class Dispatches:
                     jitted = step.make_several(jitted, made, self._ready.programs.state_sharding)
                 lowered = jitted.lower(state, batches)
                 options = step.compiler_options(self._ready.plan.built.parts, phase)
+                name = f"{self._ready.plan.folder} compiled {len(self._compiled)}"
                 with self._stop.raising():
-                    self._compiled[key] = interruptibly(partial(lowered.compile, options))
+                    compiled = interruptibly(partial(lowered.compile, options))
+                    interruptibly(partial(distributed.meet, name))
+                self._compiled[key] = compiled
         return self._compiled[key]
 
     def _step(self, phase: int) -> jax.stages.Wrapped:

@@ -22,6 +22,7 @@ from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Sound
 from jtl.training.config import Config
 from jtl.training.frozen import Frozen
+from jtl.training.mirror import Mirror
 from jtl.training.resident import Resident
 from jtl.training.state import State
 
@@ -102,13 +103,14 @@ class Reporter(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """What who starts a run has to say to it: the arguments of `run.run`."""
+    """What who starts a run has to say to it, the arguments of `run.run`, and where a copy of it is kept."""
 
     stop: StopRequest | None
     explain: Callable[..., Any] | None
     began: float
     is_given_up: Callable[[progress.History], bool] | None
     said: Sequence[str]
+    copy: Mirror | None
 
 
 class Run(NamedTuple):

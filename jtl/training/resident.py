@@ -53,8 +53,9 @@ def resident(source: Source, storage: Storage, *, batch_size: int, seed: int, me
     examples = [stored(source, storage, row) for row in range(len(source))]
     host, vary = storage.pack(examples)
     whole, cut = NamedSharding(mesh, PartitionSpec()), sharding.of_batch(mesh)
-    arrays = jax.device_put(host, whole)
-    key = jax.device_put(rng.key(seed, "vary"), whole)
+    # Each process has read all of them.
+    arrays = sharding.put(host, jax.tree.map(lambda _: whole, host))
+    key = jax.jit(lambda: rng.key(seed, "vary"), out_shardings=whole)()
     row = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=cut)
     position = jax.ShapeDtypeStruct((batch_size, 2), np.uint32, sharding=cut)
     compiled = jax.jit(vary, out_shardings=cut).lower(key, arrays, row, position).compile()

@@ -48,7 +48,8 @@ class Routed(NamedTuple):
 class Case(NamedTuple):
     """What a route is chosen by; `parts` has the input kind, its pre-processing and the number of steps.
 
-    `storages` say how the examples of each stream are kept.
+    `storages` say how the examples of each stream are kept; `room` is how many bytes of examples may lie on
+    each device.
     """
 
     settings: Config
@@ -57,6 +58,7 @@ class Case(NamedTuple):
     streams: dict[str, Source]
     mesh: Mesh
     say: Callable[[str], None]
+    room: int
 
 
 def opened(
@@ -93,11 +95,9 @@ def opened(
                 f"inputs.route={STREAM} or {AUTO}"
             )
         return Routed(streams)
-    case = Case(settings, parts, kept, streams, mesh, say)
     # All processes have the same batches, each its rows of them: so one route, which one of them chooses.
-    if distributed.is_joined():
-        asked, begun, reason = _of_several(case, asked, begun, told_as)
-        return OPENING[asked](case, reason)
+    room = distributed.told(f"{told_as} room", lambda: room_bytes(settings.inputs.device_share))
+    case = Case(settings, parts, kept, streams, mesh, say, room)
     if begun:
         found = OPENING[begun](case, "as the run began")
         if found.name != begun:
@@ -107,21 +107,8 @@ def opened(
         return found
     if asked != AUTO:
         return OPENING[asked](case, "as set")
-    name, reason = chosen(case)
+    name, reason = distributed.told(told_as, lambda: list(chosen(case)))
     return OPENING[name](case, reason)
-
-
-def _of_several(case: Case, asked: str, begun: str, told_as: str) -> tuple[str, str, str]:
-    """Return the route of a run of several processes, the one it began with, and why it is that one."""
-    if begun or asked != AUTO:
-        name, reason = (begun, "as the run began") if begun else (asked, "as set")
-    else:
-        name, reason = distributed.told(told_as, lambda: list(chosen(case)))
-    if name == DEVICE:
-        name, reason = CACHE, "several processes do not keep examples on the devices yet"
-        if not any(_is_encoded(source) for source in case.streams.values()):
-            name = STREAM
-    return name, begun, reason
 
 
 def begun_with(folder: Path) -> str:
@@ -144,7 +131,7 @@ def chosen(case: Case) -> tuple[str, str]:
         return STREAM, f"each of the {unit} is read about {passes:.2g} times"
     num_bytes, described = _needed_bytes(case), case.storages[TRAIN].described
     size = f"{memory.text(num_bytes)} of {unit} read"
-    if case.mesh.devices.flat[0].platform != HOST and num_bytes <= _device_room(case):
+    if case.mesh.devices.flat[0].platform != HOST and num_bytes <= case.room:
         return DEVICE, f"{size} lie on each device and are varied there, {described}"
     if not any(_is_encoded(source) for source in case.streams.values()):
         return STREAM, f"nothing of the {unit} needs decoding"
@@ -177,7 +164,7 @@ def _cache(case: Case, reason: str) -> Routed:
 
 def _device(case: Case, reason: str) -> Routed:
     """Return the streams on the devices; what had to be decoded for it is kept for other runs."""
-    room, unit = _device_room(case), case.parts.input.unit
+    room, unit = case.room, case.parts.input.unit
     num_bytes = _needed_bytes(case)
     are_encoded = any(_is_encoded(source) for source in case.streams.values())
     if num_bytes > room:
@@ -206,10 +193,6 @@ def stream_seed(seed: int, stream: str) -> int:
 
 def _needed_bytes(case: Case) -> int:
     return sum(cache.needed_bytes(source, case.storages[name]) for name, source in case.streams.items())
-
-
-def _device_room(case: Case) -> int:
-    return room_bytes(case.settings.inputs.device_share)
 
 
 def _passes(case: Case) -> float:

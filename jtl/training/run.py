@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from jtl import distributed, runtime, signals
-from jtl.data import Source, preflight
+from jtl.data import Source, preflight, rotated
 from jtl.errors import UserError, at_end
 from jtl.report import curves, summary, tables
 from jtl.report.console import Live
@@ -39,6 +39,7 @@ from jtl.training import (
     loop,
     lost,
     meta,
+    mirror,
     notes,
     precision,
     progress,
@@ -58,13 +59,14 @@ from jtl.training import (
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.ready import FINISHED, GIVEN_UP, Caller, Ended, Feed, Plan, Programs, Reporter, Run
+from jtl.training.mirror import Mirror
+from jtl.training.ready import FINISHED, Caller, Feed, Plan, Programs, Reporter, Run
 from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
 from jtl.weights.run_folder import CHECKPOINTS_NAME
 
-TARGET_TEST = "target_test"
+TARGET_TEST, SCRATCH = "target_test", "scratch"
 
 
 def run_folder(settings: Config, spec: str) -> Path:
@@ -103,17 +105,19 @@ def run(
             f"pretrained weights, or baseline=false"
         )
     live, began = Live(), time.monotonic() if began is None else began
-    with shared.owned(folder, live.log, by="run"):
-        return _run(settings, folder, live, Caller(stop, explain, began, is_given_up, said))
+    with shared.owned(folder, live.log, by="run"), mirror.kept(settings, folder, live.log) as copy:
+        return _run(settings, folder, live, Caller(stop, explain, began, is_given_up, said, copy))
 
 
 def _run(settings: Config, folder: Path, live: Live, caller: Caller) -> dict[str, Any]:
     live.log(f"run folder: {folder}")
     result = distributed.told(f"{folder} finished", lambda: claim.finished(settings, folder, live))
+    if caller.copy is not None:
+        caller.copy.claim()
     result = result or _train(settings, folder, live, caller)
     if not settings.baseline or result["status"] not in FINISHED:
         return result
-    other = run(_scratch(settings), folder / "scratch", caller.stop)
+    other = run(_scratch(settings), folder / SCRATCH, caller.stop)
     if other["status"] not in FINISHED:
         return {**result, "status": other["status"]}
     live.log(tables.comparison({"pretrained": result, "from scratch": other}))
@@ -122,14 +126,16 @@ def _run(settings: Config, folder: Path, live: Live, caller: Caller) -> dict[str
 
 def _scratch(settings: Config) -> Config:
     """Return the settings of the run beside it, of the same model from random weights."""
-    return replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
+    found = replace(settings, baseline=False, model=replace(settings.model, weights=NO_WEIGHTS))
+    return mirror.below(found, SCRATCH)
 
 
 def _train(settings: Config, folder: Path, live: Live, caller: Caller) -> dict[str, Any]:
     live.log(config.text(settings))
     phases = Phases()
     with phases.measure("load"):
-        ready, state, checkpoints = prepare(settings, folder, live, phases)
+        ready, state, checkpoints = prepare(settings, folder, live, phases, caller.copy)
+    budget.check(settings, ready.plan.built)
     for line in caller.said:
         notes.say(ready, line)
     listening = signals.listening() if caller.stop is None else nullcontext(caller.stop)
@@ -167,7 +173,7 @@ def _train(settings: Config, folder: Path, live: Live, caller: Caller) -> dict[s
                 if latest and ended.status in FINISHED:
                     ended = ended._replace(status="preempted")
                 if ended.status not in FINISHED:
-                    return _stopped(ready, ended, digest)
+                    return finish.stopped(ready, ended, digest)
             outcome = finish.report(ready, ended, checkpoints, writer)
     whole = whole._replace(budget=ready.budget)
     overlays = account.explained(whole, outcome.told, caller.explain)
@@ -177,22 +183,6 @@ def _train(settings: Config, folder: Path, live: Live, caller: Caller) -> dict[s
         account.write(whole, outcome.told, result, overlays)
         # Last: with it nothing is left to do, and a repeat does nothing.
         summary.write_json(folder / "summary.json", result)
-    return result
-
-
-def _stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
-    """Leave the summary of a run that is to go on."""
-    number = int(ended.state.step)
-    if ended.status == GIVEN_UP:
-        said = f"given up at step {number}, and saved"
-    elif number:
-        said = f"stopped at step {number} and saved; repeat the command to go on"
-    else:
-        said = "stopped before the first step; repeat the command"
-    ready.reporter.live.log(said)
-    result = finish.summarize(ready, ended, digest)
-    if distributed.is_writer():
-        summary.write_json(ready.plan.folder / "summary.json", result)
     return result
 
 
@@ -206,8 +196,12 @@ class _Opened(NamedTuple):
     facts: list[Any]
 
 
-def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple[Run, State, Checkpoints]:
+def prepare(
+    settings: Config, folder: Path, live: Live, phases: Phases, copy: Mirror | None = None
+) -> tuple[Run, State, Checkpoints]:
     """Open the data, build the model, show what will train; return the run, its first state and checkpoints.
+
+    `copy` is told of each checkpoint.
 
     Where there is a checkpoint, that state lacks what the strategy learns of the training examples: it is
     in the checkpoint.
@@ -219,11 +213,11 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     stats = build.label_stats(settings, splits["train"])
     steps, count = build.num_steps(settings, len(splits["train"])), streams.num_examples(unlabelled)
     built = solve.planned(build.build(settings, stats, steps, num_unlabelled=count))
-    budget.check(settings, built)
     built, said = evaluate.fitted(built, settings, opened.facts)
     beside = streams.named(target, unlabelled)
     streams.check(settings, built.parts, beside)
     sources = streams.of_batches(built.parts, splits["train"], beside)
+    rotated.check(settings.data, built.parts.input.spec(built.parts.preprocess))
     slices.check(settings, built.parts)
     if settings.baseline:
         _rehearse_scratch(settings, opened)
@@ -250,8 +244,7 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
     is_once = cut.cut is not None
     routed = _routed(plan, sources, mesh, live, is_passed_once=is_once)
     feed = _feed(plan, mesh, splits, routed, target)
-    unit, asked = built.parts.input.unit, settings.train.steps_per_dispatch
-    dispatch.check(asked, feed, unit, is_kept=is_once)
+    dispatch.check(settings.train.steps_per_dispatch, feed, built.parts.input.unit, is_kept=is_once)
     every, told = dispatch.eval_every(settings, len(splits["train"])), [*notes, *routed.lines()]
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     held = {**splits, **streams.named(None, unlabelled)}
@@ -261,15 +254,21 @@ def prepare(settings: Config, folder: Path, live: Live, phases: Phases) -> tuple
         metric=plan.monitor,
         is_maximized=plan.task_kind.is_maximized(plan.monitor),
         still=step.unmoved(built.parts, shapes),
+        **({} if copy is None else {"saved": copy.saved}),
     )
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
+    distributed.meet(f"{folder} prepared")
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings), settings, mesh)
+    programs = _programs(plan, mesh, state_sharding)
+    return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
+
+
+def _programs(plan: Plan, mesh: Mesh, state_sharding: Any) -> Programs:
     parts = plan.built.parts
     compiled = (step.make_eval_step(parts), step.make_output_step(parts))
     whole = (sharding.with_whole_results(each, mesh) for each in compiled)
-    programs = Programs(mesh, state_sharding, *whole)
-    return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
+    return Programs(mesh, state_sharding, *whole)
 
 
 def _routed(

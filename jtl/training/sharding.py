@@ -5,7 +5,7 @@ attention heads and MLPs of transformers along `tensor`. Devices stand in it in 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -160,9 +160,14 @@ def rows_of(mesh: Mesh) -> Rows:
     """Return the rows of a batch that lie on this process's devices."""
     if jax.process_count() == 1:
         return Rows()
+    return rows_on(mesh, [each for each in mesh.devices.flat if each.process_index == jax.process_index()])
+
+
+def rows_on(mesh: Mesh, devices: Sequence[Any]) -> Rows:
+    """Return the rows of a batch that lie on some of the devices, those of a process."""
     parts = num_shards(mesh)
-    slices = of_batch(mesh).addressable_devices_indices_map((parts,)).values()
-    own = sorted({part for index in slices if index for part in range(*index[0].indices(parts))})
+    slices = of_batch(mesh).devices_indices_map((parts,))
+    own = sorted({part for device in devices for part in range(*slices[device][0].indices(parts))})
     assert own == list(range(own[0], own[0] + len(own))), "devices stand in the order of their processes"
     return Rows(own[0] // len(own), parts // len(own))
 

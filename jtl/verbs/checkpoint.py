@@ -1,4 +1,4 @@
-"""The verb `jtl checkpoint`: what checkpoints a run folder has, whether they are sound, and fewer of them."""
+"""The verb `jtl checkpoint`: what checkpoints a run or its mirror has, whether they are sound, and fewer."""
 
 import argparse
 import shutil
@@ -123,6 +123,26 @@ def prune(run: str, *, keep: int = 1) -> list[int]:
     return gone
 
 
+def fetch(run: str, mirror: str) -> list[int]:
+    """Bring a run folder here from its mirror (`train.mirror`), and return the steps of its checkpoints.
+
+    Raises:
+        UserError: there is something in the folder, or the mirror cannot be read, or has no run.
+    """
+    from jtl import object_store
+    from jtl.training import checkpoint_files
+    from jtl.training import mirror as mirrors
+    from jtl.weights.run_folder import CHECKPOINTS_NAME
+
+    folder = Path(run)
+    with owner.owned(folder, lambda line: _say(line)):
+        if not owner.is_free(folder):
+            raise UserError(f"--run {run!r} is not empty; give another folder, which is made")
+        if not mirrors.fetch(object_store.opened(mirror), folder, None, lambda line: _say(line)):
+            raise UserError(f"--mirror {mirror!r} has no run; expected what train.mirror named")
+    return checkpoint_files.steps(folder / CHECKPOINTS_NAME)
+
+
 def _of_files(path: Path) -> dict[str, Any]:
     from jtl.training import checkpoint_files
 
@@ -136,6 +156,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_prune(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--keep", type=int, default=1, metavar="N", help="newest to keep, beside the best")
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="where to; a folder that is not there")
+    parser.add_argument("--mirror", required=True, metavar="URL", help="what train.mirror named")
 
 
 def _ls(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -189,6 +214,13 @@ def _prune(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return 0
 
 
+def _fetch(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    refuse(overrides)
+    show(args, {"steps": fetch(args.run, args.mirror)})
+    say_next(["jtl", "checkpoint", "verify", "--run", args.run], ["jtl", "evaluate", "--run", args.run])
+    return 0
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
@@ -196,6 +228,7 @@ def _say(text: str) -> None:
 ACTIONS: dict[str, Verb] = {
     "ls": Verb("list the checkpoints of a run", _add_run, _ls),
     "verify": Verb("read all checkpoints of a run and hold them against their digests", _add_run, _verify),
+    "fetch": Verb("bring a run folder here from its mirror in an object store", _add_fetch, _fetch),
     "prune": Verb("remove all checkpoints of a run but the newest and the best", _add_prune, _prune),
 }
 

@@ -157,21 +157,22 @@ def needs(found: Subject) -> dict[str, Any]:
     """Return parameters, bytes and FLOPs of the step, and the least seconds where the peak is known."""
     import jax
 
-    from jtl.training import meta
-    from jtl.verbs.bench import peaks, program, subject
+    from jtl.training import meta, sharding
+    from jtl.verbs.bench import exchanges, peaks, program, subject
 
     shapes, place = subject.state_shapes(found)
-    lowered, compiled = _compiled(found, shapes, place)
-    flops = program.flops(lowered, compiled, found.mesh.size)
+    lowered, made = compiled(found, shapes, place)
+    flops = program.flops(lowered, made, found.mesh.size)
     dtype = subject.dtype_of(found.built)
     peak = peaks.known(jax.devices()[0].device_kind, dtype)
     least = None if peak is None else flops.asked / (peak.flops * found.mesh.size)
     return {
         "dtype": dtype,
         "parameters": meta.parameters(found.built),
-        "state_bytes": _device_bytes(shapes, place),
-        "memory": program.memory_of(compiled),
+        "state_bytes": sharding.bytes_a_device(shapes, place),
+        "memory": program.memory_of(made),
         "flops": {"step": flops.asked, "step_compiled": flops.compiled},
+        "exchanged": exchanges.summed(exchanges.of_text(made.as_text(), found.mesh.size)),
         "seconds_at_peak": least,
         "seconds_usual": None if least is None else least / USUAL_SHARE,
         "unit": found.parts.input.unit,
@@ -190,11 +191,11 @@ def _bytes_of(settings: "jtl.training.config.Config", size: int) -> int:
     except UserError:
         # The batch by itself is more than there is.
         return 2**62
-    _, compiled = _compiled(found, *subject.state_shapes(found))
-    return program.memory_of(compiled)["total"]
+    _, made = compiled(found, *subject.state_shapes(found))
+    return program.memory_of(made)["total"]
 
 
-def _compiled(found: Any, shapes: Any, place: Any) -> tuple[Any, Any]:
+def compiled(found: Any, shapes: Any, place: Any) -> tuple[Any, Any]:
     """Return the step of the last phase, in which most trains, lowered and compiled for shapes."""
     from jtl import signals
     from jtl.training import optim, sharding, step
@@ -204,16 +205,6 @@ def _compiled(found: Any, shapes: Any, place: Any) -> tuple[Any, Any]:
     jitted = step.make_train_step(found.parts, phase, place, sharding.of_batch(found.mesh))
     lowered = jitted.lower(shapes, subject.batch_shapes(found))
     return lowered, signals.interruptibly(lowered.compile)
-
-
-def _device_bytes(shapes: Any, place: Any) -> int:
-    """Return what a state takes of one device."""
-    import math
-
-    import jax
-
-    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(place), strict=True)
-    return sum(math.prod(each.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, each in pairs)
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -234,6 +225,10 @@ def _text(result: dict[str, Any]) -> str:
         ),
         ("fits", "yes" if result["fits"] else "no"),
         ("FLOPs", f"{result['flops']['step'] / 1e9:,.2f} GFLOP a step of {result['batch_size']}"),
+    ]
+    rows += [
+        (f"{kind}s", f"{found['num']} a step, {bytes_text(round(found['moved_bytes']))} sent by a device")
+        for kind, found in result["exchanged"].items()
     ]
     if result["seconds_at_peak"] is not None:
         said = f"{1e3 * result['seconds_usual']:,.1f} ms at {USUAL_SHARE:.0%} of the peak"

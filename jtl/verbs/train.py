@@ -84,7 +84,8 @@ def trained(
     overrides = [*overrides, *_of_minutes(minutes, epochs)]
     if "://" in workdir:
         raise UserError(
-            f"--workdir is {workdir!r}; expected a folder that this machine has, such as a mounted bucket"
+            f"--workdir is {workdir!r}; expected a folder that this machine has; what keeps a copy of it "
+            f"there: --config.train.mirror={workdir}"
         )
     folder = Path(workdir) if workdir else None
     from jtl.training import shared

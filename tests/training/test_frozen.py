@@ -127,3 +127,16 @@ def test_statistics_of_a_frozen_part_are_frozen_and_stand_in_no_way() -> None:
     found = _decided(RESNET, train__is_augmented=False)
     assert found.cut is not None
     assert found.cut.name == "head"
+
+
+def test_several_processes_run_them_at_every_step_and_the_line_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frozen.jax, "process_count", lambda: 2)
+    found = _decided(train__is_augmented=False)
+    assert found.cut is None
+    assert found.lines[0].endswith("run at every step: the run has several processes")
+    with pytest.raises(
+        UserError, match=r"train.cache_features is 'on', and .* the run has several processes"
+    ):
+        _decided(train__is_augmented=False, train__cache_features="on")

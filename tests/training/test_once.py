@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 from jtl.errors import UserError
+from jtl.training import checkpoint as module
 from jtl.training import checkpoint_files, config, once, sharding, step
 from jtl.training import run as train
-from jtl.training.checkpoint import Checkpoints
+from jtl.training.checkpoint import FIRST_FIELDS, Checkpoints
 from jtl.training.checkpoint_faults import Damage, Unsaved
 from jtl.training.state import State
 from jtl.verbs import checkpoint
@@ -146,14 +148,22 @@ def test_what_the_weights_give_is_taken_as_it_is_and_what_they_give_otherwise_is
     assert found.frozen["stem"]["kernel"] is mixed.frozen["stem"]["kernel"]
 
 
-def test_checkpoint_that_has_all_in_itself_goes_on(tmp_path: Path) -> None:
-    """As those of earlier versions have."""
-    with closing(_open(tmp_path, frozenset())) as checkpoints:
-        checkpoints.save(checkpoints.sound(_state(10)), [])
+def test_checkpoint_that_has_all_in_itself_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of earlier versions have, whose states had fewer fields."""
+    with monkeypatch.context() as patch, closing(_open(tmp_path, frozenset())) as checkpoints:
+        before = namedtuple("State", FIRST_FIELDS)
+        patch.setattr(module, "State", before)
+        state = _state(10)
+        sound = checkpoints.sound(state)
+        patch.setattr(State, "_asdict", lambda self: {name: getattr(self, name) for name in FIRST_FIELDS})
+        checkpoints.save(sound, [])
+        checkpoints.wait()
     assert once.files(tmp_path) == []
+    assert "memory" not in (tmp_path / "checkpoints/10/state/_METADATA").read_text()
     meta = tmp_path / "checkpoints/10" / checkpoint_files.CHECKPOINT_META
     about = checkpoint_files.sound_meta(tmp_path / "checkpoints/10")
     del about[once.ONCE]
+    del about["fields"]
     meta.write_text(json.dumps(checkpoint_files.sealed(about)))
     with closing(_open(tmp_path)) as checkpoints:
         found = checkpoints.restore(_state(0, frozen=7), pytest.fail)
@@ -312,7 +322,7 @@ def test_statistics_of_layers_that_train_later_move() -> None:
 
 
 SETTINGS = {
-    "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 2, "heads": 2, "mlp_dim": 16},
+    "model": {"size": "mini", "image_px": 8, "dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16},
     "data": {"name": "digits"},
     "strategy": {"name": "lora", "rank": 2},
     "train": {"steps": 6, "batch_size": 64, "eval_every": 2, "eval_batch_size": 200},

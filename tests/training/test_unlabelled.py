@@ -5,6 +5,7 @@ import json
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ from jtl.report import curves
 from jtl.report.console import Live, Progress, parts
 from jtl.report.summary import Phases
 from jtl.signals import StopRequest
-from jtl.training import config, dispatch, loop, streams
+from jtl.training import config, dispatch, loop, remarks, streams
 from jtl.training import run as train
+from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("module_without_pictures")
 
@@ -194,12 +196,24 @@ def test_table_of_texts_needs_no_column_of_labels(tmp_path: Path) -> None:
     assert [found[row]["raw"] for row in range(len(found))] == ["one", "two", "three"]
 
 
+def test_settings_of_a_strong_view_that_nothing_learns_from_are_told(folders: dict[str, Path]) -> None:
+    settings = _settings(folders, augment__strong_magnitude=7)
+    found = {}
+    for name in ("full", "flex_match"):
+        built: Any = SimpleNamespace(parts=tiny.make_parts("vit", name)[0])
+        found[name] = remarks._views(settings, built)
+    assert found["flex_match"] == []
+    assert [line.partition(":")[0] for line in found["full"]] == [
+        "augment.strong_magnitude is 7.0, which has no effect"
+    ]
+
+
 @pytest.mark.parametrize(
     ("others", "changes", "message"),
     [
         ("", {}, "strategy 'flex_match' learns from unlabelled images and config.data.unlabelled is empty"),
         ("none", {}, "config.data.unlabelled: folder .*none' holds no examples"),
-        ("texts", {}, "config.data.unlabelled: folder .*texts' holds no images; it holds .*one.txt'"),
+        ("texts", {}, "config.data.unlabelled: folder .*texts' holds no images; expected files ending"),
         (
             "others",
             {"strategy__name": "full"},

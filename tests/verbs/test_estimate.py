@@ -30,6 +30,7 @@ def test_estimate_is_what_the_compiled_step_of_drawn_values_needs() -> None:
     assert found["flops"]["step_compiled"] == compiled.cost_analysis()["flops"]
     assert found["state_bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert found["fits"]
+    assert found["exchanged"] == {}
     assert (found["parameters"]["total"], found["num_outputs"]) == (
         sum(leaf.size for leaf in jax.tree.leaves(drawn.built.params)),
         10,

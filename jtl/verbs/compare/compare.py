@@ -163,11 +163,14 @@ def _following(args: argparse.Namespace, result: Mapping[str, Any]) -> list[list
 def _run(
     plan: "jtl.verbs.compare.plan.Plan", number: int, label: str, stop: signals.StopRequest
 ) -> dict[str, Any]:
+    from jtl.training import mirror
     from jtl.training import run as train
     from jtl.verbs.compare.plan import folder_of
 
+    folder = folder_of(plan, number, label)
+    settings = mirror.below(plan.settings[number, label], folder.relative_to(plan.folder).as_posix())
     try:
-        return train.run(plan.settings[number, label], folder_of(plan, number, label), stop)
+        return train.run(settings, folder, stop)
     except UserError as error:
         raise UserError(f"variant {label!r}, {plan.unit} {number}: {error}") from error
 
