@@ -14,7 +14,7 @@ from jtl.errors import UserError, at_end
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.signals import StopRequest
-from jtl.training import config, course, features, loop, run
+from jtl.training import config, course, features, loop, preparation
 from jtl.training.checkpoint import Sound
 from jtl.training.checkpoint_faults import Diverged
 from jtl.training.ready import Run
@@ -99,7 +99,7 @@ def swept(settings: config.Config, low: float, high: float, num_steps: int, stop
     losses = _Losses()
     is_cut = False
     with tempfile.TemporaryDirectory(prefix="jtl-lr-find-", ignore_cleanup_errors=True) as folder:
-        ready, state, checkpoints = run.prepare(settings, Path(folder), Live(io.StringIO()), Phases())
+        ready, state, checkpoints = preparation.prepare(settings, Path(folder), Live(io.StringIO()), Phases())
         with at_end(ready.feed.close), at_end(checkpoints.close):
             ready, state = features.begun(ready, state)
             state = state._replace(opt_state=course.changed(state.opt_state, 1.0, -1 / (num_steps - 1)))
