@@ -11,6 +11,7 @@ so far, `table` puts its tables into docs/choose.md.
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import statistics
@@ -29,8 +30,8 @@ from jtl import files, runtime
 ROOT = Path(__file__).parents[1]
 RECORD, PAGE = ROOT / "benchmarks" / "records" / "ranking.json", ROOT / "docs" / "choose.md"
 MARK = "ranking"
-EPOCHS, SEEDS, IMAGE_PX = 5.0, (0, 1, 2), 128
-SETTINGS = (("train.batch_size", "32"), ("train.eval_batch_size", "64"), ("train.eval_every", "1000000"))
+EPOCHS, SEEDS, IMAGE_PX = 3.0, (0, 1, 2), 96
+SETTINGS = (("train.batch_size", "16"), ("train.eval_batch_size", "64"), ("train.eval_every", "1000000"))
 # How far behind the best a recommendation may be, in points.
 NEAR = 1.0
 MOBILE = (
@@ -68,24 +69,21 @@ class Images(NamedTuple):
     draw: Callable[[Path, Path], Path]
 
 
-def _split_folder(path: Path, out: Path) -> Path:
-    """Take a folder that is split as it is."""
-    del out
-    return path
-
-
 def _of_folder(num_train: int, num_val: int) -> Callable[[Path, Path], Path]:
-    """Draw so many images of each class of a folder that is not split, evenly spaced."""
+    """Draw so many images of each class of a folder; of one that is split all validation images are taken."""
 
     def draw(path: Path, out: Path) -> Path:
         rows = []
-        for folder in sorted(each for each in path.iterdir() if each.is_dir()):
+        is_split = (path / "train").is_dir()
+        for folder in sorted(each for each in (path / "train" if is_split else path).iterdir()):
             names = sorted(folder.iterdir())
             order = np.random.default_rng(0).permutation(len(names))[: num_train + num_val]
-            rows += [
-                (names[place], folder.name, "train" if rank < num_train else "val")
-                for rank, place in enumerate(order)
-            ]
+            train, val = order[:num_train], order[num_train:]
+            rows += [(names[place], folder.name, "train") for place in train]
+            rest = (
+                sorted((path / "val" / folder.name).iterdir()) if is_split else [names[each] for each in val]
+            )
+            rows += [(name, folder.name, "val") for name in rest]
         with (out / "images.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "label", "split"), *rows])
         return out / "images.csv"
@@ -115,30 +113,26 @@ def _of_archive(num_train: int, num_val: int, keys: tuple[str, str]) -> Callable
 
 
 SETS: dict[str, Images] = {
-    "hymenoptera": Images("hymenoptera", _split_folder),
-    "PACS art": Images("pacs_40/art_painting", _of_folder(24, 16)),
-    "PACS sketch": Images("pacs_40/sketch", _of_folder(24, 16)),
-    "CIFAR-10": Images("cifar10_test_1000", _of_folder(28, 40)),
+    "hymenoptera": Images("hymenoptera", _of_folder(80, 0)),
+    "PACS sketch": Images("pacs_40/sketch", _of_folder(22, 18)),
+    "CIFAR-10": Images("cifar10_test_1000", _of_folder(16, 30)),
     "Fashion-MNIST": Images(
-        "fashion_mnist_35k/fashion_mnist_35k.npz", _of_archive(28, 40, ("x_train", "y_train"))
+        "fashion_mnist_35k/fashion_mnist_35k.npz", _of_archive(16, 30, ("x_train", "y_train"))
     ),
     "PneumoniaMNIST": Images(
-        "pneumoniamnist/pneumoniamnist.npz", _of_archive(140, 200, ("train_images", "train_labels"))
+        "pneumoniamnist/pneumoniamnist.npz", _of_archive(80, 150, ("train_images", "train_labels"))
     ),
 }
 
 
 def execute(data: Path, out: Path) -> None:
-    """Rank and fine-tune what is not finished, and write the record after each set and seed."""
+    """Rank and fine-tune what is not finished, one set after another, and write the record after each."""
     ranks: dict[str, Any] = {}
     for name in SETS:
         ranks[name] = _ranked(name, data, out)
-    _write(out, ranks)
-    for seed in SEEDS:
-        for name in SETS:
-            for label in WEIGHTS:
-                _fine_tuned(name, label, seed, data, out)
-            _write(out, ranks)
+        for label, seed in itertools.product(WEIGHTS, SEEDS):
+            _fine_tuned(name, label, seed, data, out)
+        _write(out, ranks)
 
 
 def _folder(out: Path, *names: str) -> Path:
@@ -191,20 +185,17 @@ def _fine_tuned(name: str, label: str, seed: int, data: Path, out: Path) -> None
     """Fine-tune weights on a set, or go on with it; a finished run is not repeated."""
     import jax
 
-    from jtl.verbs import train
+    from jtl.training import config, recipe
+    from jtl.training import run as train
 
     folder = _folder(out, name, label, f"seed{seed}")
     if (folder / "summary.json").exists() and _accuracy(folder) is not None:
         return
     own = WEIGHTS[label]
     began = time.process_time()
-    train.run(
-        data=str(_drawn(name, data, out)),
-        weights=str(data / "weights" / own.path),
-        epochs=EPOCHS,
-        workdir=str(folder),
-        overrides=[*SETTINGS, *own.settings, ("train.seed", str(seed))],
-    )
+    values = recipe.values("full", str(data / "weights" / own.path), EPOCHS)
+    values = {**values, "data": {"path": str(_drawn(name, data, out))}}
+    train.run(config.of_values(values, [*SETTINGS, *own.settings, ("train.seed", str(seed))], folder), folder)
     files.replace_text(folder / "cpu_seconds", f"{time.process_time() - began:.1f}\n")
     # Else every run's programs stay in memory.
     jax.clear_caches()
@@ -229,7 +220,7 @@ def _write(out: Path, ranks: Mapping[str, Any]) -> None:
             ]
             for label in WEIGHTS
         }
-        for name in SETS
+        for name in ranks
     }
     spent = [float(path.read_text()) for path in out.glob("*/*/seed*/cpu_seconds")]
     spent += [each["cpu_seconds"] for each in ranks.values()]

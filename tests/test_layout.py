@@ -238,7 +238,7 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf", "serve")
+    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf", "serve", "tune")
     extras = (project["optional-dependencies"][name] for name in shipped)
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]

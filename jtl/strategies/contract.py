@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jtl.data.sampling import Visit
 from jtl.errors import UserError
@@ -176,16 +176,16 @@ class Moment(NamedTuple):
     model reads ("inputs", normalised and augmented) and its "mask"; that of "train" also has the labels and
     the blended targets. `outputs` are the model's, by stream, from the one pass over all of them.
     `forward(params, inputs, *, key)` runs the model once more in training mode, or with `train=False`, and
-    with other running statistics by `model_state=…`. `step` is the number of the step, `key` for what is
-    random. `memory` is the strategy's own, as the step before left it, `average` that of all parameters so
-    far, None where the strategy needs none.
+    with other running statistics by `model_state=…`. `step` is the number of the step, or where in the run's
+    schedule it is, `key` for what is random. `memory` is the strategy's own, as the step before left it,
+    `average` that of all parameters so far, None where the strategy needs none.
     """
 
     forward: Callable[..., Outputs]
     params: Mapping[str, Any]
     batch: Mapping[str, Mapping[str, Any]]
     outputs: Mapping[str, Outputs]
-    step: Int[Array, ""]
+    step: Array
     key: Key[Array, ""]
     memory: Any = None
     average: Any = None

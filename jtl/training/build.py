@@ -251,7 +251,7 @@ def build(
         model=found.model,
         task=found.task,
         strategy=strategy,
-        optimizer=optim.make(config.optim, groups, steps),
+        optimizer=optim.make(config.optim, groups, steps, has_course=config.train.minutes > 0),
         optim=config.optim,
         groups=groups,
         input=found.input,

@@ -18,10 +18,12 @@ from jtl.training.config import Config
 from jtl.training.ready import FINISHED, Plan
 from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
 
+# How a line begins that says what was chosen for who started the run, which a resumed one does not do again.
+CHOSEN = "chosen: "
 # How lines begin that the process says which finds them, and that stay.
-SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID)
+SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID, CHOSEN)
 # What a run's length is made of.
-LENGTHS = ("train.epochs:", "train.steps:")
+LENGTHS = ("train.epochs:", "train.steps:", "train.minutes:")
 
 
 def finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:

@@ -26,8 +26,9 @@ from jtl.signals import interruptibly
 from jtl.strategies.contract import TRAIN
 from jtl.training import evaluate, flops, optim, routes, sharding, step, views
 from jtl.training.agreement import StopSource
+from jtl.training.budget import Sizes
 from jtl.training.config import Config
-from jtl.training.ready import Feed, Run
+from jtl.training.ready import VALIDATION, Feed, Run
 from jtl.training.state import State
 
 # The most steps at once, and the most that their batches take on the devices.
@@ -113,7 +114,7 @@ class Dispatches:
     def _next_due(self, number: int) -> int:
         """Return the next step at which something is due: evaluation, checkpoint, another phase, the end."""
         due = [number - number % every + every for every in self._every()]
-        later = [each for each in (*self._phases, self._ready.plan.built.parts.num_steps) if each > number]
+        later = [each for each in (*self._phases, self._ready.num_steps) if each > number]
         return min(due + later)
 
     def _most(self, start: int, state: State, first: Mapping[str, step.Batch]) -> int:
@@ -170,6 +171,16 @@ def check(asked: int, feed: Feed, unit: str, *, is_kept: bool) -> None:
 def eval_every(settings: Config, num_examples: int) -> int:
     """Return the steps between evaluations: as set, or those of one epoch of so many training examples."""
     return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
+
+
+def sizes(ready: Run) -> Sizes:
+    """Return how many examples are trained on and measured at a time, for who plans by the clock."""
+    settings, feed = ready.plan.settings, ready.feed
+    of_target = 0 if feed.target is None or feed.target_batches is None else len(feed.target.evaluation)
+    measured = {name: len(feed.splits[name]) for name in feed.eval_batches}
+    between = measured.get(VALIDATION, 0) + of_target
+    every = eval_every(settings, len(feed.splits[TRAIN]))
+    return Sizes(every, settings.train.batch_size, between, sum(measured.values()))
 
 
 def drawn_by(ready: Run, name: str) -> Drawn:

@@ -16,6 +16,7 @@ from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.strategies.contract import TARGET, UNLABELLED
 from jtl.training import (
+    budget,
     build,
     choice,
     claim,
@@ -79,6 +80,7 @@ def prepare(
     stats = build.label_stats(settings, splits["train"])
     steps, count = build.num_steps(settings, len(splits["train"])), streams.num_examples(unlabelled)
     built = solve.planned(build.build(settings, stats, steps, num_unlabelled=count))
+    budget.check(settings, built)
     built, said = evaluate.fitted(built, settings, opened.facts)
     beside = streams.named(target, unlabelled)
     streams.check(settings, built.parts, beside)
@@ -119,7 +121,7 @@ def prepare(
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     distributed.meet(f"{folder} prepared")
-    state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
+    state, state_sharding = build.initial_state(grid.widened(plan.built, settings), settings, mesh)
     programs = _programs(plan, mesh, state_sharding)
     return Run(plan, feed, programs, Reporter(live, phases), cut), state, checkpoints
 

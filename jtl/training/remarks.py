@@ -72,6 +72,12 @@ def _length(config: Config, built: Built, num_examples: int) -> list[str]:
             "strategy.solver solves for the head in one step: train.epochs, train.steps and the optimizer's "
             "rates have no effect"
         )
+    elif config.train.minutes:
+        found.append(
+            f"train.minutes {config.train.minutes:g}: as many steps of {size:,} {unit} as there is time for, "
+            f"estimated while they are made; so no two such runs are the same to the bit, and train.epochs "
+            f"has no effect on them"
+        )
     elif not config.train.steps:
         found.append(
             f"train.epochs {config.train.epochs:g} of {num_examples:,} {unit} are {steps:,} steps of {size:,}"

@@ -15,7 +15,8 @@ AUTO, ON, OFF = "auto", "on", "off"
 class Train:
     """Settings of the loop.
 
-    Either `epochs` or `steps` (above 0) gives the length. `batch_size` is global, over all devices.
+    Either `epochs` or `steps` (above 0) gives the length, or `minutes` (above 0): as many steps as the whole
+    command has time for, with a schedule that ends with them. `batch_size` is global, over all devices.
     Evaluation runs every `eval_every` steps (0: once an epoch), on `eval_batch_size` examples at a time
     (0: as in training), and a checkpoint is saved with it and also every `checkpoint_every` steps (0:
     only with evaluation). `monitor` names the metric that picks the best step and drives early stopping
@@ -39,6 +40,7 @@ class Train:
 
     epochs: NotNegative = 10.0
     steps: CountOr0 = 0
+    minutes: NotNegative = 0.0
     batch_size: Count = 32
     eval_batch_size: CountOr0 = 0
     seed: CountOr0 = 0
@@ -64,6 +66,11 @@ class Train:
         if not self.steps and not self.epochs:
             raise UserError(
                 f"train.epochs is {self.epochs}; expected a positive number, or train.steps above 0"
+            )
+        if self.steps and self.minutes:
+            raise UserError(
+                f"train.steps is {self.steps:,} and train.minutes {self.minutes:g}; expected one of them: "
+                f"set the other to 0"
             )
         check_name(self.sampling)
         layers.check_choice("train.frozen_dtype", self.frozen_dtype, (layers.AUTO, "float32"))
