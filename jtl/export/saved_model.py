@@ -80,9 +80,9 @@ def _older(program: bytes) -> bytes:
 
     TensorFlow 2.21 infers no shapes inside of a composite, as which erf is written.
     """
-    from jaxlib.mlir import ir, passmanager
-    from jaxlib.mlir.dialects import chlo
-    from jaxlib.mlir.dialects import stablehlo as language
+    from jax.extend.mlir import ir, passmanager
+    from jax.extend.mlir.dialects import chlo
+    from jax.extend.mlir.dialects import stablehlo as language
 
     language.register_stablehlo_passes()
     version = language.get_version_from_compatibility_requirement(
