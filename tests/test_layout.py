@@ -24,7 +24,7 @@ MAX_TYPE_IGNORES = 10
 ORDER = (
     ("errors", "heap", "names", "signals", "output", "peers"),
     ("engines", "files", "ranges", "memory"),
-    ("distributed", "owner", "faults", "tree", "rng", "metrics", "runtime"),
+    ("distributed", "owner", "object_store", "faults", "tree", "rng", "metrics", "runtime"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),

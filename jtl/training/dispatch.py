@@ -44,6 +44,14 @@ class Span(NamedTuple):
     batches: Any
 
 
+class Drawn(NamedTuple):
+    """What decides which examples of a stream a step has: how many, by what seed, in what order."""
+
+    batch_size: int
+    seed: int
+    sampling: str
+
+
 class Dispatches:
     """The spans of a run from a step on, and the compiled program of each phase and shape of batches."""
 
@@ -164,6 +172,16 @@ def eval_every(settings: Config, num_examples: int) -> int:
     return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
 
 
+def drawn_by(ready: Run, name: str) -> Drawn:
+    """Return what says which examples of a stream a step has."""
+    train, parts = ready.plan.settings.train, ready.plan.built.parts
+    stream = parts.strategy.streams.get(name)
+    # Streams of the same examples have them in the same order.
+    of = name if stream is None else stream.of
+    rows = views.rows_of(parts, name, train.batch_size)
+    return Drawn(rows, routes.stream_seed(train.seed, of), train.sampling if of == TRAIN else UNIFORM)
+
+
 def host_batches(ready: Run, start: int) -> Generator[dict[str, step.Batch], None, None]:
     """Yield {stream: batch} on the host from the step `start` on; only training examples bring labels."""
     fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
@@ -210,7 +228,7 @@ def _reader(ready: Run, name: str, start: int) -> Generator[step.Batch, None, No
     own = sharding.rows_of(ready.programs.mesh)
     if name in ready.feed.kept:
         return ready.feed.kept[name](start)
-    stream = parts.strategy.streams.get(name)
+    drawn = drawn_by(ready, name)
     read = partial(
         pipeline.train_batches,
         transform=parts.input.transform(parts.preprocess, views.augment_of(parts, name)),
@@ -220,11 +238,10 @@ def _reader(ready: Run, name: str, start: int) -> Generator[step.Batch, None, No
     )
     return (planned_batches if name in ready.feed.residents else read)(
         ready.feed.streams[name],
-        batch_size=views.rows_of(parts, name, settings.train.batch_size),
-        # Streams of the same examples have them in the same order.
-        seed=routes.stream_seed(settings.train.seed, name if stream is None else stream.of),
+        batch_size=drawn.batch_size,
+        seed=drawn.seed,
         start_step=start,
-        sampling=settings.train.sampling if TRAIN in (name, stream and stream.of) else UNIFORM,
+        sampling=drawn.sampling,
         shard_index=own.place,
         num_shards=own.num,
         num_views=settings.train.views if parts.augment is not None else 0,

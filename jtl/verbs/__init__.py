@@ -7,7 +7,6 @@ from jtl.verbs import (
     explain,
     export,
     features,
-    few_shot,
     predict,
     report,
     serve,
@@ -17,6 +16,7 @@ from jtl.verbs import (
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
+from jtl.verbs.few_shot import few_shot
 from jtl.verbs.fuse import fuse
 from jtl.verbs.rank import rank
 

@@ -18,7 +18,7 @@ from jtl.report import curves
 from jtl.report.console import Live, Progress, parts
 from jtl.report.summary import Phases
 from jtl.signals import StopRequest
-from jtl.training import config, dispatch, loop, remarks, streams
+from jtl.training import config, dispatch, loop, preparation, remarks, streams
 from jtl.training import run as train
 from tests import tiny
 
@@ -119,7 +119,7 @@ def test_batches_have_two_views_of_the_same_examples_and_are_a_function_of_seed_
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     settings = _settings(folders, **PLAIN)
-    ready, _, checkpoints = train.prepare(settings, tmp_path / "run", Live(), Phases())
+    ready, _, checkpoints = preparation.prepare(settings, tmp_path / "run", Live(), Phases())
     with closing(checkpoints), closing(dispatch.host_batches(ready, 0)) as batches:
         first = list(islice(batches, 4))
         with closing(dispatch.host_batches(ready, 2)) as later:
@@ -138,7 +138,7 @@ def test_batches_have_two_views_of_the_same_examples_and_are_a_function_of_seed_
 def test_weak_views_of_two_streams_are_drawn_apart(folders: dict[str, Path], tmp_path: Path) -> None:
     changes = {"strategy__name": "mean_teacher", "optim__ema": 0.9}
     settings = _settings(folders, augment__flip=0.5, augment__crop_scale=(0.3, 1.0), **changes)
-    ready, _, checkpoints = train.prepare(settings, tmp_path / "run", Live(), Phases())
+    ready, _, checkpoints = preparation.prepare(settings, tmp_path / "run", Live(), Phases())
     with closing(checkpoints), closing(dispatch.host_batches(ready, 0)) as batches:
         batch = next(batches)
     np.testing.assert_array_equal(batch["student"]["id"], batch["teacher"]["id"])
@@ -148,7 +148,8 @@ def test_weak_views_of_two_streams_are_drawn_apart(folders: dict[str, Path], tmp
 def test_the_datas_own_path_is_all_of_its_training_examples_and_none_of_validation(
     folders: dict[str, Path],
 ) -> None:
-    settings = _settings(folders, "labelled", data__train_per_class=1)
+    spelt = f"{folders['labelled']}/../labelled/"
+    settings = _settings(folders, data__train_per_class=1, data__unlabelled=spelt)
     found = streams.open_unlabelled(settings)
     assert found is not None
     splits = streams.build.open_splits(settings)
