@@ -4,7 +4,8 @@
     jtl few-shot /path/to/omniglot/test --weights runs/…
 
 The argument is proto_net, maml, anil or reptile. Every picture also stands turned by quarters, as other
-classes (Santoro et al. 2016). What is expected on Omniglot stands in docs/choose.md.
+classes (Santoro et al. 2016). Its numbers on Omniglot have
+not been measured to the end.
 """
 
 from ml_collections import ConfigDict

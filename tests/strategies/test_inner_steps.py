@@ -56,14 +56,15 @@ def _penalty(strategy: str, params_of: Any = None, **fields: Any) -> Any:
     return parts, params, model_state, batch["train"]["inputs"], value, reported
 
 
+@pytest.mark.slow
 def test_mamls_loss_is_that_of_the_others_after_the_inner_steps() -> None:
-    parts, params, model_state, images, value, reported = _penalty("maml", inner_steps=3, inner_rate=0.3)
+    parts, params, model_state, images, value, reported = _penalty("maml", inner_steps=2, inner_rate=0.3)
     features_of = partial(_by_batch, parts, model_state)
     expected, right = [], []
     for task in range(2):
         # Two tasks of two classes: one labelled example of each, and one to tell.
         few, others = images[4 * task : 4 * task + 4 : 2], images[4 * task + 1 : 4 * task + 4 : 2]
-        found, head = _looped(features_of, params, few, 3, 0.3)
+        found, head = _looped(features_of, params, few, 2, 0.3)
         features = features_of(found, others)
         expected.append(_nats(features, head, jnp.arange(2)))
         right.append((features @ head["kernel"] + head["bias"][None]).argmax(1) == jnp.arange(2))
@@ -98,6 +99,7 @@ def _two_tasks(images: Any) -> list[tuple[Any, Any]]:
     return [(images[start : start + 4 : 2], images[start + 1 : start + 4 : 2]) for start in (0, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_order", [False, True])
 def test_mamls_gradient_goes_through_the_inner_steps_or_past_them(first_order: bool) -> None:
     fields = {"inner_steps": 2, "inner_rate": 0.5, "first_order": first_order}
@@ -121,6 +123,7 @@ def test_mamls_gradient_goes_through_the_inner_steps_or_past_them(first_order: b
         np.testing.assert_allclose(leaf, tree.flatten(mean)[name], rtol=1e-3, atol=1e-3 * scale + 1e-7)
 
 
+@pytest.mark.slow
 def test_reptiles_gradient_is_the_way_back_over_rate_and_steps() -> None:
     found, params, images, features_of = _gradient("reptile", inner_steps=2, inner_rate=0.5)
     ends = []
@@ -146,7 +149,9 @@ def test_anil_moves_the_head_alone_and_costs_one_forward_pass() -> None:
     assert flops["anil"] < 1.1 * flops["full"]
 
 
-@pytest.mark.parametrize("strategy", BY_STEPS)
+@pytest.mark.parametrize(
+    "strategy", ["anil", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maml", "reptile"))]
+)
 def test_new_classes_are_told_by_what_was_learnt_of_a_few(strategy: str) -> None:
     parts, params, model_state = tiny.make_parts("conv_net", strategy, inner_steps=8)
     few = 0.1 * tiny.inputs_of(parts.model, 6) + np.repeat([-1.0, 0.0, 1.0], 2)[:, None, None, None]
