@@ -23,7 +23,7 @@ MAX_TYPE_IGNORES = 10
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "heap", "names", "signals", "output", "peers"),
-    ("engines", "files", "ranges", "memory"),
+    ("engines", "files", "ranges", "memory", "object_store"),
     ("distributed", "owner", "faults", "tree", "rng", "metrics", "runtime"),
     ("inputs",),
     ("data", "models", "tasks", "report"),

@@ -62,7 +62,6 @@ from jtl.training.ready import FINISHED, Ended, Feed, Plan, Programs, Reporter, 
 from jtl.training.routes import Routed
 from jtl.training.state import State
 from jtl.weights.contract import NO_WEIGHTS
-from jtl.weights.run_folder import CHECKPOINTS_NAME
 
 TARGET_TEST, SCRATCH = "target_test", "scratch"
 
@@ -261,14 +260,7 @@ def prepare(
     distributed.told(f"{folder} lost", lambda: lost.check(folder, settings.train, every))
     held = {**splits, **streams.named(None, unlabelled)}
     distributed.told(f"{folder} claim", lambda: claim.begun(plan, held, target, told, routed.name))
-    is_maximized = plan.task_kind.is_maximized(plan.monitor)
-    checkpoints = Checkpoints(
-        folder / CHECKPOINTS_NAME,
-        metric=plan.monitor,
-        is_maximized=is_maximized,
-        still=step.unmoved(built.parts, shapes),
-        **({} if copy is None else {"saved": copy.saved}),
-    )
+    checkpoints = claim.checkpoints(plan, step.unmoved(built.parts, shapes), copy)
     if not distributed.told(f"{folder} steps", checkpoints.steps):
         plan = plan._replace(built=evaluate.prepared(built, splits["train"], settings, mesh))
     state, state_sharding = build.initial_state(grid.widened(plan.built, settings.optim), settings, mesh)
