@@ -40,8 +40,8 @@ class Fused(NamedTuple):
 class Measured(NamedTuple):
     """One set of runs: `shared` settings, those of each condition, strategy and settings of each variant.
 
-    `{data}` in a setting stands for DATA, `{out}` for OUT. `metrics` are what the table has, in percent.
-    `by` is the column that decides the comparison ("": its own choice).
+    `config` is the recipe they change. `{data}` in a setting stands for DATA, `{out}` for OUT. `metrics` are
+    what the table has, in percent. `by` is the column that decides the comparison ("": its own choice).
     """
 
     shared: Mapping[str, str]
@@ -50,6 +50,7 @@ class Measured(NamedTuple):
     fused: Mapping[str, Fused] = MappingProxyType({})
     metrics: tuple[str, ...] = ("accuracy",)
     by: str = ""
+    config: str = "configs/vit_ft.py:ti16"
 
 
 FRACTIONS = {f"{percent}": {"data.train_fraction": str(percent / 100)} for percent in (10, 50, 100)}
@@ -85,6 +86,9 @@ IMBALANCE = {
     "balanced_weights": ("full", "task.class_weights=('balanced',)"),
     "focal": ("full", "task.focal_gamma=2.0;task.label_smoothing=0.0"),
     "logit_adjustment": ("full", "task.logit_adjustment=1.0"),
+}
+BALANCED_PROBES = {
+    name: ("probe", IMBALANCE[name][1]) for name in ("plain", "class_balanced", "balanced_weights")
 }
 FUSED = {
     "wise": Fused("wise", ("plain",)),
@@ -130,6 +134,23 @@ SETS: dict[str, Measured] = {
         metrics=("macro_f1", "balanced_accuracy"),
         by="test",
     ),
+    "pneumoniamnist_probe": Measured(
+        {
+            "data.name": "arrays",
+            "data.path": "{data}/images/pneumoniamnist/pneumoniamnist.npz",
+            "model.image_px": "112",
+            "optim.ema": "0.99",
+            "train.is_augmented": "False",
+            "train.epochs": "20",
+            "train.eval_batch_size": "128",
+            "train.monitor": "macro_f1",
+        },
+        {"100": {}},
+        BALANCED_PROBES,
+        metrics=("macro_f1", "balanced_accuracy"),
+        by="test",
+        config="configs/vit_probe.py:ti16",
+    ),
     "fashion_mnist": Measured(
         {
             "data.name": "arrays",
@@ -158,7 +179,7 @@ def commands(name: str, out: Path, *, data: str, weights: str, seeds: int) -> It
             for word in ("--variant", f"{label}={strategy}{':' if own else ''}{own.format(**places)}")
         ]
         yield [
-            *("compare", "--config", "configs/vit_ft.py:ti16", "--out", str(out / name / condition)),
+            *("compare", "--config", measured.config, "--out", str(out / name / condition)),
             *(f"--config.{key}={value.format(**places)}" for key, value in settings.items()),
             *("--seeds", str(seeds), *variants),
             *(("--by", measured.by) if measured.by else ()),

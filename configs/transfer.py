@@ -5,8 +5,9 @@
 
 The argument is a strategy, and any weights (a name, a file, a run folder) behind a comma; without them the
 embedded `vit_mini` on scikit-learn's digits, 10 labels a class. What adapts to another domain needs its
-examples: --config.data.target=/path/to/them; distillation a teacher: --config.strategy.teacher=RUN. The
-recipes are those of `jtl train DATA --strategy NAME` (jtl/training/recipe.py).
+examples: --config.data.target=/path/to/them; what learns from others without labels these:
+--config.data.unlabelled=/path/to/them; distillation a teacher: --config.strategy.teacher=RUN. The recipes are
+those of `jtl train DATA --strategy NAME` (jtl/training/recipe.py).
 """
 
 from ml_collections import ConfigDict

@@ -25,7 +25,7 @@ HOW_VARIABLE = "JTL_DISTRIBUTED"
 START_SECONDS = 600
 # JAX's own watch stands below that of `peers`, which is quicker and names the cause.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 30, 30
-# Process 0 may be writing the report while the others are done.
+# Process 0 may be writing the report while the others are done, or one compile for long.
 END_SECONDS = 24 * 3600
 POLL_MILLISECONDS = 1000
 
@@ -169,6 +169,16 @@ def told(name: str, make: Callable[[], Any]) -> Any:
         store().key_value_set(key, text)
         return json.loads(text)[0]
     return json.loads(_waited_for(key))[0]
+
+
+def meet(name: str) -> None:
+    """Wait until all processes are here; once of a name. A lost one ends all of them (see `peers`).
+
+    Before programs that reach over processes are run for the first time: how they come together then, on
+    processors (Gloo), gives up after 30 s.
+    """
+    if is_joined():
+        store().wait_at_barrier(f"jtl/met/{name}", END_SECONDS * 1000)
 
 
 def leave(code: int, said: str = "") -> None:

@@ -33,6 +33,8 @@ OF_MACHINE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
     *(errno.EIO, errno.ESTALE, errno.EROFS),
 )
+# What processes that train on processors say when one came to the others more than 30 s late.
+NOT_MET = "Gloo context initialization failed"
 NO_THREAD = "can't start new thread"
 # How the loader of libraries (glibc) says that there is no memory for one.
 UNMAPPED = ("failed to map segment", os.strerror(errno.ENOMEM))
@@ -53,6 +55,12 @@ def explained(error: BaseException) -> str | None:
             return of_system(each)
         if isinstance(each, MemoryError) or "RESOURCE_EXHAUSTED" in str(each):
             return f"{MEMORY_CURE} ({shortened(str(each)) or type(each).__name__})"
+        if NOT_MET in str(each):
+            return (
+                f"the processes did not find each other within the 30 s that they have for it on processors "
+                f"({shortened(str(each))}): one is much slower than the others, or the machine is "
+                f"overloaded; repeat the command"
+            )
         if isinstance(each, RuntimeError) and NO_THREAD in str(each):
             return CURES[errno.EAGAIN]
         if isinstance(each, ImportError) and any(sign in str(each) for sign in UNMAPPED):

@@ -8,6 +8,8 @@ from tests import laws
 PAIRS = [(name, "full") for name in MODELS if name != "vit"]
 # Batch statistics with frozen parts.
 PAIRS += [("resnet", "probe"), ("resnet", "gradual")]
+# Batch statistics of single tasks, and convolutions twice differentiated.
+PAIRS += [("conv_net", name) for name in ("maml", "anil", "reptile")]
 # Strategies that look at inputs, layers or parameters by their names, on texts.
 PAIRS += [
     ("bert", name)
@@ -15,7 +17,7 @@ PAIRS += [
 ]
 # Deep networks, several phases and second models compile for long; the others hold the laws at every change.
 SLOW = [(name, "full") for name in ("resnet", "bit", "convnext", "mobilenet_v2")]
-SLOW += [("resnet", "gradual")]
+SLOW += [("resnet", "gradual"), ("conv_net", "maml"), ("conv_net", "reptile")]
 SLOW += [("bert", name) for name in ("gradual", "delta", "distillation", "dann", "co_tuning")]
 
 

@@ -89,6 +89,17 @@ def test_code_in_c_that_fails_without_a_word_lacks_memory_where_it_is_nearly_use
     )
 
 
+def test_processes_that_did_not_find_each_other_in_time_are_no_bug() -> None:
+    text = (
+        "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out with key: c"
+    )
+    found = faults.explained(RuntimeError(text)) or ""
+    assert found.startswith("the processes did not find each other within the 30 s that they have for it on")
+    assert found.endswith(
+        "one is much slower than the others, or the machine is overloaded; repeat the command"
+    )
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), TypeError("x"), RuntimeError("x")])
 def test_bugs_are_bugs(error: Exception) -> None:
     assert faults.explained(error) is None

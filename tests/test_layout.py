@@ -23,8 +23,8 @@ MAX_TYPE_IGNORES = 10
 # A unit (file or folder of jtl) imports units of earlier rows, and none of its own row.
 ORDER = (
     ("errors", "heap", "names", "signals", "output", "peers"),
-    ("engines", "files", "ranges", "memory", "object_store"),
-    ("distributed", "owner", "faults", "tree", "rng", "metrics", "runtime"),
+    ("engines", "files", "ranges", "memory"),
+    ("distributed", "owner", "object_store", "faults", "tree", "rng", "metrics", "runtime"),
     ("inputs",),
     ("data", "models", "tasks", "report"),
     ("weights", "strategies"),
@@ -238,7 +238,7 @@ def registry_names() -> set[str]:
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What an import that fails tells the user to install.
-    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf", "serve")
+    shipped = ("keras", "zero-shot", "heif", "fast", "onnx", "tf", "serve", "tune")
     extras = (project["optional-dependencies"][name] for name in shipped)
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = [re.split(r"[<>=~;\[ ]", line)[0] for line in lines]

@@ -45,7 +45,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # Names that every process of this machine can look up.
 NODES = ("127.0.0.1", "127.0.0.2")
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 600.0
 pytestmark = pytest.mark.slow
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jtl import rng, tree
+from jtl.data.sampling import Visit
 from jtl.inputs import INPUTS
 from jtl.models import MODELS, Model, Outputs
 from jtl.models import contract as models
@@ -26,6 +27,8 @@ NUM_CLASSES, NUM_TOKENS = 3, 8
 FIELDS: dict[str, dict[str, Any]] = {
     "gradual": {"num_stages": 3},
     "distillation": {"teacher": "drawn"},
+    # On CPU every inner step is compiled for itself.
+    **{name: {"inner_steps": 2} for name in ("maml", "reptile")},
     **{name: {"hidden_widths": (8,)} for name in ("dann", "cdan", "mdd")},
 }
 # What learns from an average of the parameters.
@@ -163,6 +166,7 @@ def make_context(model: Model, params: Any, model_state: Any, num_steps: int) ->
         label_names=tuple("abc"),
         input=INPUTS[kind],
         preprocess=settled(model),
+        episode=Visit(2, 2),
     )
 
 

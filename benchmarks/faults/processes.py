@@ -24,7 +24,7 @@ from benchmarks.faults.runs import Setup, Started
 
 NUM_PROCESSES, NUM_DEVICES = 2, 4
 KIND = "full"
-WAIT_SECONDS, LOST_LIMIT, STOP_LIMIT, FAIL_LIMIT = 300.0, 30.0, 10.0, 5.0
+WAIT_SECONDS, LOST_LIMIT, STOP_LIMIT, FAIL_LIMIT = 900.0, 30.0, 10.0, 5.0
 PREEMPTED, ABORTED = 75, -signal.SIGABRT
 DEVICES_FLAG = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
 # A training whose step number {step} raises.

@@ -25,7 +25,8 @@ def finetune(
 
     It is `jtl train DATA`: the same run folder, which the same call finds again (a finished run is only
     opened), and which every verb reads. `data` is a folder, a table, a `.npz` or a `.tar`. Left out,
-    `weights` are a good default for what it holds, the strategy is "full", and `epochs` those of the recipe.
+    `weights` are the best of those at hand, and then the strategy goes by the number of labels (else it is
+    "full"); `epochs` are those of the recipe.
     Further settings are named by section, `optim={"learning_rate": 1e-3}`, or as on the command line,
     `**{"optim.learning_rate": 1e-3}`.
 

@@ -11,6 +11,8 @@ from jtl.inputs import Inputs, Transform, Unreadable
 from jtl.ranges import CountOr0, Fraction, Range, ReadIf, check
 
 IMAGE, TEXT = "image", "text"
+# Where a picture is to be turned, an example says by how many quarters, counter-clockwise.
+TURNS = "turns"
 SPLIT_ORDER = ("train", "val", "test")
 # How labels tell classes: by their names, by numbers, by places among them.
 NAMES, NUMBERS, PLACES = "names", "numbers", "places"
@@ -49,7 +51,8 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return example `index`: `{"raw", "label", "id"}`.
 
-        What is stored, as `Info.holds` says; a row of `labels()` (None without labels); and `index` itself.
+        What is stored, as `Info.holds` says; a row of `labels()` (None without labels); and `index` itself. A
+        picture that is to be turned has `TURNS` beside these.
         """
         ...
 
@@ -92,12 +95,12 @@ class Config:
     split). With `folds` (0: off) they are cut into so many parts instead, and part `fold` is for validation.
     `max_unreadable` is how many unreadable examples may be skipped (each is named); one more is an error.
     `train_per_class` keeps that many training examples a class (0: all); `train_fraction` that part of them,
-    stratified. Both are deterministic and leave the other splits alone. `target` is where the examples of
-    another domain lie that strategies adapt to; where it has labels (and `has_target_labels`) they measure
-    the result and nothing else. `unlabelled` is where examples lie that a strategy learns from without their
-    labels. `labels_are` says how labels tell classes: "names", "places" (0 is the first class), or "" as the
-    run's training labels did, or if there are none, as they look: numbers are compared as numbers, and are
-    the names of as many classes as there are different ones.
+    stratified. Both are deterministic and leave the other splits alone. With `rotated_classes` each picture
+    of every split is there three times more, turned by 90, 180 and 270 degrees, as another class. `target` is
+    where the examples of another domain lie that strategies adapt to; where it has labels (and
+    `has_target_labels`) they measure X says how labels tell classes: "names", "places" (0 is the first
+    class), or "" as the run's training labels did, or if there are none, as they look: numbers are compared
+    as numbers, and are the names of as many classes as there are different ones.
     """
 
     name: str = "image_folder"
@@ -108,6 +111,7 @@ class Config:
     max_unreadable: CountOr0 = 0
     train_per_class: CountOr0 = 0
     train_fraction: Annotated[float, Range(above=0, high=1)] = 1.0
+    rotated_classes: bool = False
     target: str = ""
     has_target_labels: Annotated[bool, ReadIf("target")] = True
     unlabelled: str = ""
@@ -179,6 +183,13 @@ def read(
     """
     try:
         found = source[index]
-        return Example(transform(found["raw"], rng), found["label"], index)
+        inputs = transform(found["raw"], rng)
     except Unreadable as error:
         raise Unreadable(f"cannot read {source.describe(index)}: {error}{cure}") from error
+    return Example(_turned(inputs, found[TURNS]) if TURNS in found else inputs, found["label"], index)
+
+
+def _turned(inputs: Inputs, turns: int) -> Inputs:
+    """Return the pixels of a picture [height, width, channels] turned by so many quarters."""
+    assert isinstance(inputs, np.ndarray), "pictures are turned"
+    return np.ascontiguousarray(np.rot90(inputs, turns))

@@ -11,6 +11,7 @@ from jtl import signals
 from jtl.data.classes import few
 from jtl.data.contract import IMAGE, TEXT, Config, Info, Source
 from jtl.data.labels import strata
+from jtl.data.rotated import rotated
 from jtl.errors import UserError
 from jtl.inputs import Unreadable
 
@@ -63,7 +64,22 @@ class Subset:
 
 
 def arrange(splits: dict[str, Source], config: Config) -> dict[str, Source]:
-    """Apply the shared settings to freshly opened splits: validation split or fold, then training subset.
+    """Apply the shared settings to freshly opened splits.
+
+    Validation split or fold, then training subset, then classes multiplied: all that is made of a picture is
+    in the split that it is in.
+
+    Raises:
+        UserError: a split is empty, too small to be split, or not of what a setting needs.
+    """
+    chosen = _chosen(splits, config)
+    if not config.rotated_classes:
+        return chosen
+    return {name: rotated(source) for name, source in chosen.items()}
+
+
+def _chosen(splits: dict[str, Source], config: Config) -> dict[str, Source]:
+    """Return the splits with validation examples split off, and the training examples that are asked for.
 
     An example that cannot be read at all is left where it is, in training: whoever reads it names it.
 

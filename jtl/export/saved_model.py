@@ -1,6 +1,7 @@
 """TensorFlow's SavedModel: the model as TensorFlow Serving takes it, with its values inside (extra `tf`).
 
-jax2tf wraps the StableHLO program as it is (native serialisation), so that TensorFlow 2 runs what jax would.
+TensorFlow runs the StableHLO program as it is (`XlaCallModule`), written in the version of the language that
+it was 12 weeks before jax: what TensorFlow 2.21 reads is 8 weeks older than what jax 0.10.2 writes by itself.
 """
 
 import warnings
@@ -10,13 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
 from jtl.errors import UserError
-from jtl.export import graph
+from jtl.export import graph, stablehlo
 from jtl.export.contract import INPUTS, LOGITS, Job, Opened, Target, fixed, named
 from jtl.inputs import Inputs
 from jtl.predictor import Predictor
 
+PLATFORMS = ("cpu", "cuda")
 USAGE = """import tensorflow as tf
 
 model = tf.saved_model.load(".").signatures["serving_default"]
@@ -29,25 +32,13 @@ def write(job: Job, folder: Path) -> list[str]:
     Raises:
         UserError: TensorFlow is missing.
     """
-    tf, jax2tf = _tensorflow()
+    tf, call_module = _tensorflow()
     spec, free = graph.specs(job)
-    arrays, call = graph.arrays_of(job), graph.call_of(job)
+    arrays = graph.arrays_of(job)
+    run = _caller(tf, call_module, stablehlo.traced(job, arrays, PLATFORMS))
     is_dict = isinstance(spec, Mapping)
     named = dict(spec) if is_dict else {INPUTS: spec}
-
-    def of_inputs(values: Any, inputs: Any) -> Any:
-        return {LOGITS: call(values, inputs if is_dict else inputs[INPUTS])}
-
-    dims = ", ".join((graph.BATCH, *free))
-    converted = jax2tf.convert(
-        of_inputs,
-        polymorphic_shapes=[None, {name: f"({dims}, ...)" for name in named}],
-        polymorphic_constraints=tuple(f"{name} <= {most}" for name, most in free.items()),
-        native_serialization_platforms=("cpu", "cuda"),
-        with_gradient=False,
-    )
-    module = tf.Module()
-    module.values = {name: tf.Variable(each, trainable=False) for name, each in arrays.items()}
+    values = {name: tf.Variable(each, trainable=False) for name, each in arrays.items()}
     any_sized = [None] * (1 + len(free))
     signature = {
         name: tf.TensorSpec([*any_sized, *leaf.shape[len(free) :]], leaf.dtype, name=name)
@@ -56,11 +47,54 @@ def write(job: Job, folder: Path) -> list[str]:
 
     @tf.function(autograph=False, input_signature=[signature])
     def serve(inputs: Any) -> Any:
-        return converted(module.values, inputs)
+        return {LOGITS: run(values, dict(inputs) if is_dict else inputs[INPUTS])}
 
-    module.serve = serve
+    module = tf.Module()
+    # What is no attribute is not saved.
+    module.values, module.serve = values, serve
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
-    return [f"by TensorFlow {tf.__version__} and jax2tf of jax {jax.__version__}; for cpu and cuda"]
+    return [f"by TensorFlow {tf.__version__} and jax {jax.__version__}; for {' and '.join(PLATFORMS)}"]
+
+
+def _caller(tf: Any, call_module: Any, program: export.Exported) -> Any:
+    """Return (values, inputs), as the program takes them but of TensorFlow → its logits."""
+    (logits,) = program.out_avals
+    fields = {
+        "version": program.calling_convention_version,
+        "module": _older(program.mlir_module_serialized),
+        "Tout": [tf.as_dtype(logits.dtype)],
+        "Sout": [tf.TensorShape([None, logits.shape[-1]])],
+        "platforms": [each.upper() for each in PLATFORMS],
+    }
+
+    def run(values: Any, inputs: Any) -> Any:
+        leaves = jax.tree.leaves((values, inputs))
+        kept = [tf.convert_to_tensor(leaves[place]) for place in program.module_kept_var_idx]
+        return call_module(kept, **fields)[0]
+
+    return run
+
+
+def _older(program: bytes) -> bytes:
+    """Return a program in the StableHLO of 12 weeks before, with functions in place of composites.
+
+    TensorFlow 2.21 infers no shapes inside of a composite, as which erf is written.
+    """
+    from jax.extend.mlir import ir, passmanager
+    from jax.extend.mlir.dialects import chlo
+    from jax.extend.mlir.dialects import stablehlo as language
+
+    language.register_stablehlo_passes()
+    version = language.get_version_from_compatibility_requirement(
+        language.StablehloCompatibilityRequirement.WEEK_12
+    )
+    with ir.Context() as context:
+        language.register_dialect(context)
+        chlo.register_dialect(context)
+        module = language.deserialize_portable_artifact(context, program)
+        passes = "builtin.module(func.func(stablehlo-legalize-composite-to-call))"
+        passmanager.PassManager.parse(passes).run(module.operation)
+        return language.serialize_portable_artifact_str(str(module), version)
 
 
 def open_folder(folder: Path) -> Predictor:
@@ -88,17 +122,18 @@ def open_folder(folder: Path) -> Predictor:
 
 
 def _tensorflow() -> tuple[Any, Any]:
+    """Return TensorFlow, and its operation that runs a program."""
     try:
         with warnings.catch_warnings():
-            # Of TensorFlow's own imports, and of jax2tf, which is to leave jax one day.
+            # Of TensorFlow's own imports.
             warnings.simplefilter("ignore")
-            import tensorflow  # pyright: ignore[reportMissingImports]  # in an extra
-            from jax.experimental import jax2tf
+            import tensorflow  # pyright: ignore[reportMissingModuleSource]  # in an extra
+            from tensorflow.compiler.tf2xla.python import xla  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             "--to saved_model needs TensorFlow, which is missing; install it: pip install 'jtl[tf]'"
         ) from error
-    return tensorflow, jax2tf
+    return tensorflow, xla.call_module
 
 
 TARGET = Target(write, open_folder, fixed(USAGE, is_named=True), named("tensorflow"))

@@ -56,7 +56,7 @@ def open_folder(folder: Path) -> Predictor:
     return graph.opened_as_predictor(folder, Opened(arrays, program.call))
 
 
-def traced(job: Job, arrays: Arrays) -> export.Exported:
+def traced(job: Job, arrays: Arrays, platforms: tuple[str, ...] = PLATFORMS) -> export.Exported:
     """Return the program of values of these shapes and batches of any size."""
     spec, free = graph.specs(job)
     limits = [f"{name} <= {most}" for name, most in free.items()]
@@ -69,7 +69,7 @@ def traced(job: Job, arrays: Arrays) -> export.Exported:
     values = {name: jax.ShapeDtypeStruct(each.shape, each.dtype) for name, each in arrays.items()}
     inputs: Inputs = map_leaves(symbolic, spec)
     call = jax.jit(graph.call_of(job))
-    return export.export(call, platforms=PLATFORMS)(values, inputs)
+    return export.export(call, platforms=platforms)(values, inputs)
 
 
 def _check_package() -> None:

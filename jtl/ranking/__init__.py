@@ -31,5 +31,6 @@ OF_LAYERS: Mapping[str, Callable[[Any, Any, Any], Any]] = {
 # What few labels of an episode are fitted by: (features, labels, others, mean of base classes or None).
 FEW_SHOT: Mapping[str, Callable[[Any, Any, Any, Any], Any]] = {
     "nearest_mean": nearest_mean.classified,
+    "prototypes": nearest_mean.by_prototypes,
     "probe": logistic.of_few,
 }

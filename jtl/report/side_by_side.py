@@ -33,9 +33,10 @@ def _gains(runs: Sequence[Folder]) -> Markup | None:
     made: list[Markup] = []
     compared = folder.comparison(runs)
     if lines := [str(line) for line in compared.get("sentences") or ()]:
-        is_whole = compared.get("status") == "finished"
-        unit = f"Over {compared.get('unit', 'run')}s, by jtl compare{'' if is_whole else ' (not finished)'}"
-        made += [element("h4", unit), *(element("p", line) for line in lines)]
+        judged = f"{words(str(compared.get('metric', '')))}, {compared.get('column', '')}"
+        state = "" if compared.get("status") == "finished" else " (not finished)"
+        title = f"Over {compared.get('unit', 'run')}s, by jtl compare: {judged}{state}"
+        made += [element("h4", title), *(element("p", line) for line in lines)]
     split = next(iter(runs[0].splits), "")
     if lines := gains_of_examples(runs, split):
         made += [element("h4", f"Over the examples of {split}"), *(element("p", line) for line in lines)]

@@ -13,7 +13,7 @@ import numpy as np
 from jtl import files
 
 PHASES = ("load", "features", "compile", "step", "data_wait", "evaluate", "checkpoint", "explain")
-STATUSES = ("finished", "stopped_early", "preempted")
+STATUSES = ("finished", "stopped_early", "preempted", "given_up")
 # What those who read a summary count on.
 KINDS = {
     "steps": files.COUNT,

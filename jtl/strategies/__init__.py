@@ -1,6 +1,7 @@
 """Strategies: the record every way of transferring fills, and the explicit dict of them (one file each)."""
 
 from jtl.strategies import (
+    anil,
     bi_tuning,
     bitfit,
     bss,
@@ -19,6 +20,7 @@ from jtl.strategies import (
     l2_sp,
     lora,
     lp_ft,
+    maml,
     mcc,
     mdd,
     mean_teacher,
@@ -26,6 +28,7 @@ from jtl.strategies import (
     probe,
     proto_net,
     pseudo_label,
+    reptile,
     vpt,
 )
 from jtl.strategies.contract import FROZEN, Classifier, Context, Group, Strategy, StrategyKind
@@ -54,6 +57,9 @@ STRATEGIES: dict[str, StrategyKind] = {
     "distillation": distillation.KIND,
     "vpt": vpt.KIND,
     "proto_net": proto_net.KIND,
+    "maml": maml.KIND,
+    "anil": anil.KIND,
+    "reptile": reptile.KIND,
     "fix_match": fix_match.KIND,
     "flex_match": flex_match.KIND,
     "free_match": free_match.KIND,

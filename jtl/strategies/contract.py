@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
+from jtl.data.sampling import Visit
 from jtl.errors import UserError
 from jtl.inputs import INPUTS, Input, Inputs
 from jtl.models import Model, Outputs
@@ -96,8 +97,9 @@ class Context(NamedTuple):
     `Model.layers`, the run's number of steps, and `Model.linear`; `outputs()` are the shapes of the model's
     outputs for one example (`jax.ShapeDtypeStruct`); `classifier(spec)` loads weights with their own head, ""
     those the run starts from; `label_names` are the task's classes, `label_kind` is that of its labels, and
-    `input` and `preprocess` say what the model reads.
-    `num_unlabelled` are the examples of `data.unlabelled` (1 where there is no data, as in a benchmark).
+    `input` and `preprocess` say what the model reads; `episode` is what tasks batches are made of (None: of
+    none that end in them), `num_unlabelled` are the examples of `data.unlabelled` (1 where there is no data,
+    as in a benchmark).
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -109,6 +111,7 @@ class Context(NamedTuple):
     label_kind: str = "class"
     input: Input = INPUTS["image"]
     preprocess: Any = None
+    episode: Visit | None = None
     num_unlabelled: int = 1
 
 
@@ -173,16 +176,16 @@ class Moment(NamedTuple):
     model reads ("inputs", normalised and augmented) and its "mask"; that of "train" also has the labels and
     the blended targets. `outputs` are the model's, by stream, from the one pass over all of them.
     `forward(params, inputs, *, key)` runs the model once more in training mode, or with `train=False`, and
-    with other running statistics by `model_state=…`. `step` is the number of the step, `key` for what is
-    random. `memory` is the strategy's own, as the step before left it, `average` that of all parameters so
-    far, None where the strategy needs none.
+    with other running statistics by `model_state=…`. `step` is the number of the step, or where in the run's
+    schedule it is, `key` for what is random. `memory` is the strategy's own, as the step before left it,
+    `average` that of all parameters so far, None where the strategy needs none.
     """
 
     forward: Callable[..., Outputs]
     params: Mapping[str, Any]
     batch: Mapping[str, Mapping[str, Any]]
     outputs: Mapping[str, Outputs]
-    step: Int[Array, ""]
+    step: Array
     key: Key[Array, ""]
     memory: Any = None
     average: Any = None
@@ -236,8 +239,13 @@ class Strategy(NamedTuple):
     it; both on what the frozen layers give alone, and `needs_features` names the setting that asks for it.
 
     For what is checked and said before a run: `compares` is how the penalty compares the examples of a batch
-    with each other (None: it does not), `holds_start` whether it draws the model to where it starts;
-    `remarks` are lines of its own.
+    with each other (None: it does not), `task_size` of how many examples in a row a task of a batch is (0: it
+    has none), `holds_start` whether it draws the model to where it starts; `remarks` are lines of its own.
+
+    `told(apply, params, few, others, ways)` → logits [others, ways] of what a trained model reads, once it
+    has learnt the labelled examples `few` of so many new classes, which lie class by class; None: it learns
+    nothing anew. `apply(params, inputs, *, by_batch)` runs the model in evaluation, with batch normalisation
+    by these very inputs if `by_batch`.
     """
 
     groups: Callable[[Sequence[str]], Mapping[str, Group]]
@@ -248,6 +256,8 @@ class Strategy(NamedTuple):
     streams: Mapping[str, Stream] = {}
     prepare: Callable[..., dict[str, Any]] | None = None
     compares: Compared | None = None
+    task_size: int = 0
+    told: Callable[..., Array] | None = None
     holds_start: bool = False
     heads: tuple[Cell, ...] = ()
     solver: Solver | None = None

@@ -8,33 +8,26 @@ means something.
 New classes are measured by `jtl few-shot`.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jtl.errors import UserError
-from jtl.models import Outputs
 from jtl.ranges import Count, Positive, check
 from jtl.strategies.contract import (
     TRAIN,
     Compared,
     Context,
-    Group,
     Moment,
     Penalty,
     Strategy,
     StrategyKind,
     check_classes,
 )
-from jtl.strategies.shared import masked
+from jtl.strategies.shared import beside, masked
 
-HEAD = "head"
-LINEAR = {f"{HEAD}/kernel", f"{HEAD}/bias"}
 # Finite, so that no difference of two is undefined, and its exponential 0.
 OUT = -1e9
 
@@ -63,8 +56,8 @@ def build(config: Config, context: Context) -> Strategy:
     """
     check_classes(config.name, context)
     return Strategy(
-        groups=_groups,
-        forward=_forward,
+        groups=partial(beside.groups, config.name),
+        forward=beside.forward,
         penalty=partial(_penalty, config),
         compares=Compared(least=config.shots + 1, cure="lower strategy.shots"),
     )
@@ -96,25 +89,6 @@ def episode_loss(
     nats = -jnp.sum(jnp.where(own, jax.nn.log_softmax(logits, axis=1), 0.0), axis=1)
     is_right = jnp.take_along_axis(own, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
     return masked.mean(nats, is_query), masked.mean(is_right.astype(features.dtype), is_query)
-
-
-def _groups(names: Sequence[str]) -> dict[str, Group]:
-    if {name for name in names if name.startswith(f"{HEAD}/")} != LINEAR:
-        raise UserError(
-            "strategy 'proto_net' trains the features, and a linear head beside them; set "
-            "model.head_widths=() and model.adapter='none', and take weights with one head"
-        )
-    return dict.fromkeys(names, Group())
-
-
-def _forward(
-    apply: Callable[..., Outputs], params: Any, inputs: Any, *, train: bool, key: Any, **hooks: Any
-) -> Outputs:
-    outputs = apply(params, inputs, train=train, key=key, **hooks)
-    if not train:
-        return outputs
-    kernel, bias = params[HEAD]["kernel"], params[HEAD]["bias"]
-    return outputs._replace(logits=jax.lax.stop_gradient(outputs.features) @ kernel + bias[None])
 
 
 def _penalty(config: Config, moment: Moment) -> Penalty:

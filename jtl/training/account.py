@@ -90,6 +90,11 @@ def explained(ready: Run, told: Mapping[str, Told], explain: Explain | None) -> 
     if explain is not None and distributed.num_processes() > 1:
         ready.reporter.live.log("the report shows no explanations: several processes train")
         return found
+    if explain is not None and ready.budget is not None and not ready.budget.has_time_to_explain():
+        ready.reporter.live.log(
+            "the report shows no explanations: train.minutes leaves no time for them; jtl explain makes some"
+        )
+        return found
     kind = scored.kind_of(ready.plan.settings.task.name)
     for split, each in told.items():
         if explain is None or each.examples is None:

@@ -239,6 +239,7 @@ def build(
         label_kind=TASKS[config.task.name].label_kind,
         input=found.input,
         preprocess=found.preprocess,
+        episode=sampling.episode_of(config.train.sampling),
         num_unlabelled=num_unlabelled,
     )
     strategy = strategy_kind.build(config.strategy, context)
@@ -250,7 +251,7 @@ def build(
         model=found.model,
         task=found.task,
         strategy=strategy,
-        optimizer=optim.make(config.optim, groups, steps),
+        optimizer=optim.make(config.optim, groups, steps, has_course=config.train.minutes > 0),
         optim=config.optim,
         groups=groups,
         input=found.input,

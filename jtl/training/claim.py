@@ -14,16 +14,16 @@ from jtl.report import summary
 from jtl.report.console import Live
 from jtl.training import config, meta, routes, solve
 from jtl.training.build import Target
-from jtl.training.checkpoint import Checkpoints
 from jtl.training.config import Config
-from jtl.training.mirror import Mirror
 from jtl.training.ready import FINISHED, Plan
 from jtl.weights.run_folder import CHECKPOINTS_NAME, verified, write_input_files
 
+# How a line begins that says what was chosen for who started the run, which a resumed one does not do again.
+CHOSEN = "chosen: "
 # How lines begin that the process says which finds them, and that stay.
-SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID)
+SAID = (meta.CHECKPOINT, meta.RESUMED, solve.SAID, CHOSEN)
 # What a run's length is made of.
-LENGTHS = ("train.epochs:", "train.steps:")
+LENGTHS = ("train.epochs:", "train.steps:", "train.minutes:")
 
 
 def finished(settings: Config, folder: Path, live: Live) -> dict[str, Any] | None:
@@ -79,14 +79,3 @@ def begun(
     write_input_files(folder, plan.built.parts.input.files(plan.built.parts.preprocess))
     summary.write_json(folder / config.NAME, config.kept(plan.settings))
     summary.write_json(folder / "meta.json", described)
-
-
-def checkpoints(plan: Plan, still: frozenset[str], copy: Mirror | None) -> Checkpoints:
-    """Open the checkpoints of a run, in which `still` leaves never move."""
-    return Checkpoints(
-        plan.folder / CHECKPOINTS_NAME,
-        metric=plan.monitor,
-        is_maximized=plan.task_kind.is_maximized(plan.monitor),
-        still=still,
-        **({} if copy is None else {"saved": copy.saved}),
-    )

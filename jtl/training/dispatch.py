@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jtl import distributed
 from jtl.data import pipeline
 from jtl.data.planned import planned_batches
 from jtl.data.sampling import UNIFORM
@@ -25,8 +26,9 @@ from jtl.signals import interruptibly
 from jtl.strategies.contract import TRAIN
 from jtl.training import evaluate, flops, optim, routes, sharding, step, views
 from jtl.training.agreement import StopSource
+from jtl.training.budget import Sizes
 from jtl.training.config import Config
-from jtl.training.ready import Feed, Run
+from jtl.training.ready import VALIDATION, Feed, Run
 from jtl.training.state import State
 
 # The most steps at once, and the most that their batches take on the devices.
@@ -41,6 +43,14 @@ class Span(NamedTuple):
 
     num_steps: int
     batches: Any
+
+
+class Drawn(NamedTuple):
+    """What decides which examples of a stream a step has: how many, by what seed, in what order."""
+
+    batch_size: int
+    seed: int
+    sampling: str
 
 
 class Dispatches:
@@ -82,8 +92,11 @@ class Dispatches:
                     jitted = step.make_several(jitted, made, self._ready.programs.state_sharding)
                 lowered = jitted.lower(state, batches)
                 options = step.compiler_options(self._ready.plan.built.parts, phase)
+                name = f"{self._ready.plan.folder} compiled {len(self._compiled)}"
                 with self._stop.raising():
-                    self._compiled[key] = interruptibly(partial(lowered.compile, options))
+                    compiled = interruptibly(partial(lowered.compile, options))
+                    interruptibly(partial(distributed.meet, name))
+                self._compiled[key] = compiled
         return self._compiled[key]
 
     def _step(self, phase: int) -> jax.stages.Wrapped:
@@ -101,7 +114,7 @@ class Dispatches:
     def _next_due(self, number: int) -> int:
         """Return the next step at which something is due: evaluation, checkpoint, another phase, the end."""
         due = [number - number % every + every for every in self._every()]
-        later = [each for each in (*self._phases, self._ready.plan.built.parts.num_steps) if each > number]
+        later = [each for each in (*self._phases, self._ready.num_steps) if each > number]
         return min(due + later)
 
     def _most(self, start: int, state: State, first: Mapping[str, step.Batch]) -> int:
@@ -160,6 +173,26 @@ def eval_every(settings: Config, num_examples: int) -> int:
     return settings.train.eval_every or max(1, num_examples // settings.train.batch_size)
 
 
+def sizes(ready: Run) -> Sizes:
+    """Return how many examples are trained on and measured at a time, for who plans by the clock."""
+    settings, feed = ready.plan.settings, ready.feed
+    of_target = 0 if feed.target is None or feed.target_batches is None else len(feed.target.evaluation)
+    measured = {name: len(feed.splits[name]) for name in feed.eval_batches}
+    between = measured.get(VALIDATION, 0) + of_target
+    every = eval_every(settings, len(feed.splits[TRAIN]))
+    return Sizes(every, settings.train.batch_size, between, sum(measured.values()))
+
+
+def drawn_by(ready: Run, name: str) -> Drawn:
+    """Return what says which examples of a stream a step has."""
+    train, parts = ready.plan.settings.train, ready.plan.built.parts
+    stream = parts.strategy.streams.get(name)
+    # Streams of the same examples have them in the same order.
+    of = name if stream is None else stream.of
+    rows = views.rows_of(parts, name, train.batch_size)
+    return Drawn(rows, routes.stream_seed(train.seed, of), train.sampling if of == TRAIN else UNIFORM)
+
+
 def host_batches(ready: Run, start: int) -> Generator[dict[str, step.Batch], None, None]:
     """Yield {stream: batch} on the host from the step `start` on; only training examples bring labels."""
     fields: dict[str, tuple[str, ...]] = {TRAIN: step.FIELDS}
@@ -206,7 +239,7 @@ def _reader(ready: Run, name: str, start: int) -> Generator[step.Batch, None, No
     own = sharding.rows_of(ready.programs.mesh)
     if name in ready.feed.kept:
         return ready.feed.kept[name](start)
-    stream = parts.strategy.streams.get(name)
+    drawn = drawn_by(ready, name)
     read = partial(
         pipeline.train_batches,
         transform=parts.input.transform(parts.preprocess, views.augment_of(parts, name)),
@@ -216,11 +249,10 @@ def _reader(ready: Run, name: str, start: int) -> Generator[step.Batch, None, No
     )
     return (planned_batches if name in ready.feed.residents else read)(
         ready.feed.streams[name],
-        batch_size=views.rows_of(parts, name, settings.train.batch_size),
-        # Streams of the same examples have them in the same order.
-        seed=routes.stream_seed(settings.train.seed, name if stream is None else stream.of),
+        batch_size=drawn.batch_size,
+        seed=drawn.seed,
         start_step=start,
-        sampling=settings.train.sampling if TRAIN in (name, stream and stream.of) else UNIFORM,
+        sampling=drawn.sampling,
         shard_index=own.place,
         num_shards=own.num,
         num_views=settings.train.views if parts.augment is not None else 0,

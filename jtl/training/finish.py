@@ -13,7 +13,7 @@ from jtl.training import account, adaptation, evaluate, loop, meta, notes, preci
 from jtl.training import state as states
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.checkpoint_faults import Damage
-from jtl.training.ready import FINISHED, Ended, Run
+from jtl.training.ready import FINISHED, GIVEN_UP, VALIDATION, Ended, Run
 from jtl.training.state import State
 from jtl.weights.run_folder import write_run_weights
 
@@ -51,7 +51,7 @@ def report(ready: Run, ended: Ended, checkpoints: Checkpoints, writer: Numbers) 
     scores: dict[str, Any] = {"step": int(state.step)}
     told: dict[str, account.Told] = {}
     for split in ready.feed.eval_batches:
-        known = ended.measured if split == loop.VALIDATION and state is ended.state else None
+        known = ended.measured if split == VALIDATION and state is ended.state else None
         found = loop.evaluated(ready, state, split) if known is None else known
         scores |= {f"{split}/{name}": value for name, value in found.scalars.items()}
         if not is_writer:
@@ -91,6 +91,22 @@ def summarize(ready: Run, ended: Ended, digest: str, outcome: Outcome = NOT_YET)
     return found | summary.plain(
         account.intervals(outcome.told) | ready.reporter.goodput(int(ended.state.step))
     )
+
+
+def stopped(ready: Run, ended: Ended, digest: str) -> dict[str, Any]:
+    """Leave the summary of a run that ends before its last step, and return it."""
+    number = int(ended.state.step)
+    if ended.status == GIVEN_UP:
+        said = f"given up at step {number}, and saved"
+    elif number:
+        said = f"stopped at step {number} and saved; repeat the command to go on"
+    else:
+        said = "stopped before the first step; repeat the command"
+    ready.reporter.live.log(said)
+    result = summarize(ready, ended, digest)
+    if distributed.is_writer():
+        summary.write_json(ready.plan.folder / "summary.json", result)
+    return result
 
 
 def digest(ready: Run, state: State) -> str:

@@ -82,13 +82,13 @@ def check(settings: Config, built: Built, split_names: Sequence[str]) -> None:
         )
 
 
-def widened(built: Built, config: optim.Config) -> Built:
+def widened(built: Built, settings: Config) -> Built:
     """Return the parts and values with as many heads as the strategy has; as they are where it has none."""
     cells = built.parts.strategy.heads
     if not cells:
         return built
     heads = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * len(cells)), built.params[HEAD])
-    parts = built.parts._replace(optimizer=_optimizer(config, built.parts, cells))
+    parts = built.parts._replace(optimizer=_optimizer(settings, built.parts, cells))
     return built._replace(parts=parts, params={**built.params, HEAD: heads})
 
 
@@ -100,7 +100,7 @@ def parts_of(parts: Parts, built: Built, settings: Config, monitor: str, *, is_m
     return parts._replace(
         model=_model(parts.model, masks(settings, built, cells)),
         task=_task(parts.task, len(cells), monitor, is_maximized=is_maximized),
-        optimizer=_optimizer(settings.optim, parts, cells),
+        optimizer=_optimizer(settings, parts, cells),
     )
 
 
@@ -209,15 +209,18 @@ def _task(task: Task, count: int, monitor: str, *, is_maximized: bool) -> Task:
     return task._replace(loss=loss, metrics=sums, summarize=summarize)
 
 
-def _optimizer(config: optim.Config, parts: Parts, cells: Sequence[Cell]) -> optax.GradientTransformation:
+def _optimizer(settings: Config, parts: Parts, cells: Sequence[Cell]) -> optax.GradientTransformation:
     """Return the transformation that moves each head as its own would, those of one weight decay together."""
+    config, has_course = settings.optim, settings.train.minutes > 0
     decays = [config.weight_decay if cell.weight_decay is None else cell.weight_decay for cell in cells]
     rates = [config.learning_rate if cell.learning_rate is None else cell.learning_rate for cell in cells]
     scales = np.asarray(rates, np.float64) / config.learning_rate
     starts = [place for place, decay in enumerate(decays) if place == 0 or decay != decays[place - 1]]
     spans = list(zip(starts, [*starts[1:], len(cells)], strict=True))
     inner = [
-        optim.make(replace(config, weight_decay=decays[start]), parts.groups, parts.num_steps)
+        optim.make(
+            replace(config, weight_decay=decays[start]), parts.groups, parts.num_steps, has_course=has_course
+        )
         for start, _ in spans
     ]
 

@@ -21,10 +21,9 @@ from jtl.signals import Stopped
 from jtl.training import adaptation, build, dispatch, evaluate, nonfinite, progress
 from jtl.training.agreement import MAX_AHEAD, StopSource
 from jtl.training.checkpoint_faults import Diverged, Unsaved
-from jtl.training.ready import Ended, Run, Saves
+from jtl.training.ready import GIVEN_UP, VALIDATION, Ended, Run, Saves
 from jtl.training.state import State
 
-VALIDATION = "val"
 # Steps whose numbers may lie on the devices unread.
 MAX_UNREAD = 100
 # How old the loss on the live line may be, unless a step takes longer.
@@ -48,22 +47,19 @@ def run(
         Diverged: the loss, a gradient or a parameter is no longer finite.
         Unsaved: a checkpoint could not be saved.
     """
-    start, num_steps = int(state.step), ready.plan.built.parts.num_steps
+    start = int(state.step)
     dispatches, skips = dispatch.Dispatches(ready, stop), nonfinite.Skips(ready, start)
     reader = _Reader(ready, writer, history, skips.take)
-    status, saved, measured = "finished", start, None
+    status, saved, measured, over = "finished", start, None, _over(ready, history)
     spans, number = dispatches.spans(start, state), start
     # The live line ends whatever happens, so that an error starts on a line of its own.
     with stop.deferred(), at_end(spans.close), at_end(ready.reporter.live.finish):
         try:
             if _lacks_evaluation(ready, history, start):
                 # Its checkpoint stays as it is: those that follow have the evaluation in their history.
-                history, measured = _measured(ready, state, history, writer, stop)
+                history, measured, over = _measured(ready, state, history, writer, stop)
                 reader.measured(history)
-            while number < num_steps:
-                if _is_exhausted(ready, history):
-                    status = "stopped_early"
-                    break
+            while number < ready.num_steps and not over:
                 with stop.raising(), ready.reporter.phases.measure("data_wait"):
                     span = next(spans)
                 program = dispatches.program(number, state, span.batches)
@@ -71,21 +67,23 @@ def run(
                     state, values = program(state, span.batches)
                     measured, number = None, number + span.num_steps
                     reader.push(number, span.num_steps, values)
+                state = ready.followed(number, state)
                 if stop.is_set:
                     raise Stopped(stop.number)
-                is_evaluated = _is_due(number, _every(ready), num_steps)
+                is_evaluated = _is_due(number, _every(ready), ready.num_steps)
                 if is_evaluated or _is_due(number, ready.plan.settings.train.checkpoint_every):
                     with ready.reporter.phases.measure("step"):
                         reader.flush()
                         sound = checkpoints.sound(state)
                     if is_evaluated and _is_measured(ready):
-                        history, measured = _measured(ready, state, history, writer, stop)
+                        history, measured, over = _measured(ready, state, history, writer, stop)
                         reader.measured(history)
                     with ready.reporter.phases.measure("checkpoint"):
                         checkpoints.save(sound, history)
                     saved = number
                     ready.reporter.mark(saved)
                 _check(ready, stop)
+            status = "finished" if number >= ready.num_steps else over
         except Stopped:
             status = "preempted"
             with ready.reporter.phases.measure("step"):
@@ -212,8 +210,8 @@ class _Reader:
             self._show(pending[-1][0][-1])
 
     def _is_logged(self, number: int) -> bool:
-        num_steps = self._ready.plan.built.parts.num_steps
-        return number % self._ready.plan.settings.train.log_every == 0 or number == num_steps
+        every = self._ready.plan.settings.train.log_every
+        return number % every == 0 or number == self._ready.num_steps
 
     def _read(self, pending: list[tuple[range, Mapping[str, Any]]]) -> None:
         if not pending:
@@ -243,7 +241,7 @@ class _Reader:
         assert self._loss is not None, "no step is shown before one was read"
         ready.reporter.live.update(
             step=number,
-            num_steps=ready.plan.built.parts.num_steps,
+            num_steps=ready.num_steps,
             epoch=number * settings.batch_size / len(ready.feed.splits["train"]),
             loss=self._loss,
             num_examples=settings.batch_size,
@@ -263,14 +261,14 @@ def _is_measured(ready: Run) -> bool:
 
 def _lacks_evaluation(ready: Run, history: progress.History, number: int) -> bool:
     """Return whether the run was stopped at this step before the evaluation that was due."""
-    is_due = number > 0 and _is_due(number, _every(ready), ready.plan.built.parts.num_steps)
+    is_due = number > 0 and _is_due(number, _every(ready), ready.num_steps)
     return is_due and _is_measured(ready) and all(entry["step"] != number for entry in history)
 
 
 def _measured(
     ready: Run, state: State, history: progress.History, writer: Numbers, stop: StopSource
-) -> tuple[progress.History, Summary | None]:
-    """Return the history with an evaluation of the state, and what it found on validation; report it.
+) -> tuple[progress.History, Summary | None, str]:
+    """Return the history with an evaluation of the state, what it found on validation, and `_over` of it.
 
     Raises:
         Stopped: a signal came meanwhile; nothing is reported.
@@ -286,7 +284,8 @@ def _measured(
     writer.scalars(number, numbers)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items() if GRID_PREFIX not in name)
     ready.reporter.live.log(f"step {number}: {shown}")
-    return [*history, entry], found
+    history = [*history, entry]
+    return history, found, _over(ready, history)
 
 
 def _measured_target(ready: Run, state: State, check: Callable[[], None]) -> dict[str, float]:
@@ -322,12 +321,16 @@ def _every(ready: Run) -> int:
     return dispatch.eval_every(ready.plan.settings, len(ready.feed.splits["train"]))
 
 
-def _is_exhausted(ready: Run, history: progress.History) -> bool:
+def _over(ready: Run, history: progress.History) -> str:
+    """Return the status of a run that is to end before its last step, "" of one that goes on."""
+    if ready.is_given_up is not None and history and ready.is_given_up(history):
+        return GIVEN_UP
     settings = ready.plan.settings.train
-    return progress.is_exhausted(
+    is_exhausted = progress.is_exhausted(
         history,
         ready.plan.monitor,
         is_maximized=ready.plan.task_kind.is_maximized(ready.plan.monitor),
         patience=settings.patience,
         min_gain=settings.min_gain,
     )
+    return "stopped_early" if is_exhausted else ""

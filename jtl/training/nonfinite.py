@@ -11,11 +11,10 @@ from typing import Any
 
 from jtl import distributed, files
 from jtl.data.planned import planned_batches
-from jtl.data.sampling import UNIFORM
 from jtl.errors import at_end, counted, shown
 from jtl.report import summary
 from jtl.strategies.contract import TRAIN
-from jtl.training import notes, routes
+from jtl.training import dispatch, notes
 from jtl.training.checkpoint_faults import Diverged
 from jtl.training.ready import Run
 
@@ -79,16 +78,16 @@ class Skips:
 
 def examples_of(ready: Run, step: int) -> dict[str, list[str]]:
     """Return by stream what the sources call the examples of a step, those of all processes together."""
-    settings, found = ready.plan.settings, {}
+    found = {}
     for name in (TRAIN, *ready.plan.built.parts.strategy.streams):
-        source = ready.feed.streams[name]
+        source, drawn = ready.feed.streams[name], dispatch.drawn_by(ready, name)
         batches = planned_batches(
             source,
-            batch_size=settings.train.batch_size,
-            seed=routes.stream_seed(settings.train.seed, name),
+            batch_size=drawn.batch_size,
+            seed=drawn.seed,
             start_step=step - 1,
-            sampling=settings.train.sampling if name == TRAIN else UNIFORM,
-            config=settings.inputs,
+            sampling=drawn.sampling,
+            config=ready.plan.settings.inputs,
         )
         with at_end(batches.close):
             found[name] = [source.describe(row) for row in next(batches)["id"].tolist()]

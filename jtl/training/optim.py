@@ -21,6 +21,8 @@ from jtl.errors import UserError, nearest, shown
 from jtl.models.layers import layer_of
 from jtl.ranges import Count, Fraction, NotNegative, Positive, Range, ReadIf, Share, check
 from jtl.strategies.contract import EXTRA, FROZEN, Context, Group
+from jtl.training import course
+from jtl.training.course import CourseState
 
 # A dict of leaves by name. optax's own types of trees (unions with scalars) fit no dict.
 Flat = Any
@@ -31,8 +33,9 @@ class Config:
     """Settings of the optimizer.
 
     `learning_rate` is the peak rate, reached after `warmup` (fraction of the run) and brought down by
-    `schedule` to `end_factor` times the peak; the step schedule multiplies by `decay_factor` at each fraction
-    in `decay_at`, the inverse one divides by (1 + `inverse_scale` p) to the power `inverse_power`, p the part
+    `schedule` to `end_factor` times the peak (above 0 for the exponential one); the step schedule multiplies
+    by `decay_factor` at each fraction in `decay_at`, the inverse one divides by (1 + `inverse_scale` p) to
+    the power `inverse_power`, p the part
     of the run since warm-up (Ganin et al. 2016, sec. 5.2.2). `weight_decay` applies to `decay_on`: "kernels"
     (no norms, biases, tokens or position embeddings) or "all". `momentum` (beta1), `beta2` and `epsilon` go
     to the optimizers that have them (Muon's own momentum is 0.95). `clip_norm` bounds the global norm of the
@@ -55,7 +58,7 @@ class Config:
     epsilon: Annotated[Positive, ReadIf("name", ("adam", "adamw", "muon"))] = 1e-8
     schedule: str = "cosine"
     warmup: Fraction = 0.1
-    end_factor: Annotated[Fraction, ReadIf("schedule", ("cosine", "linear"))] = 0.0
+    end_factor: Annotated[Fraction, ReadIf("schedule", ("cosine", "linear", "exponential"))] = 0.0
     decay_at: Annotated[tuple[Share, ...], ReadIf("schedule", ("step",))] = (0.5, 0.75)
     decay_factor: Annotated[Positive, ReadIf("schedule", ("step",))] = 0.1
     inverse_scale: Annotated[NotNegative, ReadIf("schedule", ("inverse",))] = 10.0
@@ -78,6 +81,11 @@ class Config:
                     f"optim.{field} is {shown(value)}; expected one of {nearest(value, known, len(known))}"
                 )
         check(self, "optim")
+        if self.schedule == "exponential" and not self.end_factor:
+            raise UserError(
+                "optim.schedule is 'exponential' and optim.end_factor 0, which it does not reach; give the "
+                "part of the peak to end at, such as 0.01"
+            )
         if self.ema and self.swa_start:
             raise UserError(f"optim.ema is {self.ema} and optim.swa_start {self.swa_start}; set one to 0")
 
@@ -131,10 +139,13 @@ def assign(groups: Mapping[str, Group], config: Config, context: Context) -> dic
     return {name: scaled(name, group) for name, group in groups.items()}
 
 
-def make(config: Config, groups: Mapping[str, Group], num_steps: int) -> optax.GradientTransformation:
+def make(
+    config: Config, groups: Mapping[str, Group], num_steps: int, *, has_course: bool = False
+) -> optax.GradientTransformation:
     """Return the transformation over the flat dict of trainable leaves: clip, direction, decay, rate.
 
-    Leaves whose group has not started get zero updates and keep a fresh optimizer state.
+    Leaves whose group has not started get zero updates and keep a fresh optimizer state. With `has_course`
+    the state holds a course, which the rates follow; `num_steps` is then the unit of the schedule alone.
     """
     trainable = {name: group for name, group in groups.items() if not group.is_frozen}
     labels = {name: str(group.start_step) for name, group in trainable.items()}
@@ -143,17 +154,16 @@ def make(config: Config, groups: Mapping[str, Group], num_steps: int) -> optax.G
         label: _starting_at(_update_rule(config), start) for label, start in starts.items()
     }
     clip = optax.stateless(partial(_clipped, config.clip_norm)) if config.clip_norm else optax.identity()
-    return optax.chain(
-        clip, optax.partition(per_start, labels), _scale_by_rates(config, trainable, num_steps)
-    )
+    rates = _scale_by_rates(config, trainable, num_steps, has_course=has_course)
+    return optax.chain(clip, optax.partition(per_start, labels), rates)
 
 
-def schedule(config: Config, num_steps: int) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
-    """Return step → learning rate of multiplier 1; the first step already has a rate above 0."""
+def schedule(config: Config, num_steps: int) -> Callable[[Array], Float[Array, ""]]:
+    """Return step (or place between two) → learning rate of multiplier 1; that of the first is above 0."""
     warmup_steps = round(config.warmup * num_steps)
     shape = SCHEDULES[config.schedule](config)
 
-    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+    def rate(step: Array) -> Float[Array, ""]:
         warm = jnp.minimum(1.0, (step + 1.0) / max(warmup_steps, 1))
         progress = jnp.clip((step - warmup_steps) / max(num_steps - warmup_steps, 1), 0.0, 1.0)
         return config.learning_rate * warm * shape(progress, step / num_steps)
@@ -163,9 +173,11 @@ def schedule(config: Config, num_steps: int) -> Callable[[Int[Array, ""]], Float
 
 def num_updates(opt_state: Any) -> Int[Array, ""]:
     """Return how many updates an optimizer of `make` has made: steps that were skipped are none."""
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda each: isinstance(each, RateState))
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda each: isinstance(each, RateState | CourseState))
     # Of many heads all have made as many.
-    return jnp.ravel(next(each for each in leaves if isinstance(each, RateState)).num_updates)[0]
+    return jnp.ravel(next(each for each in leaves if isinstance(each, RateState | CourseState)).num_updates)[
+        0
+    ]
 
 
 def has_average(config: Config) -> bool:
@@ -239,14 +251,14 @@ def _update_rule(config: Config) -> optax.GradientTransformation:
 
 
 def _scale_by_rates(
-    config: Config, groups: Mapping[str, Group], num_steps: int
+    config: Config, groups: Mapping[str, Group], num_steps: int, *, has_course: bool
 ) -> optax.GradientTransformation:
     """Multiply each leaf's update by minus its learning rate at this step."""
     rate_at = schedule(config, num_steps)
 
-    def update(updates: Flat, state: Any, params: Flat | None = None) -> tuple[Flat, RateState]:
+    def update(updates: Flat, state: Any, params: Flat | None = None) -> tuple[Flat, Any]:
         del params
-        rate = rate_at(state.num_updates)
+        rate = rate_at(course.place(state, state.num_updates, num_steps))
 
         def factor(group: Group) -> Array:
             ramp = jnp.clip((state.num_updates + 1.0 - group.start_step) / max(group.ramp_steps, 1), 0.0, 1.0)
@@ -256,11 +268,11 @@ def _scale_by_rates(
         new_updates = {
             name: value * factors[groups[name]].astype(value.dtype) for name, value in updates.items()
         }
-        return new_updates, RateState(state.num_updates + 1)
+        return new_updates, state._replace(num_updates=state.num_updates + 1)
 
-    def init(params: Flat) -> RateState:
+    def init(params: Flat) -> RateState | CourseState:
         del params
-        return RateState(jnp.zeros([], jnp.int32))
+        return course.begun() if has_course else RateState(jnp.zeros([], jnp.int32))
 
     return optax.GradientTransformation(init, update)
 
@@ -343,6 +355,10 @@ def _linear(config: Config, progress: Array, fraction: Array) -> Array:
     return config.end_factor + (1 - config.end_factor) * (1 - progress)
 
 
+def _exponential(config: Config, progress: Array, fraction: Array) -> Array:
+    return config.end_factor**progress
+
+
 def _steps(config: Config, progress: Array, fraction: Array) -> Array:
     passed = sum((jnp.asarray(fraction >= at, jnp.float32) for at in config.decay_at), jnp.zeros([]))
     return config.decay_factor**passed
@@ -371,6 +387,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 SCHEDULES: dict[str, Callable[[Config], Callable[[Array, Array], Array]]] = {
     "cosine": lambda config: partial(_cosine, config),
     "linear": lambda config: partial(_linear, config),
+    "exponential": lambda config: partial(_exponential, config),
     "step": lambda config: partial(_steps, config),
     "inverse": lambda config: partial(_inverse, config),
     "constant": lambda config: partial(_constant, config),

@@ -1,6 +1,6 @@
 """What a run is made of once it is ready to go, and how its loop ended: records of what changes together."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,17 +14,24 @@ from jtl.report import goodput
 from jtl.report.console import Live
 from jtl.report.goodput import Attempts
 from jtl.report.summary import Phases
+from jtl.signals import StopRequest
 from jtl.tasks import TASKS, LabelStats, TaskKind
 from jtl.training import progress, step
+from jtl.training.budget import Budget
 from jtl.training.build import Built, Target
 from jtl.training.checkpoint import Sound
 from jtl.training.config import Config
 from jtl.training.frozen import Frozen
+from jtl.training.mirror import Mirror
 from jtl.training.resident import Resident
 from jtl.training.state import State
 
 EvalBatches = pipeline.EvalBatches | KeptEvalBatches
 FINISHED = ("finished", "stopped_early")
+# The split that is measured between steps.
+VALIDATION = "val"
+# Of a run whose rest nobody wants.
+GIVEN_UP = "given_up"
 
 
 class Plan(NamedTuple):
@@ -95,11 +102,24 @@ class Reporter(NamedTuple):
         return {"goodput": found}
 
 
+class Caller(NamedTuple):
+    """What who starts a run has to say to it, the arguments of `run.run`, and where a copy of it is kept."""
+
+    stop: StopRequest | None
+    explain: Callable[..., Any] | None
+    began: float
+    is_given_up: Callable[[progress.History], bool] | None
+    said: Sequence[str]
+    copy: Mirror | None
+
+
 class Run(NamedTuple):
     """A run that is ready to go.
 
     `frozen` is what of the model runs once for every example (see `features.begun`). `settled(state,
-    history)` → what is measured and written at the end; None: this run, with the state as it is.
+    history)` → what is measured and written at the end; None: this run, with the state as it is. `budget` is
+    of a run that may take so many minutes, None of one that makes so many steps. `is_given_up(history)` says
+    after an evaluation whether who started the run has no use for the rest of it.
     """
 
     plan: Plan
@@ -108,6 +128,17 @@ class Run(NamedTuple):
     reporter: Reporter
     frozen: Frozen = Frozen()
     settled: Callable[[State, progress.History], "Settled"] | None = None
+    budget: Budget | None = None
+    is_given_up: Callable[[progress.History], bool] | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """The last step, as far as is known."""
+        return self.plan.built.parts.num_steps if self.budget is None else self.budget.num_steps
+
+    def followed(self, number: int, state: State) -> State:
+        """Return the state before the step after `number`: as it is, or as the budget has it."""
+        return state if self.budget is None else self.budget.followed(number, state)
 
 
 class Settled(NamedTuple):

@@ -33,6 +33,9 @@ OPTIM: dict[str, dict[str, Any]] = {
     "mcc": {},
     "mdd": {},
     "proto_net": {},
+    "maml": {},
+    "anil": {},
+    "reptile": {},
     "pseudo_label": {},
     # What is evaluated and written is an average, as in the papers; the mean teacher learns from it.
     "fix_match": {"ema": 0.999},
@@ -42,8 +45,13 @@ OPTIM: dict[str, dict[str, Any]] = {
 }
 MODEL: dict[str, dict[str, Any]] = {"vpt": {"num_prompts": 10}}
 STRATEGY: dict[str, dict[str, Any]] = {"partial": {"rules": (("^head/", 1.0), (".", 0.1))}}
-# Episodes of 4 classes, each with 3 labelled examples and 5 to tell.
-TRAIN: dict[str, dict[str, Any]] = {"proto_net": {"sampling": "episodic:8"}}
+# Episodes of 4 classes, each with 3 labelled examples and 5 to tell; tasks of 2 classes, so that any set has
+# enough, each with 1 labelled example and 3 to tell, 4 tasks a batch.
+TASKS = {"sampling": "episodic:4x2"}
+TRAIN: dict[str, dict[str, Any]] = {
+    "proto_net": {"sampling": "episodic:8"},
+    **dict.fromkeys(("maml", "anil", "reptile"), TASKS),
+}
 EPOCHS = 15.0
 
 

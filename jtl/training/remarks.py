@@ -23,6 +23,8 @@ from jtl.weights.contract import NO_WEIGHTS
 
 # Where what is fetched is kept, which does not hang on whether anything is.
 PLACES = ("cache_dir",)
+# How the settings of a strong view begin.
+STRONG = "strong_"
 
 
 def of_settings(config: Config) -> list[str]:
@@ -54,6 +56,7 @@ def of_run(config: Config, built: Built, splits: Mapping[str, Source], monitor: 
         _choice(config, splits, monitor),
         *_slices(config, built),
         *_random(config, built),
+        *_views(config, built),
         *_rates(config, built),
         *_statistics(config, built),
         *_measured(config, built, splits),
@@ -68,6 +71,12 @@ def _length(config: Config, built: Built, num_examples: int) -> list[str]:
         found.append(
             "strategy.solver solves for the head in one step: train.epochs, train.steps and the optimizer's "
             "rates have no effect"
+        )
+    elif config.train.minutes:
+        found.append(
+            f"train.minutes {config.train.minutes:g}: as many steps of {size:,} {unit} as there is time for, "
+            f"estimated while they are made; so no two such runs are the same to the bit, and train.epochs "
+            f"has no effect on them"
         )
     elif not config.train.steps:
         found.append(
@@ -124,6 +133,19 @@ def _random(config: Config, built: Built) -> list[str]:
     if built.parts.strategy.holds_start:
         found.append(f"{start}: strategy {name!r} draws the model to where it starts, which is at random")
     return found
+
+
+def _views(config: Config, built: Built) -> list[str]:
+    """Say which settings of a strong view are there where no strategy learns from one."""
+    if any(stream.is_strong for stream in built.parts.strategy.streams.values()):
+        return []
+    given = [each for each in fields(config.augment) if each.name.startswith(STRONG)]
+    return [
+        f"augment.{each.name} is {shown(value)}, which has no effect: strategy {config.strategy.name!r} has "
+        f"no strong view"
+        for each in given
+        if (value := getattr(config.augment, each.name)) != each.default
+    ]
 
 
 def _rates(config: Config, built: Built) -> list[str]:

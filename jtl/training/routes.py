@@ -19,6 +19,7 @@ from jtl.inputs.contract import Storage
 from jtl.strategies.contract import TRAIN
 from jtl.training import config
 from jtl.training.config import Config
+from jtl.training.ready import Plan
 from jtl.training.resident import Resident, resident, room_bytes
 from jtl.training.views import augment_of, rows_of
 
@@ -59,6 +60,31 @@ class Case(NamedTuple):
     mesh: Mesh
     say: Callable[[str], None]
     room: int
+
+
+def said(
+    plan: Plan,
+    streams: dict[str, Source],
+    mesh: Mesh,
+    say: Callable[[str], None],
+    *,
+    is_passed_once: bool,
+) -> Routed:
+    """Return the streams by the route that a run takes, as in `opened`, and say which it is."""
+    begun = distributed.told(f"{plan.folder} route", lambda: begun_with(plan.folder))
+    routed = opened(
+        plan.settings,
+        plan.built.parts,
+        streams,
+        mesh,
+        begun=begun,
+        say=say,
+        is_passed_once=is_passed_once,
+        told_as=f"{plan.folder} chosen",
+    )
+    for line in routed.lines():
+        say(line)
+    return routed
 
 
 def opened(

@@ -19,7 +19,7 @@ from jtl.models import Model, Outputs
 from jtl.models.linen import module_names
 from jtl.strategies.contract import TRAIN, Group, Moment, Strategy
 from jtl.tasks import Task
-from jtl.training import optim
+from jtl.training import course, optim
 from jtl.training.state import State, params_for_evaluation
 from jtl.training.views import augment_of
 
@@ -211,8 +211,11 @@ def _train_step(parts: Parts, phase_start: int, state: State, batch: Batch) -> t
     )
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     kept = jax.tree.map(lambda after, before: jnp.where(is_finite, after, before), new, state)
-    rate = optim.schedule(parts.optim, parts.num_steps)(optim.num_updates(state.opt_state))
+    place = course.place(state.opt_state, optim.num_updates(state.opt_state), parts.num_steps)
+    rate = optim.schedule(parts.optim, parts.num_steps)(place)
     reported = {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate, **extra_metrics}
+    if course.of(state.opt_state) is not None:
+        reported["schedule"] = place / parts.num_steps
     return kept._replace(step=new.step), reported
 
 
@@ -250,11 +253,12 @@ def _gradients(
     total = jnp.maximum(jnp.sum(counted), 1.0)
     stats = frozen_stats(parts, state.model_state, phase_start)
     key = rng.key(parts.seed, "dropout", state.step)
+    place = course.place(state.opt_state, state.step, parts.num_steps)
     average = params_for_evaluation(state) if parts.strategy.needs_average else None
 
     def slice_gradients(kept: tuple[Any, Any], index_and_batch: tuple[Array, Batch]) -> tuple[Any, Any]:
         index, part = index_and_batch
-        loss_of = partial(_loss, parts, stats, rest, (*kept, average), part, state.step)
+        loss_of = partial(_loss, parts, stats, rest, (*kept, average), part, place)
         slice_key = jax.random.fold_in(key, index)
         differentiate = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (new_kept, reported)), grads = differentiate(active, total, slice_key)
@@ -298,7 +302,7 @@ def _loss(
     rest: Any,
     kept: tuple[Any, Any, Any],
     batch: Batch,
-    step: Int[Array, ""],
+    place: Array,
     active: Any,
     total: Float[Array, ""],
     key: Key[Array, ""],
@@ -313,7 +317,7 @@ def _loss(
     loss = jnp.sum(per_example * stream["mask"].astype(per_example.dtype)) / total
     if parts.strategy.penalty is None:
         return loss, ((whole.model_state, memory), {})
-    moment = Moment(forward, params, batch, outputs, step, jax.random.fold_in(key, 1), memory, average)
+    moment = Moment(forward, params, batch, outputs, place, jax.random.fold_in(key, 1), memory, average)
     penalty, reported = parts.strategy.penalty(moment)
     remembered = jax.lax.stop_gradient(parts.strategy.remember(moment))
     return loss + penalty / parts.optim.accumulate, ((whole.model_state, remembered), reported)

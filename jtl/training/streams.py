@@ -4,6 +4,7 @@
 a strategy learns from.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ def open_unlabelled(config: Config) -> Source | None:
     if not path:
         return None
     try:
-        is_own = path == config.data.path
+        is_own = bool(config.data.path) and os.path.abspath(path) == os.path.abspath(config.data.path)
         data = config.data if is_own or not Path(path).is_file() else build.with_data(config, path).data
         if (part := SOURCES[data.name].unlabelled(data)) is not None:
             return part

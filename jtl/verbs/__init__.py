@@ -7,7 +7,6 @@ from jtl.verbs import (
     explain,
     export,
     features,
-    few_shot,
     predict,
     report,
     serve,
@@ -17,8 +16,11 @@ from jtl.verbs import (
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.contract import Verb
+from jtl.verbs.few_shot import few_shot
 from jtl.verbs.fuse import fuse
+from jtl.verbs.lr_find import lr_find
 from jtl.verbs.rank import rank
+from jtl.verbs.tune import tune
 
 VERBS: dict[str, Verb] = {
     "train": train.VERB,
@@ -28,7 +30,9 @@ VERBS: dict[str, Verb] = {
     "explain": explain.VERB,
     "report": report.VERB,
     "features": features.VERB,
+    "tune": tune.VERB,
     "rank": rank.VERB,
+    "lr-find": lr_find.VERB,
     "few-shot": few_shot.VERB,
     "export": export.VERB,
     "serve": serve.VERB,

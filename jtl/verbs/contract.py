@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jtl.errors import UserError
@@ -69,6 +70,22 @@ def check_at_least(flag: str, value: int, low: int = 1) -> None:
     """Raise UserError for a number on the command line that is too small."""
     if value < low:
         raise UserError(f"{flag} is {value}; expected {low:,} or more")
+
+
+def out_folder(out: str) -> Path:
+    """Return the folder that `--out` names, made where it is not there.
+
+    Raises:
+        UserError: it is a file, or cannot be made.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {out!r} is a file; expected a folder, or one to make")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out!r} cannot be made: {error.strerror}; give another place") from error
+    return folder
 
 
 def refuse(overrides: Overrides, but: str = "") -> None:

@@ -5,38 +5,23 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jtl import distributed, runtime
 from jtl.errors import UserError
+from jtl.verbs import auto, subject
 from jtl.verbs.contract import Overrides, Verb, say_next, show
-
-if TYPE_CHECKING:
-    import jtl.training.config
-
-STRATEGY = "full"
-# What is trained where nobody names weights, by what the data holds; of the catalogue, or of the hub.
-WEIGHTS = {
-    "image": "vit_small_patch16_224.augreg_in21k_ft_in1k",
-    "text": "hf://sentence-transformers/all-MiniLM-L6-v2",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
+    subject.add_arguments(parser)
     parser.add_argument(
-        "data", nargs="?", default="", metavar="DATA", help="a folder, a table, a .npz, a .tar"
-    )
-    parser.add_argument("--weights", default="", metavar="SPEC", help="what to start from (a good default)")
-    parser.add_argument(
-        "--strategy", default="", metavar="NAME", help=f"how to transfer, such as lora or probe ({STRATEGY})"
-    )
-    parser.add_argument("--epochs", type=float, default=0.0, metavar="N", help="passes over the data (15)")
-    parser.add_argument(
-        "--config",
-        default="",
-        metavar="FILE[:ARG]",
-        help="instead of DATA: a file in configs/, such as vit_ft.py:ti16",
+        "--minutes",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="or as long as fits, all in all (train.minutes)",
     )
     parser.add_argument(
         "--workdir", default="", help="run folder; the same command on the same folder resumes it"
@@ -52,6 +37,8 @@ def run(
     weights: str = "",
     strategy: str = "",
     epochs: float = 0.0,
+    minutes: float = 0.0,
+    weights_in: str = "",
     workdir: str = "",
     overrides: Overrides = (),
 ) -> dict[str, Any]:
@@ -68,6 +55,8 @@ def run(
         weights=weights,
         strategy=strategy,
         epochs=epochs,
+        minutes=minutes,
+        weights_in=weights_in,
         workdir=workdir,
         overrides=overrides,
     )[0]
@@ -80,6 +69,8 @@ def trained(
     weights: str = "",
     strategy: str = "",
     epochs: float = 0.0,
+    minutes: float = 0.0,
+    weights_in: str = "",
     workdir: str = "",
     overrides: Overrides = (),
     began: float | None = None,
@@ -88,7 +79,9 @@ def trained(
 
     `began` is when the command did, on the clock `time.monotonic` (None: now).
     """
-    _check(config, data, {"--weights": weights, "--strategy": strategy, "--epochs": epochs})
+    what = subject.Subject(config, data, weights, strategy, epochs, weights_in)
+    subject.check(what)
+    overrides = [*overrides, *_of_minutes(minutes, epochs)]
     if "://" in workdir:
         raise UserError(
             f"--workdir is {workdir!r}; expected a folder that this machine has; what keeps a copy of it "
@@ -105,58 +98,31 @@ def trained(
 
         for line in configs.repeated(overrides):
             _say(line)
-        if data:
-            settings = _by_recipe(data, weights, strategy, epochs, overrides, folder)
-        else:
-            settings = configs.read(config, overrides, folder)
+        said: list[str] = []
+
+        def tell(line: str) -> None:
+            # The run says what was chosen, and keeps it.
+            (said.append if line.startswith(auto.CHOSEN) else _say)(line)
+
+        settings = subject.settings(what, overrides, folder, tell)
         folder = folder or train.run_folder(settings, config or Path(data).name)
         shared.log_apart(folder)
-        return train.run(settings, folder, explain=overlays.of_run, began=began), folder
+        return train.run(settings, folder, explain=overlays.of_run, began=began, said=said), folder
 
 
-def _check(config: str, data: str, words: dict[str, Any]) -> None:
-    """Raise UserError unless either data or a config file is given, and what goes with it."""
-    if not config and not data:
-        raise UserError("there is nothing to train on; give a folder or a table, or --config FILE")
-    if config and data:
-        raise UserError(
-            f"{data!r} and --config {config!r} are both given; expected one of them (with a config file, "
-            f"data is --config.data.path={data})"
-        )
-    if config and (given := [name for name, value in words.items() if value]):
-        raise UserError(
-            f"{given[0]} goes with DATA, not with --config; give configs/transfer.py:STRATEGY,WEIGHTS, or "
-            f"settings such as --config.train.epochs=10"
-        )
-
-
-def _by_recipe(
-    data: str, weights: str, strategy: str, epochs: float, overrides: Overrides, folder: Path | None
-) -> "jtl.training.config.Config":
-    from jtl.training import config as configs
-    from jtl.training import recipe
-
-    values = recipe.values(strategy or STRATEGY, weights or _default(data), epochs or recipe.EPOCHS)
-    return configs.of_values({**values, "data": {"path": data}}, overrides, folder)
-
-
-def _default(data: str) -> str:
-    """Return weights for what a path holds.
+def _of_minutes(minutes: float, epochs: float) -> Overrides:
+    """Return the setting that `--minutes` is short for.
 
     Raises:
-        UserError: it may hold images or texts.
+        UserError: it is no time, or stands beside another length.
     """
-    from jtl.data import SOURCES, tell
-
-    kind = tell.kind_of(data)
-    if SOURCES[kind].holds not in WEIGHTS:
-        raise UserError(
-            f"{data!r} may hold images or texts; say which by --weights, such as "
-            f"{' or '.join(WEIGHTS.values())}"
-        )
-    found = WEIGHTS[SOURCES[kind].holds]
-    _say(f"no --weights are given: {found}")
-    return found
+    if not minutes:
+        return ()
+    if not 0 < minutes < float("inf"):
+        raise UserError(f"--minutes is {minutes:g}; expected a positive number, such as 10")
+    if epochs:
+        raise UserError(f"--minutes {minutes:g} and --epochs {epochs:g} are both given; expected one of them")
+    return [("train.minutes", f"{minutes:g}")]
 
 
 def _say(line: str) -> None:
@@ -175,6 +141,8 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         weights=args.weights,
         strategy=args.strategy,
         epochs=args.epochs,
+        minutes=args.minutes,
+        weights_in=args.weights_in,
         workdir=args.workdir,
         overrides=overrides,
         began=began,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.faults import (
+    bits,
     inputs,
     kills,
     machine,
@@ -216,6 +217,29 @@ def test_inputs_are_damaged_alike_by_a_seed_and_a_sound_end_is_right(tmp_path: P
 
 
 @pytest.mark.slow
+def test_bit_that_changes_a_value_and_is_not_named_is_a_fault_and_the_folder_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jtl.verbs import checkpoint
+
+    path = tmp_path / "checkpoints" / "12" / "state"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"sound")
+    seen = []
+    monkeypatch.setattr(bits, "_sound", lambda folder: "sound")
+
+    def verified(found: dict[str, str], values: str) -> list[str]:
+        monkeypatch.setattr(checkpoint, "verify", lambda run: seen.append(path.read_bytes()) or found)
+        monkeypatch.setattr(bits, "_values", lambda folder: values)
+        return bits._trial(tmp_path, 0, 0)["faults"]
+
+    assert verified({"12": "'state' does not match its digest"}, "other") == []
+    assert verified({"12": ""}, "sound") == []
+    assert verified({"12": ""}, "other") == ["the flipped bit of 12/state changed a value and was not found"]
+    assert b"sound" not in seen
+    assert path.read_bytes() == b"sound"
+
+
 def test_every_kind_of_input_is_tried(tmp_path: Path) -> None:
     words = ["inputs", "--num", "80", "--out", str(tmp_path / "r.json"), "--folder", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "benchmarks.faults", *words], cwd=runs.ROOT, check=False)

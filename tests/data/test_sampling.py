@@ -148,6 +148,42 @@ def test_examples_without_one_class_each_are_refused(
     check_source("uniform", _source(labels, names))
 
 
+@pytest.mark.parametrize("sampling", ["episodic:4", "episodic:4x3"])
+def test_no_example_is_twice_in_a_visit_of_a_class_that_visits_do_not_divide(sampling: str) -> None:
+    labels = np.repeat(np.arange(5), [4, 5, 7, 9, 11])
+    order = order_of(_source(labels, NAMES), sampling, 0)
+    visits = np.array([order[position] for position in range(4 * 300)]).reshape(-1, 4)
+    assert all(len(set(visit)) == 4 for visit in visits.tolist())
+    assert (labels[visits] == labels[visits[:, :1]]).all()
+    # Over many rounds all examples of a class have been drawn alike, to 5 standard deviations.
+    counts = np.bincount(visits.reshape(-1), minlength=len(labels))
+    for label in range(5):
+        own = counts[labels == label]
+        np.testing.assert_allclose(own, own.mean(), atol=5 * np.sqrt(own.mean()))
+
+
+def test_no_class_is_twice_in_an_episode_of_so_many_classes() -> None:
+    labels = np.repeat(np.arange(5), 6)
+    order = order_of(_source(labels, NAMES), "episodic:2x3", 1)
+    episodes = labels[[order[position] for position in range(6 * 100)]].reshape(-1, 3, 2)
+    assert all(len(set(each)) == 3 for each in episodes[:, :, 0].tolist())
+    counts = np.bincount(episodes.reshape(-1), minlength=5)
+    np.testing.assert_allclose(counts, counts.mean(), rtol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "sizes", "message"),
+    [
+        ("episodic:4", [4, 3], "draws 4 examples of a class, and 'b' has 3 for training; lower it, or leave"),
+        ("episodic:2x3", [4, 4], "episodes are of 3 classes or more, and there are training examples of 2"),
+        ("episodic:2", [4], "episodes are of 2 classes or more, and there are training examples of 1; give"),
+    ],
+)
+def test_episodes_that_cannot_be_drawn_are_one_line(sampling: str, sizes: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=f"train.sampling is '{sampling}', .*{message}"):
+        check_source(sampling, _source(np.repeat(np.arange(len(sizes)), sizes)))
+
+
 def test_an_episode_has_so_many_examples_of_each_class_in_a_row() -> None:
     labels = np.repeat(np.arange(5), 12)
     order = order_of(_source(labels, NAMES), "episodic:4", 0)
@@ -162,11 +198,27 @@ def test_an_episode_has_so_many_examples_of_each_class_in_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampling", ["episodic:0", "episodic:x", "episodic:", "uniform:3", f"episodic:{2**31}"]
+    "sampling",
+    [
+        "episodic:0",
+        "episodic:x",
+        "episodic:",
+        "uniform:3",
+        f"episodic:{2**31}",
+        "episodic:2x",
+        "episodic:2x3x4",
+    ],
 )
 def test_a_number_that_is_none_or_goes_with_no_sampling_is_refused(sampling: str) -> None:
     with pytest.raises(UserError, match=r"of which episodic may have a number behind it, such as episodic:8"):
         check_name(sampling)
+
+
+def test_episodes_of_one_class_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"'episodic:8x1', whose episodes are of one class; expected 2 or more"
+    ):
+        check_name("episodic:8x1")
 
 
 def test_unknown_sampling_names_the_nearest() -> None:

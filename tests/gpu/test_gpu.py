@@ -19,7 +19,7 @@ import pytest
 from jtl.report.console import Live, Progress
 from jtl.report.writer import Writer
 from jtl.signals import StopRequest
-from jtl.training import config, step
+from jtl.training import config, preparation, step
 from jtl.training import run as train
 from jtl.verbs.bench import measure, stand_in
 from tests import tiny
@@ -107,7 +107,7 @@ def test_loop_copies_nothing_that_it_does_not_say(tmp_path: Path) -> None:
 
     from jtl.report.summary import Phases
 
-    ready, state, checkpoints = train.prepare(settings, tmp_path / "run", Live(), Phases())
+    ready, state, checkpoints = preparation.prepare(settings, tmp_path / "run", Live(), Phases())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Live, "update", guard)
         try:

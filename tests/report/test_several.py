@@ -101,13 +101,14 @@ def test_several_runs_say_in_a_sentence_which_is_better_by_how_much(tmp_path: Pa
     assert f"paired bootstrap over the {NUM_EXAMPLES} examples, 1,000 sets" in text
     assert "plain/seed0 is worse than good/seed0 by" in page.compared([runs[1], runs[0]])
     assert "by jtl compare" not in text
-    record = {"status": "finished", "unit": "seed", "sentences": ["good is better than plain by 0.5."]}
+    judged = {"unit": "seed", "metric": "macro_f1", "column": "test"}
+    record = {"status": "finished", **judged, "sentences": ["good is better than plain by 0.5."]}
     (tmp_path / "compare.json").write_text(json.dumps(record))
     text = page.compared(runs)
-    assert "Over seeds, by jtl compare<" in text
+    assert "Over seeds, by jtl compare: macro F1, test<" in text
     assert "good is better than plain by 0.5." in text
     (tmp_path / "compare.json").write_text(json.dumps({**record, "status": "failed"}))
-    assert "Over seeds, by jtl compare (not finished)<" in page.compared(runs)
+    assert "Over seeds, by jtl compare: macro F1, test (not finished)<" in page.compared(runs)
 
 
 def test_runs_of_other_examples_or_without_predictions_have_no_gain(tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ def test_streams_of_every_strategy_that_learns_from_unlabelled_examples() -> Non
     assert all(made[name].shown for name in LEARNING)
 
 
+@pytest.mark.slow
 def test_memory_goes_from_slice_to_slice_and_stays_where_the_loss_is_not_finite() -> None:
     settings = optim.Config(learning_rate=1e-2, accumulate=2)
     parts, params, model_state = tiny.make_parts(
@@ -211,7 +212,7 @@ def test_memory_goes_from_slice_to_slice_and_stays_where_the_loss_is_not_finite(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", WITH_MEMORY)
 def test_a_step_over_eight_devices_is_that_of_one(name: str) -> None:
     parts, params, model_state = tiny.make_parts("vit", name)
     state, batches = tiny.make_state(parts, params, model_state), [tiny.make_batch(parts)]
@@ -243,6 +244,7 @@ def test_settings_out_of_range_are_refused(name: str, fields: dict[str, Any], me
         STRATEGIES[name].Config(name=name, **fields)
 
 
+@pytest.mark.slow
 def test_streams_without_gradient_run_apart_to_the_same_outputs() -> None:
     """Without batch normalisation it is the same whether the weak view runs with the others or by itself."""
     parts, params, model_state = tiny.make_parts("vit", "fix_match", threshold=0.0, times=1)

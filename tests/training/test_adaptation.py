@@ -19,7 +19,7 @@ from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.signals import StopRequest
 from jtl.tasks import TASKS
-from jtl.training import adaptation, config, dispatch, loop
+from jtl.training import adaptation, config, dispatch, loop, preparation
 from jtl.training import run as train
 
 pytestmark = pytest.mark.usefixtures("module_without_pictures")
@@ -277,7 +277,7 @@ def test_loop_reads_the_target_without_labels_in_an_order_of_its_own(
     """Both streams are the same images here, as they are, so that what differs is their order."""
     whole = {"data__val_fraction": 0.0, "augment__crop_scale": (1.0, 1.0), "augment__crop_ratio": (1.0, 1.0)}
     settings = _settings(domains, "source", **whole, augment__flip=0.0, train__seed=3)
-    ready, _, checkpoints = train.prepare(settings, tmp_path / "run", Live(), Phases())
+    ready, _, checkpoints = preparation.prepare(settings, tmp_path / "run", Live(), Phases())
     transform = image.transform(ready.plan.built.parts.preprocess, settings.augment)
     of_seed = pipeline.train_batches(
         ready.feed.splits["train"], transform, image.INPUT, batch_size=8, seed=3, config=settings.inputs

@@ -13,7 +13,7 @@ from jtl.errors import UserError
 from jtl.report import summary
 from jtl.report.console import Live
 from jtl.tasks import LabelStats
-from jtl.training import build, config, config_file, meta, rehearsal
+from jtl.training import build, config, config_file, meta, preparation, rehearsal
 from jtl.training import run as train
 
 
@@ -136,7 +136,7 @@ def test_that_a_part_tells_for_a_large_split_is_kept_in_the_notes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "MAX_CHECKED", 1000)
-    ready, *_ = train.prepare(_settings(), tmp_path / "run", Live(), summary.Phases())
+    ready, *_ = preparation.prepare(_settings(), tmp_path / "run", Live(), summary.Phases())
     ready.feed.close()
     line = "train: 1,000 of 1,438 images, evenly spaced, tell a run that goes on whether they are still the"
     notes = files.read_record(tmp_path / "run/meta.json").get("notes", files.TEXTS)

@@ -10,7 +10,7 @@ import pytest
 
 from jtl import object_store
 from jtl.errors import UserError
-from jtl.training import checkpoint_files, config, mirror
+from jtl.training import checkpoint_files, config, mirror, preparation
 from jtl.training import run as train
 from jtl.verbs import checkpoint
 
@@ -349,7 +349,7 @@ def test_store_that_is_none_or_lacks_its_package_is_one_line(
 def test_run_beside_others_has_a_mirror_of_its_own() -> None:
     assert mirror.below(_settings("s3://b/run/"), "scratch").train.mirror == "s3://b/run/scratch"
     assert mirror.below(_settings(""), "scratch").train.mirror == ""
-    assert train._scratch(_settings("s3://b/run")).train.mirror == "s3://b/run/scratch"
+    assert preparation.scratch(_settings("s3://b/run")).train.mirror == "s3://b/run/scratch"
 
 
 def test_run_folder_is_fetched_from_its_mirror_into_an_empty_folder_alone(

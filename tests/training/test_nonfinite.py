@@ -16,7 +16,7 @@ from jtl.errors import UserError
 from jtl.inputs import image
 from jtl.report import curves
 from jtl.signals import StopRequest
-from jtl.strategies.contract import TRAIN
+from jtl.strategies.contract import TRAIN, Stream
 from jtl.training import config, loop, nonfinite, optim, step
 from jtl.training import run as train
 from jtl.training.checkpoint_faults import Diverged
@@ -62,7 +62,7 @@ def _ready(folder: Path, most: int = 0, streams: tuple[str, ...] = ()) -> Any:
     """What of a run counts steps that are not finite; what it says goes to meta.json."""
     values = SimpleNamespace(batch_size=4, seed=3, sampling="uniform", skip_nonfinite=most)
     settings = SimpleNamespace(train=values, inputs=pipeline.Config(threads=1))
-    parts = SimpleNamespace(strategy=SimpleNamespace(streams=streams))
+    parts = SimpleNamespace(strategy=SimpleNamespace(streams={name: Stream(name) for name in streams}))
     plan = SimpleNamespace(folder=folder, settings=settings, built=SimpleNamespace(parts=parts))
     feed = SimpleNamespace(streams=dict.fromkeys((TRAIN, *streams), _Source()))
     (folder / "meta.json").write_text("{}")

@@ -14,7 +14,7 @@ from jtl.inputs import image
 from jtl.report.console import Live
 from jtl.report.summary import Phases
 from jtl.signals import StopRequest
-from jtl.training import build, config, evaluate
+from jtl.training import build, config, evaluate, preparation
 from jtl.training import run as train
 from jtl.training.checkpoint import Checkpoints
 
@@ -56,7 +56,7 @@ def finished(settings: config.Config, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _last_relationship(settings: config.Config, folder: Path) -> np.ndarray:
-    ready, state, checkpoints = train.prepare(settings, folder, Live(), Phases())
+    ready, state, checkpoints = preparation.prepare(settings, folder, Live(), Phases())
     with closing(checkpoints):
         state, _ = train._restored(ready, state, checkpoints)
     assert int(state.step) == 2

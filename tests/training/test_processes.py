@@ -25,7 +25,7 @@ SETTINGS = {
     "model.dim": "128",
     "model.mlp_dim": "256",
 }
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 600.0
 FAILING = """
 import sys
 from jtl import cli

@@ -138,7 +138,8 @@ def test_unknown_route_is_refused(images: Path) -> None:
 
 def test_kinds_that_are_not_kept_refuse_other_routes(images: Path) -> None:
     source = source_of(images)
-    parts: Any = SimpleNamespace(input=INPUTS["tokens"], preprocess=None, augment=object(), num_steps=6)
+    of_text = {"input": INPUTS["tokens"], "preprocess": None, "augment": object(), "num_steps": 6}
+    parts: Any = SimpleNamespace(**of_text, strategy=SimpleNamespace(streams={}))
     settings = settings_of(images)
     mesh = sharding.mesh(settings.sharding)
     routed = routes.opened(settings, parts, {TRAIN: source}, mesh, begun="", say=print)

@@ -302,7 +302,7 @@ def _numbers(folder: Path) -> list[dict[str, Any]]:
 def test_stopped_in_an_evaluation_it_goes_on_as_if_it_had_not_been(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    measure, calls = train.evaluate.measure, []
+    measure, calls = loop.evaluate.measure, []
 
     def stopped(*parts: Any, **options: Any) -> Any:
         calls.append(parts)
@@ -310,7 +310,7 @@ def test_stopped_in_an_evaluation_it_goes_on_as_if_it_had_not_been(
             raise Stopped(signal.SIGTERM)
         return measure(*parts, **options)
 
-    monkeypatch.setattr(train.evaluate, "measure", stopped)
+    monkeypatch.setattr(loop.evaluate, "measure", stopped)
     found = train.run(_settings(), tmp_path / "run")
     assert (found["status"], found["steps"]) == ("preempted", 4 * number)
     _assert_goes_on_to(finished, tmp_path / "run")

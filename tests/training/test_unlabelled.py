@@ -5,6 +5,7 @@ import json
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ from jtl.report import curves
 from jtl.report.console import Live, Progress, parts
 from jtl.report.summary import Phases
 from jtl.signals import StopRequest
-from jtl.training import config, dispatch, loop, streams
+from jtl.training import config, dispatch, loop, preparation, remarks, streams
 from jtl.training import run as train
+from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("module_without_pictures")
 
@@ -117,7 +119,7 @@ def test_batches_have_two_views_of_the_same_examples_and_are_a_function_of_seed_
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     settings = _settings(folders, **PLAIN)
-    ready, _, checkpoints = train.prepare(settings, tmp_path / "run", Live(), Phases())
+    ready, _, checkpoints = preparation.prepare(settings, tmp_path / "run", Live(), Phases())
     with closing(checkpoints), closing(dispatch.host_batches(ready, 0)) as batches:
         first = list(islice(batches, 4))
         with closing(dispatch.host_batches(ready, 2)) as later:
@@ -136,7 +138,7 @@ def test_batches_have_two_views_of_the_same_examples_and_are_a_function_of_seed_
 def test_weak_views_of_two_streams_are_drawn_apart(folders: dict[str, Path], tmp_path: Path) -> None:
     changes = {"strategy__name": "mean_teacher", "optim__ema": 0.9}
     settings = _settings(folders, augment__flip=0.5, augment__crop_scale=(0.3, 1.0), **changes)
-    ready, _, checkpoints = train.prepare(settings, tmp_path / "run", Live(), Phases())
+    ready, _, checkpoints = preparation.prepare(settings, tmp_path / "run", Live(), Phases())
     with closing(checkpoints), closing(dispatch.host_batches(ready, 0)) as batches:
         batch = next(batches)
     np.testing.assert_array_equal(batch["student"]["id"], batch["teacher"]["id"])
@@ -146,7 +148,8 @@ def test_weak_views_of_two_streams_are_drawn_apart(folders: dict[str, Path], tmp
 def test_the_datas_own_path_is_all_of_its_training_examples_and_none_of_validation(
     folders: dict[str, Path],
 ) -> None:
-    settings = _settings(folders, "labelled", data__train_per_class=1)
+    spelt = f"{folders['labelled']}/../labelled/"
+    settings = _settings(folders, data__train_per_class=1, data__unlabelled=spelt)
     found = streams.open_unlabelled(settings)
     assert found is not None
     splits = streams.build.open_splits(settings)
@@ -194,12 +197,24 @@ def test_table_of_texts_needs_no_column_of_labels(tmp_path: Path) -> None:
     assert [found[row]["raw"] for row in range(len(found))] == ["one", "two", "three"]
 
 
+def test_settings_of_a_strong_view_that_nothing_learns_from_are_told(folders: dict[str, Path]) -> None:
+    settings = _settings(folders, augment__strong_magnitude=7)
+    found = {}
+    for name in ("full", "flex_match"):
+        built: Any = SimpleNamespace(parts=tiny.make_parts("vit", name)[0])
+        found[name] = remarks._views(settings, built)
+    assert found["flex_match"] == []
+    assert [line.partition(":")[0] for line in found["full"]] == [
+        "augment.strong_magnitude is 7.0, which has no effect"
+    ]
+
+
 @pytest.mark.parametrize(
     ("others", "changes", "message"),
     [
         ("", {}, "strategy 'flex_match' learns from unlabelled images and config.data.unlabelled is empty"),
         ("none", {}, "config.data.unlabelled: folder .*none' holds no examples"),
-        ("texts", {}, "config.data.unlabelled: folder .*texts' holds no images; it holds .*one.txt'"),
+        ("texts", {}, "config.data.unlabelled: folder .*texts' holds no images; expected files ending"),
         (
             "others",
             {"strategy__name": "full"},

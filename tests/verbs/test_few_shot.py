@@ -13,9 +13,13 @@ from jtl import cli
 from jtl.data.episodes import Shape
 from jtl.errors import UserError
 from jtl.ranking import FEW_SHOT
-from jtl.verbs import few_shot
-from jtl.verbs.few_shot import Episodes, run
+from jtl.verbs.few_shot import few_shot, methods, tuned
+from jtl.verbs.few_shot.asked import Episodes
+from jtl.verbs.few_shot.few_shot import run
+from jtl.verbs.rank import candidates
 
+# Each is compiled for itself.
+LEARNT = ("maml", "reptile", "full", "bitfit", "proto_net")
 FEW = Episodes(ways=2, shots=(1,), queries=1, num_episodes=12)
 
 
@@ -42,8 +46,10 @@ def test_the_interval_is_that_of_a_mean_over_episodes() -> None:
     labels = np.repeat(np.arange(4), 9)
     features = random.normal(size=(36, 6)) + 1.2 * np.eye(4, 6)[labels]
     asked = Episodes(ways=3, shots=(1, 5), queries=4, num_episodes=12)
-    rows = few_shot._rows(features, labels, asked, None)
-    shares = few_shot.accuracies(FEW_SHOT["nearest_mean"], features, labels, Shape(3, 1, 4), asked)
+    nothing: Any = None
+    case = methods.Case(nothing, "", nothing, nothing, labels, features, None, (), print)
+    rows = few_shot._rows(case, ("nearest_mean", "probe"), asked)
+    shares = methods.measured("nearest_mean", case, Shape(3, 1, 4), asked)
     row = rows[0]
     assert (row["method"], row["shots"], len(rows)) == ("nearest_mean", 1, 4)
     assert row["accuracy"] == pytest.approx(shares.mean())
@@ -101,3 +107,54 @@ def test_command_prints_a_table_and_what_comes_next(
     assert json.loads(streams.out)["results"] == found["results"]
     assert "over 12 episodes of 2 classes, 95 % interval" in streams.err
     assert f"next: jtl rank {photos}" in streams.err
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of pictures, dark, grey and bright, with four of each."""
+    folder = tmp_path_factory.mktemp("turned")
+    random = np.random.default_rng(0)
+    for place, level in enumerate((20, 120, 220)):
+        (folder / f"class{place}").mkdir()
+        for index in range(4):
+            pixels = random.integers(level, level + 30, (34, 33, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{place}" / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["anil", *(pytest.param(name, marks=pytest.mark.slow) for name in LEARNT)],
+)
+def test_a_method_that_learns_every_episode_is_measured_and_says_how_it_learns(
+    method: str, weights: str, turned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = Episodes(ways=3, shots=(2,), queries=2, num_episodes=2, steps=2)
+    has_inner_steps = method in ("maml", "anil", "reptile")
+    given = [("strategy.inner_steps", "2")] if has_inner_steps else [("augment.flip", "0")]
+    result = run(data=str(turned), weights=[weights], asked=asked, methods=[method], overrides=given)
+    (row,) = result["results"]
+    assert (row["method"], row["shots"]) == (method, 2)
+    # Two episodes of six to tell.
+    assert (12 * row["accuracy"]) % 1 == pytest.approx(0.0, abs=1e-9)
+    said = capsys.readouterr().err
+    assert ("(transductive)" in said) == (method in ("maml", "reptile"))
+    assert (f"{method}: shots=2, inner_steps=2" in said) == has_inner_steps
+
+
+@pytest.mark.slow
+def test_every_episode_is_learnt_from_the_weights_as_they_are(weights: str, turned: Path) -> None:
+    (each,) = candidates.read([weights], "", str(turned))
+    opened = candidates.opened(each, str(turned), [])
+    case, _ = few_shot._case(opened, each, (str(turned), ""), None, [])
+    asked = {"shape": Shape(2, 1, 3), "steps": 2, "overrides": []}
+    tell = tuned.by_strategy("full", opened=case.opened, source=case.source, inputs=case.inputs(), **asked)
+    few, others = np.array([0, 4]), np.array([1, 2, 3, 5, 6, 7])
+    first = tell(few, others, 0)
+    tell(np.array([8, 4]), others, 1)
+    np.testing.assert_array_equal(tell(few, others, 0), first)
+
+
+def test_an_unknown_method_names_the_nearest(weights: str, photos: Path) -> None:
+    with pytest.raises(UserError, match="--methods has 'mamal'; nearest: 'maml'"):
+        run(data=str(photos), weights=[weights], asked=FEW, methods=["mamal"])

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jtl.models import initial
 from jtl.strategies.contract import EXTRA, TARGET, TRAIN, Group
@@ -32,7 +32,7 @@ def _backward(strength: Any, gradient: Any) -> tuple[Any, Any]:
 reversed_gradient.defvjp(_forward, _backward)
 
 
-def strength(step: Int[Array, ""], num_steps: int, max_lambda: float, gamma: float) -> Float[Array, ""]:
+def strength(step: Array, num_steps: int, max_lambda: float, gamma: float) -> Float[Array, ""]:
     """Return lambda at a step: `max_lambda` (2 / (1 + exp(-gamma p)) - 1), p the part of the run so far.
 
     Ganin et al. 2016, sec. 5.2.2, where gamma is 10: 0 at the first step, 0.99 of `max_lambda` at half of the

@@ -30,7 +30,7 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
 
     from jtl.report.console import Live, peak_process_bytes
     from jtl.report.summary import Phases
-    from jtl.training import dispatch, features, meta, run
+    from jtl.training import dispatch, features, meta, preparation
     from jtl.verbs.bench import program, subject
 
     # That is a run of its own, beside this one.
@@ -38,7 +38,7 @@ def measured(settings: "jtl.training.config.Config", folder: Path, length: Lengt
     phases = Phases()
     sys.stderr.write("bench: opening data and model\n")
     with phases.measure("load"):
-        ready, state, checkpoints = run.prepare(settings, folder / "run", Live(io.StringIO()), phases)
+        ready, state, checkpoints = preparation.prepare(settings, folder / "run", Live(io.StringIO()), phases)
     with at_end(ready.feed.close), at_end(checkpoints.close), program.own_cache():
         about = {"dtype": subject.dtype_of(ready.plan.built), "parameters": meta.parameters(ready.plan.built)}
         with phases.measure("load"):

@@ -77,10 +77,10 @@ def run(
         for each in plan.variants:
             changed = ", ".join(f"{name}={value}" for name, value in each.overrides)
             live.log(f"variant {each.label}: {changed}")
-        return _compared(plan, stop, live)
+        return compared(plan, stop, live)
 
 
-def _compared(
+def compared(
     plan: "jtl.verbs.compare.plan.Plan",
     stop: signals.StopRequest,
     live: "jtl.report.console.Live",

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from jtl import files
 from jtl.errors import UserError
-from jtl.verbs.contract import Overrides, Verb, add_batch_size, check_at_least, override_words, say_next, show
+from jtl.verbs.contract import (
+    Overrides,
+    Verb,
+    add_batch_size,
+    check_at_least,
+    out_folder,
+    override_words,
+    say_next,
+    show,
+)
 from jtl.verbs.rank.examples import MIN_FOLDS, Sample
 
 if TYPE_CHECKING:
@@ -80,7 +89,7 @@ def run(
     check_at_least("--batch-size", batch_size)
     check_at_least("--folds", folds, MIN_FOLDS)
     check_at_least("--examples", asked.num_examples, 0)
-    folder = _folder(out)
+    folder = out_folder(out) if out else None
     listed = candidates.read(weights, catalogue, data)
     ranking = _Ranking(data, folds, asked, batch_size, overrides, estimates)
     found, skipped = [], []
@@ -170,19 +179,6 @@ class _Ranking:
         keys = fingerprints(found.source)
         self._folds = choose_folds(keys, strata(found.labels, found.class_names), self._num_folds)
         self.examples = found
-
-
-def _folder(out: str) -> Path | None:
-    if not out:
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {out!r} is a file; expected a folder, or one to make")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out!r} cannot be made: {error.strerror}; give another place") from error
-    return folder
 
 
 def _say(line: str) -> None:

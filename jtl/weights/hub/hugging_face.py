@@ -198,6 +198,18 @@ def _cached(repo: str, revision: str, name: str, cache: Path) -> Path:
     return Path(found)
 
 
+def is_cached(spec: str) -> bool:
+    """Return whether the hub's cache has a file of weights of `hf://org/name`; nobody is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    scheme, _, repo = spec.partition("://")
+    if scheme != "hf" or repo.count("/") != 1:
+        return False
+    names = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+    cache = _cache_dir(Config())
+    return any(isinstance(try_to_load_from_cache(repo, name, cache_dir=cache), str) for name in names)
+
+
 def _cache_dir(settings: Config) -> Path:
     """Return the folder of the client's cache: its own where the settings name none."""
     from huggingface_hub import constants

@@ -64,6 +64,8 @@ def best_origin(origins: Mapping[str, Origin], tensors: Mapping[str, Any]) -> tu
     `tensors` are anything with shapes, by name.
     """
     assignments = {key: assign(origin, tensors) for key, origin in origins.items() if origin.is_of(tensors)}
+    if not assignments:
+        return None
     key = min(assignments, key=lambda each: len(assignments[each].unknown))
     if len(assignments[key].unknown) > (1 - MIN_COVERAGE) * len(tensors):
         return None

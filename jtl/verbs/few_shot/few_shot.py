@@ -1,7 +1,8 @@
-"""The verb `jtl few-shot`: how well features tell new classes by a few labelled examples of each.
+"""The verb `jtl few-shot`: how well new classes are told by a few labelled examples of each.
 
-Every candidate runs forward once; episodes are drawn from what it gave, the same for all candidates. The
-interval of 95 % is over episodes, as is usual (mean ± 1.96 standard errors).
+For methods of features every candidate runs forward once; the others learn the labelled examples of every
+episode. Episodes are the same for all candidates and methods. The interval of 95 % is over episodes, as is
+usual (mean ± 1.96 standard errors).
 """
 
 import argparse
@@ -9,36 +10,28 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jtl import files
 from jtl.errors import UserError, counted, nearest
 from jtl.verbs.contract import Overrides, Verb, add_batch_size, check_at_least, override_words, say_next, show
 from jtl.verbs.features import OWN
+from jtl.verbs.few_shot.asked import EPISODES, QUERIES, SHOTS, STEPS, WAYS, Episodes
 from jtl.verbs.rows import check_writable
 
 if TYPE_CHECKING:
     import numpy as np
 
     import jtl.data
-    import jtl.data.episodes
     import jtl.predictor
+    import jtl.verbs.few_shot.methods
     import jtl.verbs.rank.candidates
 
-WAYS, SHOTS, QUERIES, EPISODES, BATCH_SIZE = 5, "1,5", 15, 600, 32
+BATCH_SIZE = 32
 # Of a normal distribution: 95 % lie within so many standard errors.
 QUANTILE = 1.959964
-
-
-class Episodes(NamedTuple):
-    """Which episodes are drawn: so many, of so many classes, once for each number of shots, by a seed."""
-
-    ways: int = WAYS
-    shots: tuple[int, ...] = (1, 5)
-    queries: int = QUERIES
-    num_episodes: int = EPISODES
-    seed: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queries", type=int, default=QUERIES, metavar="N", help=f"examples to tell a class ({QUERIES})"
     )
     parser.add_argument("--episodes", type=int, default=EPISODES, metavar="N", help=f"({EPISODES})")
+    parser.add_argument(
+        "--methods",
+        default="",
+        metavar="LIST",
+        help="such as nearest_mean,probe,maml,full,lora (those of features, and what a run has learnt for)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, metavar="N", help=f"of what is fine-tuned, such as full ({STEPS})"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes (0)")
     parser.add_argument(
         "--split",
@@ -77,6 +79,7 @@ def run(
     data: str,
     weights: Sequence[str],
     asked: Episodes = Episodes(),  # noqa: B008  a named tuple cannot change
+    methods: Sequence[str] = (),
     split: str = "",
     base: str = "",
     layer: str = OWN,
@@ -84,28 +87,32 @@ def run(
     out: str = "",
     overrides: Overrides = (),
 ) -> dict[str, Any]:
-    """Measure every method on the episodes with the features of every candidate; return a JSON-ready result.
+    """Measure the methods on the episodes with every candidate; return a JSON-ready result.
+
+    Without `methods` they are those of features, and what a run has learnt for.
 
     Raises:
-        UserError: a class is too small for an episode, there are too few classes, or weights and data do not
-            go together.
+        UserError: a class is too small for an episode, there are too few classes, a method is unknown, or
+            weights and data do not go together.
     """
+    from jtl.verbs.few_shot import methods as known
     from jtl.verbs.rank import candidates
 
     _check(asked, batch_size, out)
     rows: list[dict[str, Any]] = []
     names: tuple[str, ...] = ()
     for each in candidates.read(weights, "", data):
+        chosen = known.of_weights(methods, each.spec)
         opened = candidates.opened(each, data, overrides)
-        features, labels, names = _features(opened, each, (data, split), layer, batch_size, overrides)
-        _check_classes(labels, names, asked)
-        centre = None
-        if base:
-            others, *_ = _features(opened, each, (base, ""), layer, batch_size, overrides)
-            centre = others.mean(axis=0, keepdims=True)
-        found = _rows(features, labels, asked, centre)
+        layer_of = (layer, batch_size) if any(name in known.OF_FEATURES for name in chosen) else None
+        case, names = _case(opened, each, (data, split), layer_of, overrides)
+        _check_classes(case.labels, names, asked)
+        if base and layer_of:
+            others, _ = _case(opened, each, (base, ""), layer_of, overrides)
+            assert others.features is not None, "a layer is read"
+            case = case._replace(centre=others.features.mean(axis=0, keepdims=True))
         about = {"weights": each.spec, "settings": dict(each.overrides), "label": each.label}
-        rows += [{**about, **row} for row in found]
+        rows += [{**about, **row} for row in _rows(case, chosen, asked)]
     over = f"{asked.num_episodes:,} episodes of {asked.ways} classes"
     _say(f"\naccuracy in percent over {over}, 95 % interval:\n{_table(rows)}")
     result = {
@@ -140,75 +147,70 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(
-    features: "np.ndarray", labels: "np.ndarray", asked: Episodes, centre: "np.ndarray | None"
+    case: "jtl.verbs.few_shot.methods.Case", names: Sequence[str], asked: Episodes
 ) -> list[dict[str, Any]]:
     """Return accuracy and half its interval for every number of shots and method."""
     from jtl.data.episodes import Shape
-    from jtl.ranking import FEW_SHOT
+    from jtl.verbs.few_shot import methods
 
     found = []
     for shots in asked.shots:
         shape = Shape(asked.ways, shots, asked.queries)
-        for method, fitted in FEW_SHOT.items():
-            shares = accuracies(fitted, features, labels, shape, asked, centre)
+        for method in names:
+            shares = methods.measured(method, case, shape, asked)
             deviation = float(shares.std(ddof=1)) if len(shares) > 1 else 0.0
             half = QUANTILE * deviation / math.sqrt(len(shares))
             found.append({"method": method, "shots": shots, "accuracy": float(shares.mean()), "half": half})
     return found
 
 
-def accuracies(
-    fitted: Any,
-    features: "np.ndarray",
-    labels: "np.ndarray",
-    shape: "jtl.data.episodes.Shape",
-    asked: Episodes,
-    centre: "np.ndarray | None" = None,
-) -> "np.ndarray":
-    """Return the share of queries that a method tells right, of every episode."""
-    import numpy as np
-
-    from jtl import signals
-    from jtl.data import episodes
-
-    members = episodes.members_of(labels)
-    known = episodes.labels_of(shape.ways, shape.shots)
-    expected = episodes.labels_of(shape.ways, shape.queries)
-    shares = np.empty(asked.num_episodes)
-    for number in range(asked.num_episodes):
-        signals.check()
-        drawn = episodes.episode(members, shape, asked.seed, number)
-        found = fitted(features[drawn.support], known, features[drawn.queries], centre)
-        shares[number] = np.mean(found == expected)
-    return shares
-
-
-def _features(
+def _case(
     opened: "jtl.predictor.Predictor",
     each: "jtl.verbs.rank.candidates.Candidate",
     place: tuple[str, str],
-    layer: str,
-    batch_size: int,
+    layer_of: tuple[str, int] | None,
     overrides: Overrides,
-) -> "tuple[np.ndarray, np.ndarray, tuple[str, ...]]":
-    """Return a layer's output of all examples of (data, split), their classes from 0 on, and the names."""
+) -> "tuple[jtl.verbs.few_shot.methods.Case, tuple[str, ...]]":
+    """Return the examples of (data, split) with their classes from 0 on, and the names of these.
+
+    `layer_of` is the layer whose output is read of all of them, and in batches of how many; None: none is.
+    """
     import numpy as np
 
     from jtl import predictor
+    from jtl.data.joined import joined
     from jtl.verbs import observed
+    from jtl.verbs.few_shot.methods import Case
+    from jtl.verbs.few_shot.rows import rows_of
 
     known = observed.layers_of(opened)
-    if layer not in known:
-        raise UserError(f"--layer {layer!r} is no layer of {each.label}; nearest: {nearest(layer, known)}")
-    features, labels = [], []
+    if layer_of and layer_of[0] not in known:
+        raise UserError(
+            f"--layer {layer_of[0]!r} is no layer of {each.label}; nearest: {nearest(layer_of[0], known)}"
+        )
+    features, labels, sources, fitted = [], [], [], opened
     for source, facts in _sources(opened, *place, overrides):
         fitted, lines = predictor.fitted(opened, facts)
         _say("\n".join([*lines, predictor.described(fitted)]))
-        seen = observed.observed(fitted, source, batch_size, _say, each.label)
-        features.append(np.asarray(seen.layers[layer], np.float64))
+        if layer_of:
+            seen = observed.observed(fitted, source, layer_of[1], _say, each.label)
+            features.append(np.asarray(seen.layers[layer_of[0]], np.float64))
         labels.append(_class_names(source, place[0]))
+        sources.append(source)
     names, classes = np.unique(np.concatenate(labels), return_inverse=True)
-    return np.concatenate(features), classes, tuple(names.tolist())
+    source = joined(sources, sources[0].info) if len(sources) > 1 else sources[0]
+    case = Case(
+        opened=fitted,
+        spec=each.spec,
+        source=source,
+        inputs=cache(partial(rows_of, fitted, source)),
+        labels=classes,
+        features=np.concatenate(features) if features else None,
+        centre=None,
+        overrides=overrides,
+        say=_say,
+    )
+    return case, tuple(names.tolist())
 
 
 def _sources(
@@ -253,6 +255,7 @@ def _check(asked: Episodes, batch_size: int, out: str) -> None:
     check_at_least("--queries", asked.queries)
     check_at_least("--episodes", asked.num_episodes)
     check_at_least("--seed", asked.seed, 0)
+    check_at_least("--steps", asked.steps)
     for shots in asked.shots:
         check_at_least("--shots", shots)
     if out:
@@ -296,11 +299,12 @@ def _say(text: str) -> None:
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    asked = Episodes(args.ways, shots_of(args.shots), args.queries, args.episodes, args.seed)
+    asked = Episodes(args.ways, shots_of(args.shots), args.queries, args.episodes, args.seed, args.steps)
     result = run(
         data=args.data,
         weights=args.weights,
         asked=asked,
+        methods=[each.strip() for each in args.methods.split(",")] if args.methods else (),
         split=args.split,
         base=args.base,
         layer=args.layer,
