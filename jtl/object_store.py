@@ -116,6 +116,22 @@ class Store(NamedTuple):
 
         self._patiently(get)
 
+    def listed(self, folder: str) -> set[str]:
+        """Return the names of the objects in a folder.
+
+        Raises:
+            Unreachable: that cannot be told.
+        """
+
+        def names() -> set[str]:
+            try:
+                found = self.system.ls(f"{self.root}/{folder}", detail=False)
+            except FileNotFoundError:
+                return set()
+            return {f"{folder}/{path.rstrip('/').rsplit('/', 1)[-1]}" for path in found}
+
+        return self._patiently(names)
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; what is gone already is no fault.
 

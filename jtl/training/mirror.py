@@ -59,6 +59,8 @@ class Mirror:
         self._writer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._known: dict[str, tuple[Any, Entry]] = {}
         self._objects: set[str] = set()
+        # What a process that died had put there without saying so.
+        self._orphans: set[str] = set()
         self._fault = ""
         self._is_over = False
         self._step = -1
@@ -75,6 +77,7 @@ class Mirror:
             found = read(self._store) or {"files": {}, "checkpoints": {}}
             self._objects = set(_objects(found))
             self._write(found)
+            self._orphans = self._store.listed(OBJECTS) - self._objects
         except Unreachable as error:
             raise UserError(
                 f"train.mirror: {shown(self._store.url)} cannot be written ({error.reason}); mend that, or "
@@ -157,8 +160,8 @@ class Mirror:
         manifest = {"files": found, "checkpoints": steps}
         self._write(manifest)
         now = set(_objects(manifest))
-        self._store.remove(sorted(self._objects - now))
-        self._objects = now
+        self._store.remove(sorted((self._objects | self._orphans) - now))
+        self._objects, self._orphans = now, set()
 
     def _brought(self, checkpoint: Path) -> dict[str, Any]:
         """Return the entries of a checkpoint's files, which are in the store then.

@@ -298,6 +298,17 @@ def test_process_that_comes_later_takes_the_mirror_and_the_first_goes_on_without
     assert (kept / mirror.MANIFEST).read_bytes() != before
 
 
+def test_object_that_a_process_put_before_it_died_goes_with_the_next_copy(copied: tuple[Path, Path]) -> None:
+    run, kept = copied
+    orphan = kept / "objects" / "0123"
+    orphan.write_bytes(b"a part")
+    taken = mirror.Mirror(object_store.opened(str(kept)), run, pytest.fail)
+    taken.claim()
+    assert orphan.exists()
+    taken.close(is_done=True)
+    assert not orphan.exists()
+
+
 def test_object_that_reads_back_otherwise_is_put_again(tmp_path: Path) -> None:
     store = object_store.opened(str(tmp_path), sleep=lambda seconds: None)
     really, spoiled = store.system.pipe_file, []
