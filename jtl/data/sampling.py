@@ -41,7 +41,7 @@ class Order(Protocol):
 class Visit(NamedTuple):
     """So many examples of a class in a row, and so many classes an episode (0: nothing ends an episode)."""
 
-    count: int = 1
+    num_examples: int = 1
     ways: int = 0
 
 
@@ -67,7 +67,7 @@ def episode_of(sampling: str) -> Visit | None:
     """Return what the batches of a known sampling are made of, where they are whole episodes.
 
     >>> episode_of("episodic:6x5"), episode_of("uniform"), episode_of("episodic:6")
-    (Visit(count=6, ways=5), None, None)
+    (Visit(num_examples=6, ways=5), None, None)
     """
     kind, visit = _parsed(sampling)
     return visit if kind.takes_visit and visit.ways else None
@@ -126,9 +126,9 @@ def _check_visit(sampling: str, visit: Visit, counts: np.ndarray, names: tuple[s
             f"training examples of {found}; give more classes{', or lower it' if visit.ways else ''}"
         )
     few = int(np.where(counts > 0, counts, INT32_MAX).argmin())
-    if counts[few] < visit.count:
+    if counts[few] < visit.num_examples:
         raise UserError(
-            f"train.sampling is {sampling!r}, which draws {visit.count} examples of a class, and "
+            f"train.sampling is {sampling!r}, which draws {visit.num_examples} examples of a class, and "
             f"{names[few]!r} has {counts[few]} for training; lower it, or leave the class out"
         )
 
@@ -175,7 +175,7 @@ def _episodic(source: Source, seed: int, visit: Visit) -> Order:
 
 @dataclass(frozen=True)
 class _Episodic:
-    """The classes in turn, each with `visit.count` of its examples in a row, in another order every round.
+    """The classes in turn, each with `visit.num_examples` of its own in a row, in another order every round.
 
     Of a round with `visit.ways` that many classes are an episode, and what is left of them waits for another
     round: no episode has a class twice. Without, a batch in which a round ends may. The examples of a visit
