@@ -4,8 +4,7 @@
     jtl few-shot /path/to/omniglot/test --weights runs/…
 
 The argument is proto_net, maml, anil or reptile. Every picture also stands turned by quarters, as other
-classes (Santoro et al. 2016). Its numbers on Omniglot have
-not been measured to the end.
+classes (Santoro et al. 2016). What it comes to on Omniglot has not been measured to the end.
 """
 
 from ml_collections import ConfigDict
