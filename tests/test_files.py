@@ -43,6 +43,9 @@ READERS = {
     ("jtl/distributed.py", "told"): "the first process has just made it",
     ("jtl/peers.py", "look"): "a process of the same run has made it",
     ("jtl/peers.py", "_lost"): "a process of the same run has made it",
+    ("jtl/peers.py", "doing_of_others"): "a process of the same run has made it, and every fault is caught",
+    ("jtl/training/mirror.py", "_check_same"): "its digest is that of what was written",
+    ("jtl/verbs/tune/study.py", "opened"): "the database has what this function wrote",
     ("jtl/verbs/bench/stand_in.py", "texts"): "the run has read that tokenizer before",
 }
 

@@ -4,6 +4,7 @@ TensorFlow runs the StableHLO program as it is (`XlaCallModule`), written in the
 it was 12 weeks before jax: what TensorFlow 2.21 reads is 8 weeks older than what jax 0.10.2 writes by itself.
 """
 
+import importlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,7 +129,8 @@ def _tensorflow() -> tuple[Any, Any]:
             # Of TensorFlow's own imports.
             warnings.simplefilter("ignore")
             import tensorflow  # pyright: ignore[reportMissingModuleSource]  # in an extra
-            from tensorflow.compiler.tf2xla.python import xla  # pyright: ignore[reportMissingImports]
+
+            xla = importlib.import_module("tensorflow.compiler.tf2xla.python.xla")
     except ImportError as error:
         raise UserError(
             "--to saved_model needs TensorFlow, which is missing; install it: pip install 'jtl[tf]'"

@@ -169,8 +169,10 @@ class Budget:
 def steps_within(seconds: float, number: int, costs: Costs, every: int) -> int:
     """Return how many steps after `number` fit, with the evaluations that are due between them.
 
+    The evaluation behind the last step is no cost between steps.
+
     >>> steps_within(10.0, 0, Costs(step=1.0, between=2.0, end=0.0), every=4)
-    6
+    8
     >>> steps_within(10.0, 3, Costs(step=1.0, between=2.0, end=0.0), every=100)
     10
     """

@@ -28,6 +28,7 @@ SMOKE = "configs/smoke.py"
         "configs/da.py:officehome,mdd",
         "configs/da.py:officehome,dan",
         "configs/da.py:office31,full",
+        *(f"configs/few_shot.py:{name}" for name in ("proto_net", "maml", "anil", "reptile")),
         "configs/ft.py",
         "configs/ft.py:embedded://vit_mini",
         "configs/vit_ft.py",

@@ -36,7 +36,7 @@ def test_every_head_of_a_grid_moves_as_in_a_run_of_its_own() -> None:
     built = Built(parts, params, model_state, None)
     settings = config.from_dict({**TINY, "optim": vars(OPTIMIZER)})
     several = grid.parts_of(behind, built, settings, "accuracy", is_maximized=True)
-    wide = grid.widened(built, OPTIMIZER)
+    wide = grid.widened(built, settings)
     state, _ = tiny.Trainer(several).train(tiny.make_state(wide.parts, wide.params, model_state), kept)
     for place in (0, 3):
         cell = cells[place]

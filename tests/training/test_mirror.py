@@ -188,7 +188,7 @@ def test_manifest_that_is_damaged_is_one_line(
         train.run(_settings(kept), tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("name", ["../outside", "/tmp/outside"])
+@pytest.mark.parametrize("name", ["../outside", "/outside"])
 def test_manifest_that_leads_elsewhere_is_refused(
     copied: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
@@ -294,8 +294,9 @@ def test_process_that_comes_later_takes_the_mirror_and_the_first_goes_on_without
     first.close(is_done=True)
     assert said == [f"train.mirror: another process writes to {str(kept)!r} now; this one goes on without"]
     assert (kept / mirror.MANIFEST).read_bytes() == before
+    (run / "later.txt").write_text("written by the second")
     second.close(is_done=True)
-    assert (kept / mirror.MANIFEST).read_bytes() != before
+    assert b"later.txt" in (kept / mirror.MANIFEST).read_bytes()
 
 
 def test_object_that_a_process_put_before_it_died_goes_with_the_next_copy(copied: tuple[Path, Path]) -> None:

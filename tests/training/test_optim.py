@@ -87,7 +87,7 @@ def test_every_optimizer_brings_a_quadratic_down(name: str) -> None:
 
 @pytest.mark.parametrize("schedule", optim.SCHEDULES)
 def test_schedule_warms_up_to_the_peak_and_first_rate_is_not_zero(schedule: str) -> None:
-    rate = optim.schedule(optim.Config(schedule=schedule, learning_rate=2.0, warmup=0.1), 100)
+    rate = optim.schedule(optim.Config(schedule=schedule, learning_rate=2.0, warmup=0.1, end_factor=0.1), 100)
     assert float(rate(jnp.array(0))) == pytest.approx(0.2)
     assert float(rate(jnp.array(9))) == pytest.approx(2.0)
     assert all(float(rate(jnp.array(step))) <= 2.0 for step in range(100))

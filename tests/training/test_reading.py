@@ -35,7 +35,11 @@ def _reader(written: Any, log_every: int, clock: Any = lambda: 0.0, history: Any
     plan = SimpleNamespace(
         settings=SimpleNamespace(train=train),
         built=SimpleNamespace(
-            parts=SimpleNamespace(num_steps=NUM_STEPS, input=SimpleNamespace(unit="images"))
+            parts=SimpleNamespace(
+                num_steps=NUM_STEPS,
+                input=SimpleNamespace(unit="images"),
+                strategy=SimpleNamespace(shown=()),
+            )
         ),
         monitor="accuracy",
         task_kind=TASKS["multiclass"],

@@ -97,7 +97,11 @@ def test_what_does_not_fit_on_the_device_is_told_and_read_otherwise(
     monkeypatch.setenv("JTL_CACHE", str(tmp_path))
     monkeypatch.setattr(routes, "room_bytes", lambda share: 1000)
     parts: Any = SimpleNamespace(
-        input=INPUTS["image"], preprocess=Preprocess((8, 8), 9), augment=Augment(), num_steps=6
+        input=INPUTS["image"],
+        preprocess=Preprocess((8, 8), 9),
+        augment=Augment(),
+        num_steps=6,
+        strategy=SimpleNamespace(streams={}),
     )
     said: list[str] = []
     settings = _settings()

@@ -5,7 +5,6 @@ import json
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from jtl.report.summary import Phases
 from jtl.signals import StopRequest
 from jtl.training import config, dispatch, loop, preparation, remarks, streams
 from jtl.training import run as train
+from jtl.training.build import Built
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("module_without_pictures")
@@ -201,8 +201,8 @@ def test_settings_of_a_strong_view_that_nothing_learns_from_are_told(folders: di
     settings = _settings(folders, augment__strong_magnitude=7)
     found = {}
     for name in ("full", "flex_match"):
-        built: Any = SimpleNamespace(parts=tiny.make_parts("vit", name)[0])
-        found[name] = remarks._views(settings, built)
+        parts, params, model_state = tiny.make_parts("vit", name)
+        found[name] = remarks._views(settings, Built(parts, params, model_state, None))
     assert found["flex_match"] == []
     assert [line.partition(":")[0] for line in found["full"]] == [
         "augment.strong_magnitude is 7.0, which has no effect"

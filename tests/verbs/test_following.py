@@ -24,7 +24,9 @@ from jtl.verbs import (
 from jtl.verbs.bench import bench
 from jtl.verbs.compare import compare
 from jtl.verbs.fuse import fuse
+from jtl.verbs.lr_find import lr_find
 from jtl.verbs.rank import rank
+from jtl.verbs.tune import tune
 
 EVALUATED = {"split": "val", "label_names": ["ant", "bee"]}
 PREDICTED = {"model": "w", "notes": [], "images": [{"path": "a b.jpg", "predictions": []}]}
@@ -212,6 +214,24 @@ ASKED: list[tuple[list[str], ModuleType, dict[str, Any], list[str]]] = [
         ["jtl rank d --weights v w", "jtl train d --weights w --strategy probe"],
     ),
     (
+        ["lr-find", "d", "--weights", "w", "--config.train.seed=1"],
+        lr_find,
+        {"learning_rate": 0.003},
+        ["jtl train d --weights w --config.optim.learning_rate=0.003 --config.train.seed=1"],
+    ),
+    (
+        ["tune", "d", "--weights", "w", "--out", "t", "--config.train.seed=1"],
+        tune,
+        {
+            "status": "finished",
+            "best": {"folder": "t/trial003", "values": {"optim.learning_rate": 0.002}},
+        },
+        [
+            "jtl train d --weights w --config.train.seed=1 --config.optim.learning_rate=0.002",
+            "jtl predict --run t/trial003 FILES",
+        ],
+    ),
+    (
         ["report", "r", "s"],
         report,
         {},
@@ -247,7 +267,7 @@ def test_commands_that_come_next_are_taken_as_printed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(module, "run", lambda **_: result)
+    monkeypatch.setattr(module, "run", lambda *_, **__: result)
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--json"])
     shown = capsys.readouterr()
