@@ -214,7 +214,8 @@ def test_memory_goes_from_slice_to_slice_and_stays_where_the_loss_is_not_finite(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_MEMORY)
 def test_a_step_over_eight_devices_is_that_of_one(name: str) -> None:
-    parts, params, model_state = tiny.make_parts("vit", name)
+    # Adam makes a whole step of the rounding of a gradient that is zero, as those of the keys' biases are.
+    parts, params, model_state = tiny.make_parts("vit", name, optimizer=optim.Config(name="sgd"))
     state, batches = tiny.make_state(parts, params, model_state), [tiny.make_batch(parts)]
     one, other = (tiny.Trainer(parts, count).train(state, batches) for count in (1, 8))
     for found, expected in zip(jax.tree.leaves(other[0]), jax.tree.leaves(one[0]), strict=True):

@@ -204,6 +204,7 @@ def _compared(
             settings[number, each.label] = replace(own, train=replace(own.train, seed=number))
     live.log(f"\ntrial {best['number']} at seeds that the search has not seen, beside the default settings")
     compared = plans.Plan(variants, "seed", numbers, settings, plan.folder / WINNER, _column(settings))
+    compared.folder.mkdir(exist_ok=True)
     result = compare.compared(compared, stop, live)
     if result.get("column", "").startswith("val"):
         live.log("It was chosen on the same validation examples: on others it gains less, if anything.")
