@@ -81,10 +81,10 @@ class Config:
                     f"optim.{field} is {shown(value)}; expected one of {nearest(value, known, len(known))}"
                 )
         check(self, "optim")
-        if self.schedule == "exponential" and not self.end_factor:
+        if self.schedule in ABOVE_ZERO and not self.end_factor:
             raise UserError(
-                "optim.schedule is 'exponential' and optim.end_factor 0, which it does not reach; give the "
-                "part of the peak to end at, such as 0.01"
+                f"optim.schedule is {self.schedule!r} and optim.end_factor 0, which it does not reach; give "
+                f"the part of the peak to end at, such as 0.01"
             )
         if self.ema and self.swa_start:
             raise UserError(f"optim.ema is {self.ema} and optim.swa_start {self.swa_start}; set one to 0")
@@ -392,5 +392,8 @@ SCHEDULES: dict[str, Callable[[Config], Callable[[Array, Array], Array]]] = {
     "inverse": lambda config: partial(_inverse, config),
     "constant": lambda config: partial(_constant, config),
 }
+
+# Those that have no end at 0.
+ABOVE_ZERO = frozenset({"exponential"})
 
 DECAYS: dict[str, re.Pattern[str]] = {"kernels": re.compile(r"(^|/)kernel$"), "all": re.compile("")}
